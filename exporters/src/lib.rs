@@ -1,0 +1,1 @@
+//! Where buffers come from, and how they leave the process.

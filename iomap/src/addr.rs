@@ -1,0 +1,48 @@
+//! Kinds of address.
+//!
+//! A buffer has three addresses that all fit in 64 bits and mean different things: the one a CPU
+//! instruction uses, the one on the memory bus, and the one a device puts on its own bus. Mixing
+//! them is the classic bug of DMA code, so each is a type here. CPU addresses are never integers at
+//! all: they live inside a [`BufMap`](crate::BufMap).
+
+use std::fmt;
+
+/// An address in the machine's physical address space, in bytes.
+///
+/// It names system memory or a PCI BAR as the CPU's memory bus sees it (`phys_addr_t` in the
+/// kernel). A device may need a different number for the same byte: an IOVA or a bus address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct PhysAddr(u64);
+
+impl PhysAddr {
+    /// Wraps a physical address in bytes.
+    pub const fn new(addr: u64) -> Self {
+        Self(addr)
+    }
+
+    /// The address in bytes.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The address `bytes` further on, or `None` past the end of the 64-bit space.
+    pub const fn checked_add(self, bytes: u64) -> Option<Self> {
+        match self.0.checked_add(bytes) {
+            Some(addr) => Some(Self(addr)),
+            None => None,
+        }
+    }
+}
+
+impl fmt::Debug for PhysAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PhysAddr({:#x})", self.0)
+    }
+}
+
+impl fmt::Display for PhysAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}

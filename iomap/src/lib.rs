@@ -1,0 +1,21 @@
+//! Memory you can point at.
+//!
+//! This is the lowest floor of `bufmap`: it knows addresses, lengths and caching, and nothing of
+//! devices. A newcomer reads the modules in this order:
+//!
+//! * [`addr`]: the kinds of address, as types that do not mix;
+//! * [`caching`]: how the CPU's caches treat a mapping, which decides what an access costs;
+//! * [`map`]: [`BufMap`], the only way to touch a buffer's bytes;
+//! * [`memory`]: [`Memory`], system memory this process owns and hands out maps of.
+#![deny(unsafe_code)]
+
+pub mod addr;
+pub mod caching;
+mod copy;
+pub mod map;
+pub mod memory;
+
+pub use addr::PhysAddr;
+pub use caching::Caching;
+pub use map::{Access, BufMap, Location, MapError};
+pub use memory::{Memory, MemoryError, PageSize};

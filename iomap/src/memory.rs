@@ -1,0 +1,178 @@
+//! System memory that this process owns.
+//!
+//! [`Memory`] is a mapping made by the kernel (`mmap`), never by Rust's allocator, and no Rust
+//! reference to its bytes ever exists: hardware and other processes may write it at any time. Its
+//! bytes are reached through [`BufMap`]s, which cannot outlive it.
+//!
+//! # Safety
+//!
+//! The one law of this module: the mapping stays where it is, readable and writable over its whole
+//! length, until the [`Memory`] is dropped. Nothing here remaps or truncates it, and a memfd is
+//! sealed against shrinking before it is mapped.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::{MemfdFlags, SealFlags};
+
+use crate::map::{Access, BufMap, Location};
+use crate::{Caching};
+
+/// The size of the pages behind a [`Memory`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PageSize {
+    /// The machine's ordinary page (4 KiB on x86-64).
+    Base,
+    /// 2 MiB pages from the machine's hugetlb pool (`/proc/sys/vm/nr_hugepages`).
+    Huge2M,
+    /// 1 GiB pages from the machine's hugetlb pool.
+    Huge1G,
+}
+
+impl PageSize {
+    /// The size of one page in bytes.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Base => rustix::param::page_size(),
+            Self::Huge2M => 2 << 20,
+            Self::Huge1G => 1 << 30,
+        }
+    }
+}
+
+/// Why memory could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// A length of zero, or one that overflows when rounded up to whole pages.
+    #[error("a buffer of {len} bytes cannot be mapped: ask for 1 byte to {max} bytes", max = isize::MAX)]
+    Length {
+        /// The length asked for, in bytes.
+        len: usize,
+    },
+    /// The kernel refused.
+    #[error("{step} of {len} bytes in {page}-byte pages: {source}{}", remedy(*page))]
+    Kernel {
+        /// What was being done.
+        step: &'static str,
+        /// The length asked for, rounded up to whole pages, in bytes.
+        len: usize,
+        /// The page size asked for, in bytes.
+        page: usize,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+fn remedy(page: usize) -> &'static str {
+    if page == PageSize::Base.bytes() { "" } else { "; reserve huge pages in /proc/sys/vm/nr_hugepages" }
+}
+
+/// System memory owned by this process, anonymous or behind a memfd.
+///
+/// The length is rounded up to whole pages and the bytes start as zero.
+///
+/// ```
+/// let memory = iomap::Memory::anonymous(4096, iomap::PageSize::Base)?;
+/// memory.map().write(8, 42u32)?;
+/// assert_eq!(memory.map().read::<u32>(8)?, 42);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Memory {
+    pages: MmapRaw,
+    memfd: Option<File>,
+    page_size: PageSize,
+}
+
+impl Memory {
+    /// Private anonymous memory of at least `len` bytes.
+    ///
+    /// # Errors
+    /// [`MemoryError`] when `len` is out of range or the kernel has no such pages.
+    pub fn anonymous(len: usize, page_size: PageSize) -> Result<Self, MemoryError> {
+        let len = whole_pages(len, page_size)?;
+        let mut options = MmapOptions::new();
+        options.len(len);
+        if page_size != PageSize::Base {
+            options.huge(Some(page_size.bytes().trailing_zeros() as u8));
+        }
+        let pages = options.map_anon().map_err(|source| MemoryError::Kernel {
+            step: "mmap",
+            len,
+            page: page_size.bytes(),
+            source,
+        })?;
+        Ok(Self { pages: pages.into(), memfd: None, page_size })
+    }
+
+    /// Shared memory of at least `len` bytes behind a memfd, which other processes and
+    /// `/dev/udmabuf` can take. It is sealed against shrinking and growing.
+    ///
+    /// # Errors
+    /// [`MemoryError`] when `len` is out of range or the kernel has no such pages.
+    pub fn memfd(name: &str, len: usize, page_size: PageSize) -> Result<Self, MemoryError> {
+        let len = whole_pages(len, page_size)?;
+        let failed = |step| {
+            move |source: io::Error| MemoryError::Kernel { step, len, page: page_size.bytes(), source }
+        };
+        let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        match page_size {
+            PageSize::Base => {}
+            PageSize::Huge2M => flags |= MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+            PageSize::Huge1G => flags |= MemfdFlags::HUGETLB | MemfdFlags::HUGE_1GB,
+        }
+        let memfd = rustix::fs::memfd_create(name, flags)
+            .map_err(|e| failed("memfd_create")(e.into()))?;
+        rustix::fs::ftruncate(&memfd, len as u64).map_err(|e| failed("ftruncate")(e.into()))?;
+        rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK | SealFlags::GROW)
+            .map_err(|e| failed("sealing")(e.into()))?;
+        let memfd = File::from(memfd);
+        let pages = MmapOptions::new().len(len).map_raw(&memfd).map_err(failed("mmap"))?;
+        Ok(Self { pages, memfd: Some(memfd), page_size })
+    }
+
+    /// The length in bytes, a multiple of the page size.
+    pub fn len(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Always false: a [`Memory`] has at least one page.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The size of the pages behind it.
+    pub fn page_size(&self) -> PageSize {
+        self.page_size
+    }
+
+    /// The memfd behind it, absent for anonymous memory.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.memfd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// A read-write map of the whole memory.
+    pub fn map(&self) -> BufMap<'_> {
+        // SAFETY: the module's law: the mapping is readable and writable over `len` bytes until
+        // `self` is dropped, which the returned lifetime prevents, and it was made by mmap.
+        unsafe {
+            BufMap::from_raw(
+                self.pages.as_mut_ptr(),
+                self.pages.len(),
+                Location::System,
+                Caching::WriteBack,
+                Access::ReadWrite,
+            )
+        }
+    }
+}
+
+fn whole_pages(len: usize, page_size: PageSize) -> Result<usize, MemoryError> {
+    match len.checked_next_multiple_of(page_size.bytes()) {
+        Some(whole) if len > 0 && whole <= isize::MAX as usize => Ok(whole),
+        _ => Err(MemoryError::Length { len }),
+    }
+}

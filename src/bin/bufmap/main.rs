@@ -1,0 +1,2 @@
+//! The `bufmap` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! One handle on a buffer wherever it lives, and files moved into it by DMA.
