@@ -6,7 +6,10 @@
 //! * [`addr`]: the kinds of address, as types that do not mix;
 //! * [`caching`]: how the CPU's caches treat a mapping, which decides what an access costs;
 //! * [`map`]: [`BufMap`], the only way to touch a buffer's bytes;
-//! * [`memory`]: [`Memory`], system memory this process owns and hands out maps of.
+//! * [`memory`]: [`Memory`], system memory this process owns and hands out maps of;
+//! * [`phyr`]: [`PhyrList`], the physical ranges behind a buffer;
+//! * [`pin`]: [`Pinned`], pages that stay where they are;
+//! * [`pagemap`]: from pinned pages to their physical ranges.
 #![deny(unsafe_code)]
 
 pub mod addr;
@@ -14,8 +17,14 @@ pub mod caching;
 mod copy;
 pub mod map;
 pub mod memory;
+pub mod pagemap;
+pub mod phyr;
+pub mod pin;
 
 pub use addr::PhysAddr;
 pub use caching::Caching;
 pub use map::{Access, BufMap, Location, MapError};
 pub use memory::{Memory, MemoryError, PageSize};
+pub use pagemap::PagemapError;
+pub use phyr::{CompactPhyr, Limits, Phyr, PhyrError, PhyrKind, PhyrList};
+pub use pin::{PinError, Pinned};

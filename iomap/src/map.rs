@@ -70,7 +70,9 @@ pub enum MapError {
     },
     /// A typed access to I/O memory that is not aligned to its own width: it could only be made in
     /// pieces, which a device would see.
-    #[error("an access of {width} bytes to I/O memory at offset {offset:#x} is not aligned to its width")]
+    #[error(
+        "an access of {width} bytes to I/O memory at offset {offset:#x} is not aligned to its width"
+    )]
     Misaligned {
         /// Where the access begins, in bytes.
         offset: usize,
