@@ -24,7 +24,8 @@ use std::ops::{Bound, RangeBounds};
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
-use crate::{Caching, copy};
+use crate::Caching;
+use crate::copy::{self, Anchor, Kind};
 
 /// Where the bytes of a map live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -236,6 +237,25 @@ impl<'a> BufMap<'a> {
         self.addr
     }
 
+    /// Whether the map points somewhere.
+    pub const fn is_set(&self) -> bool {
+        !self.is_null()
+    }
+
+    /// Points the map at a slice, read-write: [`from_mut_slice`](Self::from_mut_slice) in place.
+    pub const fn set_system(&mut self, bytes: &'a mut [u8]) {
+        *self = Self::from_mut_slice(bytes);
+    }
+
+    /// Points the map at `len` bytes of I/O memory, read-write.
+    ///
+    /// # Safety
+    /// As [`from_raw`](Self::from_raw).
+    pub const unsafe fn set_io(&mut self, addr: *mut u8, len: usize, caching: Caching) {
+        // SAFETY: the caller's.
+        *self = unsafe { Self::from_raw(addr, len, Location::Io, caching, Access::ReadWrite) };
+    }
+
     /// Makes the map point nowhere, in system memory.
     pub const fn clear(&mut self) {
         *self = Self::null();
@@ -265,32 +285,46 @@ impl<'a> BufMap<'a> {
         Ok((self.subrange(..mid)?, self.subrange(mid..)?))
     }
 
+    /// The map from `bytes` further on.
+    ///
+    /// # Errors
+    /// [`MapError::OutOfBounds`] if that is past the end.
+    pub fn offset(self, bytes: usize) -> Result<Self, MapError> {
+        self.subrange(bytes..)
+    }
+
     /// Moves the start `bytes` further on.
     ///
     /// # Errors
     /// [`MapError::OutOfBounds`] if that is past the end; the map is unchanged.
     pub fn advance(&mut self, bytes: usize) -> Result<(), MapError> {
-        *self = self.subrange(bytes..)?;
+        *self = self.offset(bytes)?;
         Ok(())
     }
 
     /// Reads a `T` at `offset`.
     ///
-    /// A naturally aligned access of 1, 2, 4 or 8 bytes is one volatile load and never tears.
-    /// Others are copied byte by byte in system memory.
+    /// A `T` of 1, 2, 4 or 8 bytes at an address aligned to its width is one volatile load and never
+    /// tears. In system memory any other is copied in smaller words. In I/O memory a device would
+    /// see those, so a `T` of these widths that is not aligned is refused; a `T` of another width
+    /// is copied as by [`copy_to_slice`](Self::copy_to_slice).
     ///
     /// # Errors
-    /// [`MapError::OutOfBounds`]; [`MapError::Misaligned`] for I/O memory.
+    /// [`MapError::OutOfBounds`]; [`MapError::Misaligned`] in I/O memory.
     #[inline]
     pub fn read<T: AnyBitPattern>(&self, offset: usize) -> Result<T, MapError> {
         let width = size_of::<T>();
         self.check(offset, width)?;
         let mut value = MaybeUninit::<T>::uninit();
         let src = self.addr.wrapping_add(offset);
-        // SAFETY: checked above: `width` bytes at `src` are valid (law 1); `value` is `width` bytes
-        // of our own, and any bytes make a valid `T`.
+        // SAFETY: checked above: `width` bytes at `src` are readable (law 1); `value` is `width`
+        // bytes of our own, and any bytes make a valid `T`.
         unsafe {
-            copy::read(src, value.as_mut_ptr().cast(), width);
+            if !copy::load_word(src, value.as_mut_ptr().cast(), width) {
+                self.check_aligned(offset, width)?;
+                let dst = (value.as_mut_ptr().cast(), Kind::Cached);
+                copy::copy((src, self.kind()), dst, width, Anchor::Source);
+            }
             Ok(value.assume_init())
         }
     }
@@ -298,16 +332,45 @@ impl<'a> BufMap<'a> {
     /// Writes a `T` at `offset`, with the widths of [`read`](Self::read).
     ///
     /// # Errors
-    /// [`MapError::ReadOnly`], [`MapError::OutOfBounds`], [`MapError::Misaligned`] for I/O memory.
+    /// [`MapError::ReadOnly`], [`MapError::OutOfBounds`]; [`MapError::Misaligned`] in I/O memory.
     #[inline]
     pub fn write<T: NoUninit>(&self, offset: usize, value: T) -> Result<(), MapError> {
-        self.copy_from_slice(offset, bytemuck::bytes_of(&value))
+        let width = size_of::<T>();
+        self.check_writable()?;
+        self.check(offset, width)?;
+        let src = (&raw const value).cast::<u8>();
+        let dst = self.addr.wrapping_add(offset);
+        // SAFETY: checked above: `width` bytes at `dst` are writable (law 1); `value` has no
+        // uninitialised bytes.
+        unsafe {
+            if !copy::store_word(src, dst, width) {
+                self.check_aligned(offset, width)?;
+                let src = (src, Kind::Cached);
+                copy::copy(src, (dst, self.kind()), width, Anchor::Destination);
+            }
+        }
+        Ok(())
     }
 
     /// Reads one field of a struct that lies at `offset`.
     ///
+    /// ```
+    /// use iomap::{BufMap, field};
+    ///
+    /// #[repr(C)]
+    /// struct Queue { head: u32, tail: u32 }
+    ///
+    /// let mut ring = [0; 64];
+    /// let map = BufMap::from_mut_slice(&mut ring);
+    /// map.write_field(16, field!(Queue, tail), 7)?;
+    /// assert_eq!(map.read_field(16, field!(Queue, tail))?, 7);
+    /// assert_eq!(map.read::<u32>(20)?, 7);
+    /// # Ok::<(), iomap::MapError>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`read`](Self::read).
+    #[inline]
     pub fn read_field<S, T: AnyBitPattern>(
         &self,
         offset: usize,
@@ -320,6 +383,7 @@ impl<'a> BufMap<'a> {
     ///
     /// # Errors
     /// As [`write`](Self::write).
+    #[inline]
     pub fn write_field<S, T: NoUninit>(
         &self,
         offset: usize,
@@ -331,47 +395,96 @@ impl<'a> BufMap<'a> {
 
     /// Copies `bytes` into the map at `offset`.
     ///
+    /// In the map, aligned words of up to 8 bytes are stored whole. In I/O memory each byte is
+    /// stored once, in ascending order, by the widest aligned words of up to 8 bytes (16 if it is
+    /// write-combining).
+    ///
     /// # Errors
     /// [`MapError::ReadOnly`], [`MapError::OutOfBounds`].
+    #[inline]
     pub fn copy_from_slice(&self, offset: usize, bytes: &[u8]) -> Result<(), MapError> {
-        self.subrange(offset..offset.saturating_add(bytes.len()))?
-            .copy_from(&BufMap::from_slice(bytes))
+        self.check_writable()?;
+        self.check(offset, bytes.len())?;
+        let src = (bytes.as_ptr(), Kind::Cached);
+        let dst = (self.addr.wrapping_add(offset), self.kind());
+        // SAFETY: checked above: `bytes.len()` bytes at `dst` are writable (law 1).
+        unsafe { copy::copy(src, dst, bytes.len(), Anchor::Destination) };
+        Ok(())
     }
 
-    /// Copies the map's bytes at `offset` out into `bytes`.
+    /// Copies the map's bytes at `offset` out into `bytes`, with the widths of
+    /// [`copy_from_slice`](Self::copy_from_slice).
+    ///
+    /// Reading write-combining memory is slow whatever is done (hundreds of MB/s at best, over a
+    /// bus); streaming loads are used where the CPU has them.
     ///
     /// # Errors
     /// [`MapError::OutOfBounds`].
+    #[inline]
     pub fn copy_to_slice(&self, offset: usize, bytes: &mut [u8]) -> Result<(), MapError> {
-        let part = self.subrange(offset..offset.saturating_add(bytes.len()))?;
-        BufMap::from_mut_slice(bytes).copy_from(&part)
+        self.check(offset, bytes.len())?;
+        let src = (self.addr.wrapping_add(offset).cast_const(), self.kind());
+        let dst = (bytes.as_mut_ptr(), Kind::Cached);
+        // SAFETY: checked above: `bytes.len()` bytes at `src` are readable (law 1).
+        unsafe { copy::copy(src, dst, bytes.len(), Anchor::Source) };
+        Ok(())
     }
 
-    /// Copies all of `src`, which must be as long as this map and may overlap it.
+    /// Copies all of `src`, which must be as long as this map and may overlap it (not by way of two
+    /// mappings of the same memory at different addresses, which cannot be told apart).
+    ///
+    /// Aligned words of up to 8 bytes are stored whole; they are also read whole if both maps begin
+    /// at the same address modulo 8.
     ///
     /// # Errors
     /// [`MapError::ReadOnly`], [`MapError::Length`].
+    #[inline]
     pub fn copy_from(&self, src: &BufMap<'_>) -> Result<(), MapError> {
         self.check_writable()?;
         if src.len != self.len {
             return Err(MapError::Length { src: src.len, dst: self.len });
         }
+        let from = (src.addr.cast_const(), src.kind());
         // SAFETY: both maps are valid over `len` bytes (law 1) and this one is writable.
-        unsafe { copy::copy(src.addr, self.addr, self.len) };
+        unsafe { copy::copy(from, (self.addr, self.kind()), self.len, Anchor::Destination) };
         Ok(())
     }
 
-    /// Sets every byte of the map to `byte`.
+    /// Copies all of this map to `dst`: [`copy_from`](Self::copy_from) seen from the source.
+    ///
+    /// # Errors
+    /// As [`copy_from`](Self::copy_from).
+    #[inline]
+    pub fn copy_to(&self, dst: &BufMap<'_>) -> Result<(), MapError> {
+        dst.copy_from(self)
+    }
+
+    /// Sets every byte of the map to `byte`, with the widths of
+    /// [`copy_from_slice`](Self::copy_from_slice).
     ///
     /// # Errors
     /// [`MapError::ReadOnly`].
     pub fn fill(&self, byte: u8) -> Result<(), MapError> {
         self.check_writable()?;
         // SAFETY: the map is valid over `len` bytes (law 1) and writable.
-        unsafe { copy::fill(self.addr, self.len, byte) };
+        unsafe { copy::fill((self.addr, self.kind()), self.len, byte) };
         Ok(())
     }
 
+    #[inline]
+    const fn kind(&self) -> Kind {
+        Kind::of(self.location, self.caching)
+    }
+
+    /// For an access that could not be made in one.
+    fn check_aligned(&self, offset: usize, width: usize) -> Result<(), MapError> {
+        if self.location == Location::Io && matches!(width, 2 | 4 | 8) {
+            return Err(MapError::Misaligned { offset, width });
+        }
+        Ok(())
+    }
+
+    #[inline]
     fn check(&self, offset: usize, len: usize) -> Result<(), MapError> {
         if offset <= self.len && len <= self.len - offset {
             return Ok(());
@@ -379,6 +492,7 @@ impl<'a> BufMap<'a> {
         Err(MapError::OutOfBounds { offset, len, map_len: self.len })
     }
 
+    #[inline]
     fn check_writable(&self) -> Result<(), MapError> {
         match self.access {
             Access::ReadWrite => Ok(()),

@@ -1,0 +1,329 @@
+//! x86-64.
+//!
+//! Vectors of 16 bytes are always there; of 32 and 64 bytes with AVX and AVX-512, asked at run time.
+//! Whole words hold: AMD (APM volume 2, 7.3.2) and Intel (SDM volume 3, 9.1.1) promise an aligned
+//! quadword, and parts of a wider access at an address that is a multiple of 8 are made of those.
+#![allow(unsafe_code)]
+
+use std::arch::asm;
+use std::is_x86_feature_detected as has;
+
+/// From here on the string instructions beat a loop of vectors, on CPUs that say they are fast
+/// (ERMS): source and destination no longer fit in the first-level cache together.
+const STRING_FROM: usize = 16 << 10;
+
+/// Copies whole words between cached memory that does not overlap.
+///
+/// # Safety
+/// `src` is readable and `dst` writable over `len` bytes, a multiple of 8, and `src` or `dst` is
+/// aligned to 8.
+#[inline]
+pub(super) unsafe fn copy_words(src: *const u8, dst: *mut u8, len: usize) {
+    // SAFETY: the caller's; each function gets the lengths it can take.
+    unsafe {
+        match len {
+            0 => {}
+            8 => asm!(
+                "mov {word}, [{src}]",
+                "mov [{dst}], {word}",
+                word = out(reg) _, src = in(reg) src, dst = in(reg) dst,
+                options(nostack, preserves_flags),
+            ),
+            16..=32 => pairs_1(src, dst, len),
+            33..=64 => pairs_2(src, dst, len),
+            65..=128 => pairs_4(src, dst, len),
+            _ => copy_many(src, dst, len),
+        }
+    }
+}
+
+/// # Safety
+/// As [`copy_words`], and `len` is above 128.
+unsafe fn copy_many(src: *const u8, dst: *mut u8, len: usize) {
+    // SAFETY: the caller's; the CPU has what each function uses.
+    unsafe {
+        if len > STRING_FROM && has!("ermsb") {
+            copy_string(src, dst, len);
+        } else if len > 256 && has!("avx512f") {
+            copy_64(src, dst, len);
+        } else if has!("avx") {
+            copy_32(src, dst, len);
+        } else {
+            copy_16(src, dst, len);
+        }
+    }
+}
+
+/// Defines a copy without a loop: half the vectors from the beginning, half from the end, meeting or
+/// overlapping in the middle. All loads come before all stores.
+macro_rules! pairs {
+    ($name:ident, $lens:literal, $(($a:ident, $front:literal, $b:ident, $back:literal)),+) => {
+        #[doc = concat!("Copies ", $lens, " bytes.")]
+        ///
+        /// # Safety
+        /// As [`copy_words`], for those lengths.
+        #[inline]
+        unsafe fn $name(src: *const u8, dst: *mut u8, len: usize) {
+            // SAFETY: the caller's: the offsets below lie within `len`.
+            unsafe {
+                asm!(
+                    $(concat!("movups {", stringify!($a), "}, [{src} + ", $front, "]"),)+
+                    $(concat!("movups {", stringify!($b), "}, [{src} + {len} - ", $back, "]"),)+
+                    $(concat!("movups [{dst} + ", $front, "], {", stringify!($a), "}"),)+
+                    $(concat!("movups [{dst} + {len} - ", $back, "], {", stringify!($b), "}"),)+
+                    src = in(reg) src, dst = in(reg) dst, len = in(reg) len,
+                    $($a = out(xmm_reg) _, $b = out(xmm_reg) _,)+
+                    options(nostack, preserves_flags),
+                );
+            }
+        }
+    };
+}
+
+pairs!(pairs_1, "16 to 32", (a, 0, b, 16));
+pairs!(pairs_2, "32 to 64", (a, 0, b, 16), (c, 16, d, 32));
+pairs!(pairs_4, "64 to 128", (a, 0, b, 16), (c, 16, d, 32), (e, 32, f, 48), (g, 48, h, 64));
+
+/// Defines a loop of four vectors a turn. The last turn ends where the copy ends and may overlap the
+/// one before.
+macro_rules! vector_copy {
+    ($name:ident, $mov:literal, $reg:literal, $width:literal, $block:literal, $after:literal) => {
+        #[doc = concat!("Copies more than ", $block, " bytes in vectors of ", $width, ".")]
+        ///
+        /// # Safety
+        /// As [`copy_words`], for those lengths; the CPU has the vectors.
+        unsafe fn $name(src: *const u8, dst: *mut u8, len: usize) {
+            // SAFETY: the caller's: `at` stays below `last`, and `last` is a block before the end.
+            unsafe {
+                asm!(
+                    ".p2align 5",
+                    "2:",
+                    concat!($mov, " ", $reg, "0, [{src} + {at}]"),
+                    concat!($mov, " ", $reg, "1, [{src} + {at} + ", $width, "]"),
+                    concat!($mov, " ", $reg, "2, [{src} + {at} + 2*", $width, "]"),
+                    concat!($mov, " ", $reg, "3, [{src} + {at} + 3*", $width, "]"),
+                    concat!($mov, " [{dst} + {at}], ", $reg, "0"),
+                    concat!($mov, " [{dst} + {at} + ", $width, "], ", $reg, "1"),
+                    concat!($mov, " [{dst} + {at} + 2*", $width, "], ", $reg, "2"),
+                    concat!($mov, " [{dst} + {at} + 3*", $width, "], ", $reg, "3"),
+                    concat!("add {at}, ", $block),
+                    "cmp {at}, {last}",
+                    "jb 2b",
+                    concat!($mov, " ", $reg, "0, [{src} + {last}]"),
+                    concat!($mov, " ", $reg, "1, [{src} + {last} + ", $width, "]"),
+                    concat!($mov, " ", $reg, "2, [{src} + {last} + 2*", $width, "]"),
+                    concat!($mov, " ", $reg, "3, [{src} + {last} + 3*", $width, "]"),
+                    concat!($mov, " [{dst} + {last}], ", $reg, "0"),
+                    concat!($mov, " [{dst} + {last} + ", $width, "], ", $reg, "1"),
+                    concat!($mov, " [{dst} + {last} + 2*", $width, "], ", $reg, "2"),
+                    concat!($mov, " [{dst} + {last} + 3*", $width, "], ", $reg, "3"),
+                    $after,
+                    src = in(reg) src, dst = in(reg) dst,
+                    at = inout(reg) 0usize => _, last = in(reg) len - $block,
+                    out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+                    options(nostack),
+                );
+            }
+        }
+    };
+}
+
+vector_copy!(copy_16, "movups", "xmm", 16, 64, "");
+vector_copy!(copy_32, "vmovups", "ymm", 32, 128, "vzeroupper");
+vector_copy!(copy_64, "vmovups", "zmm", 64, 256, "vzeroupper");
+
+/// Copies by `rep movsq`, the destination brought to a line first if its words allow it.
+///
+/// # Safety
+/// As [`copy_words`], and `len` is at least 64.
+unsafe fn copy_string(src: *const u8, dst: *mut u8, len: usize) {
+    let aligned = (dst as usize).is_multiple_of(8);
+    let skip = if aligned { (dst as usize).wrapping_neg() & 63 } else { 0 };
+    // SAFETY: the caller's: `skip` is below 64. The direction flag is clear, as the ABI has it.
+    unsafe {
+        if skip > 0 {
+            pairs_2(src, dst, 64);
+        }
+        asm!(
+            "rep movsq",
+            inout("rsi") src.add(skip) => _,
+            inout("rdi") dst.add(skip) => _,
+            inout("rcx") (len - skip) / 8 => _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Copies by non-temporal stores. [`drain_stores`] must follow.
+///
+/// # Safety
+/// As [`copy_words`]; `dst` is aligned to 16 and `len` a multiple of 16.
+pub(super) unsafe fn store_streaming(src: *const u8, dst: *mut u8, len: usize) {
+    let head = len.min((dst as usize).wrapping_neg() & 63);
+    let lines = (len - head) & !63;
+    // SAFETY: the three parts are those `len` bytes, in blocks of 16 and lines of 64.
+    unsafe {
+        store_blocks(src, dst, head);
+        if lines > 0 {
+            asm!(
+                ".p2align 5",
+                "2:",
+                "movups xmm0, [{src} + {at}]",
+                "movups xmm1, [{src} + {at} + 16]",
+                "movups xmm2, [{src} + {at} + 32]",
+                "movups xmm3, [{src} + {at} + 48]",
+                "movntdq [{dst} + {at}], xmm0",
+                "movntdq [{dst} + {at} + 16], xmm1",
+                "movntdq [{dst} + {at} + 32], xmm2",
+                "movntdq [{dst} + {at} + 48], xmm3",
+                "add {at}, 64",
+                "jnz 2b",
+                src = in(reg) src.add(head + lines), dst = in(reg) dst.add(head + lines),
+                at = inout(reg) lines.wrapping_neg() => _,
+                out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+                options(nostack),
+            );
+        }
+        store_blocks(src.add(head + lines), dst.add(head + lines), len - head - lines);
+    }
+}
+
+/// # Safety
+/// As [`store_streaming`].
+unsafe fn store_blocks(src: *const u8, dst: *mut u8, len: usize) {
+    for at in (0..len).step_by(16) {
+        // SAFETY: the block lies within `len`, and `dst` is aligned.
+        unsafe {
+            asm!(
+                "movups {block}, [{src}]",
+                "movntdq [{dst}], {block}",
+                src = in(reg) src.add(at), dst = in(reg) dst.add(at), block = out(xmm_reg) _,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+}
+
+/// Whether the CPU has streaming loads (SSE4.1).
+pub(super) fn can_load_streaming() -> bool {
+    has!("sse4.1")
+}
+
+/// Copies by streaming loads, which fetch a line of write-combining memory once and take its four
+/// blocks from a buffer in the CPU. They are ordered with nothing, hence the fences: the first lets
+/// no block come from before the caller's own earlier accesses, the last lets none come late.
+///
+/// # Safety
+/// As [`copy_words`]; `src` is aligned to 16, `len` a multiple of 16, and [`can_load_streaming`].
+pub(super) unsafe fn load_streaming(src: *const u8, dst: *mut u8, len: usize) {
+    let head = len.min((src as usize).wrapping_neg() & 63);
+    let lines = (len - head) & !63;
+    // SAFETY: the three parts are those `len` bytes, in blocks of 16 and lines of 64.
+    unsafe {
+        asm!("mfence", options(nostack, preserves_flags));
+        load_blocks(src, dst, head);
+        if lines > 0 {
+            asm!(
+                ".p2align 5",
+                "2:",
+                "movntdqa xmm0, [{src} + {at}]",
+                "movntdqa xmm1, [{src} + {at} + 16]",
+                "movntdqa xmm2, [{src} + {at} + 32]",
+                "movntdqa xmm3, [{src} + {at} + 48]",
+                "movups [{dst} + {at}], xmm0",
+                "movups [{dst} + {at} + 16], xmm1",
+                "movups [{dst} + {at} + 32], xmm2",
+                "movups [{dst} + {at} + 48], xmm3",
+                "add {at}, 64",
+                "jnz 2b",
+                src = in(reg) src.add(head + lines), dst = in(reg) dst.add(head + lines),
+                at = inout(reg) lines.wrapping_neg() => _,
+                out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+                options(nostack),
+            );
+        }
+        load_blocks(src.add(head + lines), dst.add(head + lines), len - head - lines);
+        asm!("mfence", options(nostack, preserves_flags));
+    }
+}
+
+/// # Safety
+/// As [`load_streaming`].
+unsafe fn load_blocks(src: *const u8, dst: *mut u8, len: usize) {
+    for at in (0..len).step_by(16) {
+        // SAFETY: the block lies within `len`, and `src` is aligned.
+        unsafe {
+            asm!(
+                "movntdqa {block}, [{src}]",
+                "movups [{dst}], {block}",
+                src = in(reg) src.add(at), dst = in(reg) dst.add(at), block = out(xmm_reg) _,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+}
+
+/// Sets whole words of cached memory.
+///
+/// # Safety
+/// `dst` is writable over `len` bytes; both are multiples of 8.
+pub(super) unsafe fn fill_words(dst: *mut u8, len: usize, word: u64) {
+    // SAFETY: the caller's. The direction flag is clear, as the ABI has it.
+    unsafe {
+        if len > STRING_FROM && has!("ermsb") {
+            asm!(
+                "rep stosq",
+                inout("rdi") dst => _, inout("rcx") len / 8 => _, in("rax") word,
+                options(nostack, preserves_flags),
+            );
+            return;
+        }
+        let blocks = len & !15;
+        if blocks > 0 {
+            asm!(
+                "movq xmm0, {word}",
+                "punpcklqdq xmm0, xmm0",
+                "2:",
+                "movups [{end} + {at}], xmm0",
+                "add {at}, 16",
+                "jnz 2b",
+                word = in(reg) word, end = in(reg) dst.add(blocks),
+                at = inout(reg) blocks.wrapping_neg() => _, out("xmm0") _,
+                options(nostack),
+            );
+        }
+        if len > blocks {
+            dst.add(blocks).cast::<u64>().write_volatile(word);
+        }
+    }
+}
+
+/// Sets memory by non-temporal stores. [`drain_stores`] must follow for others to see them in order.
+///
+/// # Safety
+/// `dst` is writable over `len` bytes; both are multiples of 16.
+pub(super) unsafe fn fill_streaming(dst: *mut u8, len: usize, word: u64) {
+    if len == 0 {
+        return;
+    }
+    // SAFETY: the caller's.
+    unsafe {
+        asm!(
+            "movq xmm0, {word}",
+            "punpcklqdq xmm0, xmm0",
+            "2:",
+            "movntdq [{end} + {at}], xmm0",
+            "add {at}, 16",
+            "jnz 2b",
+            word = in(reg) word, end = in(reg) dst.add(len),
+            at = inout(reg) len.wrapping_neg() => _, out("xmm0") _,
+            options(nostack),
+        );
+    }
+}
+
+/// Waits until non-temporal stores are on their way, in order before all later ones.
+pub(super) fn drain_stores() {
+    // SAFETY: a fence touches no memory.
+    unsafe { asm!("sfence", options(nostack, preserves_flags)) };
+}
