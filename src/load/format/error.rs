@@ -1,0 +1,260 @@
+//! What can be wrong with a file: one variant a kind of fault, each with the file, the place and the remedy.
+
+use super::{Format, Refusal, Refused};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A file that cannot be read as its format. The message names the file, the offset in it where one is meaningful,
+/// what is wrong and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FormatError {
+    /// The file cannot be opened, or its size cannot be learned.
+    #[error("{}: cannot open: {source}; {}", path.display(), open_fix(source.kind()))]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// The path names something that has no fixed run of bytes.
+    #[error("{}: is {what}, not a file or block device; {fix}", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+        /// What to give instead.
+        fix: &'static str,
+    },
+
+    /// The file holds no bytes.
+    #[error(
+        "{}: the file is empty (0 bytes at offset 0), there is nothing to load; see whether it was written or \
+         downloaded completely",
+        path.display()
+    )]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// The system failed to read.
+    #[error(
+        "{}: cannot read {len} bytes at offset {offset}: {source}; see the kernel log for the device's health, and \
+         read the file elsewhere to compare",
+        path.display()
+    )]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, in bytes.
+        offset: u64,
+        /// How many bytes were wanted.
+        len: u64,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// The file became shorter while it was read.
+    #[error(
+        "{}: the file ended at offset {offset}, though it was {len} bytes long when it was opened; wait until its \
+         writer is done, then load it again",
+        path.display()
+    )]
+    Shrank {
+        /// The file.
+        path: PathBuf,
+        /// Where it ended, in bytes.
+        offset: u64,
+        /// Its length when it was opened.
+        len: u64,
+    },
+
+    /// Something that the file describes runs past its end.
+    #[error(
+        "{}: {format}: {what} at offset {offset} needs {need} bytes, but the file ends at {len}; the file is cut \
+         short or its header is wrong: fetch or write it again",
+        path.display()
+    )]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// The format it is read as.
+        format: Format,
+        /// What runs past the end.
+        what: String,
+        /// Where that starts, in bytes.
+        offset: u64,
+        /// How many bytes it needs.
+        need: u64,
+        /// The file's length.
+        len: u64,
+    },
+
+    /// The bytes at an offset break a rule of the format.
+    #[error("{}: {format}: at offset {offset}: {problem}; {fix}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// The format it is read as.
+        format: Format,
+        /// Where the rule is broken, in bytes.
+        offset: u64,
+        /// The rule and how it is broken.
+        problem: String,
+        /// What to do.
+        fix: &'static str,
+    },
+
+    /// The file uses a part of its format that this reader does not have.
+    #[error("{}: {format}: at offset {offset}: {what}; {fix}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The format it is read as.
+        format: Format,
+        /// Where it is used, in bytes.
+        offset: u64,
+        /// What is used.
+        what: String,
+        /// What to do.
+        fix: &'static str,
+    },
+
+    /// A sharded model's index names a file that is not beside it.
+    #[error(
+        "{}: names the shard {}, which is not there (for tensor `{tensor}` and perhaps others); fetch that file into \
+         the index's own directory",
+        path.display(), shard.display()
+    )]
+    MissingShard {
+        /// The index.
+        path: PathBuf,
+        /// The file that is missing.
+        shard: PathBuf,
+        /// A tensor that should be in it.
+        tensor: String,
+    },
+
+    /// A sharded model's index puts a tensor in a file that does not hold it.
+    #[error(
+        "{}: the index says that this shard holds the tensor `{tensor}`, but its header (offset 8) does not name it; \
+         index and shards are of different versions of the model: fetch all of them again",
+        shard.display()
+    )]
+    NotInShard {
+        /// The file that lacks the tensor.
+        shard: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+
+    /// A member was asked for whose bytes in the file are not its content.
+    #[error(
+        "{}: the member `{name}` (header at offset {offset}) is {why}, so its bytes cannot be loaded as they lie; pack \
+         it again without compression and encryption (`zip -0`)",
+        path.display()
+    )]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// The member.
+        name: String,
+        /// Where the file describes it, in bytes.
+        offset: u64,
+        /// Why it cannot be loaded.
+        why: Refusal,
+    },
+
+    /// An item was asked for that the file does not hold.
+    #[error(
+        "{}: {format}: no item is named `{name}` among the {items} there; list the file's items and give a name as \
+         it is written there",
+        path.display()
+    )]
+    NoSuchItem {
+        /// The file.
+        path: PathBuf,
+        /// The format it is read as.
+        format: Format,
+        /// The name asked for.
+        name: String,
+        /// How many items the file holds.
+        items: usize,
+    },
+
+    /// There is no memory for a table of contents.
+    #[error(
+        "{}: no memory for {len} bytes of its table of contents at offset {offset}; free some memory, or raise the \
+         process's limit",
+        path.display()
+    )]
+    NoMemory {
+        /// The file.
+        path: PathBuf,
+        /// Where the table starts, in bytes.
+        offset: u64,
+        /// How many bytes it has.
+        len: u64,
+    },
+}
+
+impl FormatError {
+    /// The file that is at fault.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Open { path, .. }
+            | Self::NotAFile { path, .. }
+            | Self::Empty { path }
+            | Self::Read { path, .. }
+            | Self::Shrank { path, .. }
+            | Self::Truncated { path, .. }
+            | Self::Malformed { path, .. }
+            | Self::Unsupported { path, .. }
+            | Self::Refused { path, .. }
+            | Self::NoSuchItem { path, .. }
+            | Self::NoMemory { path, .. } => path,
+            Self::MissingShard { shard, .. } | Self::NotInShard { shard, .. } => shard,
+        }
+    }
+
+    /// The offset in that file, in bytes, where one is meaningful.
+    pub fn offset(&self) -> Option<u64> {
+        match self {
+            Self::Read { offset, .. }
+            | Self::Shrank { offset, .. }
+            | Self::Truncated { offset, .. }
+            | Self::Malformed { offset, .. }
+            | Self::Unsupported { offset, .. }
+            | Self::Refused { offset, .. }
+            | Self::NoMemory { offset, .. } => Some(*offset),
+            Self::Empty { .. } => Some(0),
+            Self::Open { .. }
+            | Self::NotAFile { .. }
+            | Self::MissingShard { .. }
+            | Self::NotInShard { .. }
+            | Self::NoSuchItem { .. } => None,
+        }
+    }
+
+    pub(super) fn refused(path: &Path, refused: &Refused) -> Self {
+        Self::Refused {
+            path: path.to_owned(),
+            name: refused.name.clone(),
+            offset: refused.offset,
+            why: refused.why,
+        }
+    }
+}
+
+fn open_fix(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::NotFound => "see that the path is right",
+        io::ErrorKind::PermissionDenied => {
+            "give yourself read permission on it and search permission on its directories"
+        }
+        _ => "see that it can be read with another program, such as `head -c 1`",
+    }
+}

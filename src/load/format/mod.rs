@@ -1,0 +1,312 @@
+//! What a file holds, as runs of bytes that can be loaded one by one.
+//!
+//! A loader moves bytes; it does not know what a tensor, a mip level or a pack's member is. The readers here
+//! do: each turns the table of contents of one format into [`Item`]s, a name with an offset and a length in
+//! the file. They never touch the payload, and they never decode anything: a member that is compressed or
+//! encrypted cannot be moved by DMA into its final form, so it is [`Refused`] by name.
+//!
+//! | format | an item is | checksum |
+//! |---|---|---|
+//! | [`Raw`](Format::Raw) | the whole file | none |
+//! | [`Safetensors`](Format::Safetensors) | a tensor | none |
+//! | [`SafetensorsIndex`](Format::SafetensorsIndex) | a tensor in one of several files | none |
+//! | [`Ktx2`](Format::Ktx2) | a mip level | none |
+//! | [`Zip`](Format::Zip) | a stored member | CRC-32 |
+//!
+//! # What every reader keeps to
+//!
+//! - **The file is not trusted.** Every offset and length is checked against the file's real size before it is
+//!   used, and before memory is taken for it. Every [`Item`] lies inside the file, and no two items of a file
+//!   share a byte. Nothing that a file holds can cause a panic.
+//! - **The file is not mapped.** A mapping of a file that shrinks raises `SIGBUS`; a positioned read of such a
+//!   file returns fewer bytes, and that is an error with a name ([`FormatError::Shrank`]).
+//! - **An error says where.** Each [`FormatError`] names the file, the offset in it where one is meaningful,
+//!   what is wrong there and what to do about it.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use bufmap::load::format;
+//! use std::path::Path;
+//!
+//! # fn main() -> Result<(), format::FormatError> {
+//! for (path, contents) in format::read(Path::new("model.safetensors.index.json"), None)? {
+//!     for item in &contents.items {
+//!         println!("{}: {} bytes at {} of {}", item.name, item.len, item.offset, path.display());
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod error;
+mod ktx2;
+mod layout;
+mod raw;
+mod safetensors;
+mod shards;
+mod source;
+mod zip;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+pub use error::FormatError;
+pub use shards::ShardIndex;
+
+use source::{Opened, Source};
+
+/// How many bytes of a file's start [`detect`] looks at. A shorter file is given whole.
+pub const HEAD_LEN: usize = 12;
+
+/// One named run of bytes in a file that a user wants in a buffer: a tensor, a mip level, a zip member, or the
+/// whole file.
+///
+/// It lies inside the file as the file was when it was read. It may be empty (a tensor of shape `[0]`, a zip
+/// member of no bytes) and it is aligned to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// The name the format gives it, unique in its file.
+    pub name: String,
+    /// Where it starts in the file, in bytes.
+    pub offset: u64,
+    /// How long it is, in bytes.
+    pub len: u64,
+    /// The checksum of its bytes, where the format records one.
+    pub checksum: Option<Checksum>,
+}
+
+impl Item {
+    /// Where it ends in the file: the offset of the first byte that is not part of it.
+    ///
+    /// No overflow: a reader makes an item only of bytes that lie inside a file.
+    pub fn end(&self) -> u64 {
+        self.offset + self.len
+    }
+}
+
+/// A checksum of an item's bytes, as its format records it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checksum {
+    /// CRC-32 as in zip, gzip and PNG (ISO 3309, reflected polynomial `0xEDB88320`).
+    Crc32(u32),
+}
+
+/// A member of a file that is there and cannot be loaded, because its bytes in the file are not its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Its name.
+    pub name: String,
+    /// Where the file describes it (a zip member's local header), in bytes.
+    pub offset: u64,
+    /// Why it cannot be loaded.
+    pub why: Refusal,
+}
+
+/// Why a member cannot be loaded as it lies in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is compressed, by this method of the zip specification (APPNOTE 4.4.5).
+    Compressed {
+        /// The method's number: 8 is deflate.
+        method: u16,
+    },
+    /// It is encrypted.
+    Encrypted,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Compressed { method } => match zip::method_name(*method) {
+                Some(name) => write!(f, "compressed with {name}"),
+                None => write!(f, "compressed with method {method}"),
+            },
+            Self::Encrypted => f.write_str("encrypted"),
+        }
+    }
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contents {
+    /// The format it was read as.
+    pub format: Format,
+    /// What can be loaded, in file order.
+    pub items: Vec<Item>,
+    /// What is there and cannot be loaded, in file order. Only a zip pack has such members.
+    pub refused: Vec<Refused>,
+}
+
+impl Contents {
+    /// The items with these names, in the order asked for; with no names, every item in file order.
+    ///
+    /// `path` is the file the contents were read from; it is only used to name it in an error.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatError::Refused`] for a name whose member cannot be loaded, and, when no name is given, for a file
+    /// that holds members but none that can be loaded. [`FormatError::NoSuchItem`] for a name that is not there.
+    pub fn select<S: AsRef<str>>(
+        &self,
+        path: &Path,
+        names: &[S],
+    ) -> Result<Vec<&Item>, FormatError> {
+        if names.is_empty() {
+            return match self.refused.first() {
+                Some(refused) if self.items.is_empty() => Err(FormatError::refused(path, refused)),
+                _ => Ok(self.items.iter().collect()),
+            };
+        }
+        let items: HashMap<&str, &Item> =
+            self.items.iter().map(|item| (item.name.as_str(), item)).collect();
+        names.iter().map(|name| self.find(path, &items, name.as_ref())).collect()
+    }
+
+    fn find<'a>(
+        &self,
+        path: &Path,
+        items: &HashMap<&str, &'a Item>,
+        name: &str,
+    ) -> Result<&'a Item, FormatError> {
+        if let Some(item) = items.get(name) {
+            return Ok(item);
+        }
+        Err(match self.refused.iter().find(|refused| refused.name == name) {
+            Some(refused) => FormatError::refused(path, refused),
+            None => FormatError::NoSuchItem {
+                path: path.to_owned(),
+                format: self.format,
+                name: name.to_owned(),
+                items: self.items.len(),
+            },
+        })
+    }
+}
+
+/// A file format that can be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// Bytes without a structure: one item, the whole file.
+    Raw,
+    /// A safetensors file.
+    Safetensors,
+    /// The index of a model that is spread over several safetensors files.
+    SafetensorsIndex,
+    /// A KTX 2.0 texture.
+    Ktx2,
+    /// A zip archive.
+    Zip,
+}
+
+impl Format {
+    const ALL: [Self; 5] =
+        [Self::Raw, Self::Safetensors, Self::SafetensorsIndex, Self::Ktx2, Self::Zip];
+}
+
+/// The format as people write it: `raw`, `safetensors`, `safetensors-index`, `KTX2`, `zip`.
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Raw => "raw",
+            Self::Safetensors => "safetensors",
+            Self::SafetensorsIndex => "safetensors-index",
+            Self::Ktx2 => "KTX2",
+            Self::Zip => "zip",
+        })
+    }
+}
+
+/// The name given is no format's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a format: give raw, safetensors, safetensors-index, ktx2 or zip")]
+pub struct UnknownFormat(String);
+
+/// Reads what [`Display`](fmt::Display) writes, in upper or lower case.
+impl FromStr for Format {
+    type Err = UnknownFormat;
+
+    fn from_str(name: &str) -> Result<Self, UnknownFormat> {
+        Self::ALL
+            .into_iter()
+            .find(|format| format.to_string().eq_ignore_ascii_case(name))
+            .ok_or_else(|| UnknownFormat(name.to_owned()))
+    }
+}
+
+/// Tells the format of a file from its first bytes (`head`, [`HEAD_LEN`] of them or the whole of a shorter file),
+/// or, where they say nothing, from its name.
+///
+/// The KTX2 identifier and a zip archive's signatures are recognised in the bytes. Safetensors has no signature,
+/// so it goes by the name, and so does a damaged file: `x.ktx2` without its identifier is still a KTX2 file, to be
+/// refused as such and not loaded as something else. A file that no rule fits is [`Format::Raw`].
+pub fn detect(path: &Path, head: &[u8]) -> Format {
+    if head.starts_with(&::ktx2::MAGIC) {
+        return Format::Ktx2;
+    }
+    if zip::SIGNATURES.iter().any(|signature| head.starts_with(signature)) {
+        return Format::Zip;
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    const ENDINGS: [(&str, Format); 4] = [
+        (".safetensors.index.json", Format::SafetensorsIndex),
+        (".safetensors", Format::Safetensors),
+        (".ktx2", Format::Ktx2),
+        (".zip", Format::Zip),
+    ];
+    ENDINGS
+        .into_iter()
+        .find_map(|(ending, format)| name.ends_with(ending).then_some(format))
+        .unwrap_or(Format::Raw)
+}
+
+/// Opens a file and reads its table of contents.
+///
+/// Without a `format`, [`detect`] tells it. One file gives one [`Contents`] with `path` itself; an index gives one
+/// for each of its shards, in the order of their names, with the shard's own path.
+///
+/// Only a regular file or a block device can be read; a block device's size is asked of the device.
+///
+/// # Errors
+///
+/// Any [`FormatError`] but [`Refused`](FormatError::Refused) and [`NoSuchItem`](FormatError::NoSuchItem): a file
+/// that holds refused members is read, and says so in [`Contents::refused`].
+pub fn read(path: &Path, format: Option<Format>) -> Result<Vec<(PathBuf, Contents)>, FormatError> {
+    let opened = Opened::open(path)?;
+    let format = match format {
+        Some(format) => format,
+        None => detect(path, &opened.head(HEAD_LEN)?),
+    };
+    let source = opened.source(format);
+    if format == Format::SafetensorsIndex {
+        return ShardIndex::from_source(&source)?.read_shards(path);
+    }
+    Ok(vec![(path.to_owned(), contents(&source)?)])
+}
+
+/// Reads the table of contents of a file whose bytes are in memory; `path` only names it.
+///
+/// # Errors
+///
+/// As [`read`]. An index names other files and so has no contents of its own: see [`ShardIndex::parse`].
+pub fn parse(path: &Path, format: Format, bytes: &[u8]) -> Result<Contents, FormatError> {
+    contents(&Source::in_memory(path, format, bytes)?)
+}
+
+fn contents(source: &Source<'_>) -> Result<Contents, FormatError> {
+    match source.format() {
+        Format::Raw => Ok(raw::contents(source)),
+        Format::Safetensors => safetensors::contents(source),
+        Format::Ktx2 => ktx2::contents(source),
+        Format::Zip => zip::contents(source),
+        Format::SafetensorsIndex => Err(FormatError::Unsupported {
+            path: source.path().to_owned(),
+            format: source.format(),
+            offset: 0,
+            what: "it names other files and holds no tensors itself".into(),
+            fix: "give the index by its path, beside its shards",
+        }),
+    }
+}

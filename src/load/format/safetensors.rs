@@ -1,0 +1,156 @@
+//! Safetensors: a length, a JSON header of that length, then the tensors' bytes.
+//!
+//! The header names each tensor's type, shape and place. The [`safetensors`] crate defines those types; the rules
+//! between them are checked here, as the crate's own reader takes the whole file as one slice and names neither the
+//! tensor nor the offset at fault. They are the format's: tensors fill the file from the header to the end, in
+//! some order, without a hole and without an overlap, and each has the size its type and shape ask for.
+
+use super::source::Source;
+use super::{Contents, Format, FormatError, Item};
+use ::safetensors::tensor::TensorInfo;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::marker::PhantomData;
+
+/// The longest JSON that is read: the limit of the format's own library.
+pub(super) const MAX_JSON_LEN: u64 = 100_000_000;
+
+/// Bytes of the header's length, a little-endian number at the file's start.
+const LENGTH_LEN: u64 = 8;
+
+const FIX: &str = "fetch or save the file again";
+
+/// Each tensor as an item.
+pub(super) fn contents(source: &Source<'_>) -> Result<Contents, FormatError> {
+    let json_len = u64::from_le_bytes(source.array(0, "the header's length")?);
+    if json_len > MAX_JSON_LEN {
+        let problem = format!(
+            "the header's length is given as {json_len} bytes, but the format allows {MAX_JSON_LEN}"
+        );
+        return Err(source.malformed(
+            0,
+            problem,
+            "the file is damaged or no safetensors file: fetch it again, or load it as raw",
+        ));
+    }
+    let json = source.bytes(LENGTH_LEN, json_len, "the header")?;
+    let mut tensors: Tensors<TensorInfo> = from_json(source, LENGTH_LEN, &json)?;
+    tensors.0.sort_by_key(|(_, info)| info.data_offsets);
+    let items = place(source, LENGTH_LEN + json_len, tensors.0)?;
+    Ok(Contents { format: Format::Safetensors, items, refused: Vec::new() })
+}
+
+/// Gives each tensor its place in the file, whose data begin at `data`. The tensors are sorted by offset.
+fn place(
+    source: &Source<'_>,
+    data: u64,
+    tensors: Vec<(String, TensorInfo)>,
+) -> Result<Vec<Item>, FormatError> {
+    let mut end = 0;
+    let mut items = Vec::with_capacity(tensors.len());
+    for (name, info) in tensors {
+        let (first, past) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
+        // An offset too large for the file is reported as such, so it need not be exact.
+        let offset = data.saturating_add(first);
+        let fault = |problem: String| Err(source.malformed(offset, problem, FIX));
+        let Some(len) = past.checked_sub(first) else {
+            return fault(format!("tensor `{name}` ends at {past}, before its start at {first}"));
+        };
+        source.holds(offset, len, &format!("tensor `{name}`"))?;
+        if first < end {
+            return fault(format!(
+                "tensor `{name}` begins inside another tensor, which ends at {}",
+                data + end
+            ));
+        }
+        if first > end {
+            let gap = first - end;
+            return fault(format!("the {gap} bytes before tensor `{name}` belong to no tensor"));
+        }
+        match size(&info) {
+            Some(size) if size == len => {}
+            Some(size) => {
+                let (dtype, shape) = (info.dtype, &info.shape);
+                return fault(format!(
+                    "tensor `{name}` has {len} bytes, but {dtype} of shape {shape:?} takes {size}"
+                ));
+            }
+            None => {
+                let (dtype, shape) = (info.dtype, &info.shape);
+                return fault(format!(
+                    "tensor `{name}`: {dtype} of shape {shape:?} has no size in whole bytes of 64 bits"
+                ));
+            }
+        }
+        end = past;
+        items.push(Item { name, offset, len, checksum: None });
+    }
+    match source.len() - data - end {
+        0 => Ok(items),
+        rest => {
+            let problem = format!("{rest} bytes follow the last tensor and belong to none");
+            Err(source.malformed(data + end, problem, FIX))
+        }
+    }
+}
+
+/// The bytes a tensor takes: `None` if they are not whole or not a 64-bit number.
+fn size(info: &TensorInfo) -> Option<u64> {
+    let elements = info.shape.iter().try_fold(1_usize, |product, &dim| product.checked_mul(dim))?;
+    let bits = elements.checked_mul(info.dtype.bitsize())?;
+    bits.is_multiple_of(8).then_some(bits as u64 / 8)
+}
+
+/// Parses JSON that lies at `offset` of the file.
+pub(super) fn from_json<'de, T: Deserialize<'de>>(
+    source: &Source<'_>,
+    offset: u64,
+    json: &'de [u8],
+) -> Result<T, FormatError> {
+    serde_json::from_slice(json).map_err(|error| {
+        let before: usize = json
+            .split_inclusive(|&byte| byte == b'\n')
+            .take(error.line() - 1)
+            .map(<[u8]>::len)
+            .sum();
+        let at = offset + (before + error.column()) as u64;
+        source.malformed(at, format!("the JSON there is not as it should be: {error}"), FIX)
+    })
+}
+
+/// A JSON object from tensor names to `V`, in the order it is written. A name that comes twice is an error, and the
+/// format's one name for something else, `__metadata__`, is checked and passed over.
+pub(super) struct Tensors<V>(pub Vec<(String, V)>);
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Tensors<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(TensorsVisitor(PhantomData))
+    }
+}
+
+struct TensorsVisitor<V>(PhantomData<V>);
+
+impl<'de, V: Deserialize<'de>> Visitor<'de> for TensorsVisitor<V> {
+    type Value = Tensors<V>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with a member for each tensor")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut seen = HashSet::new();
+        let mut tensors = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if !seen.insert(name.clone()) {
+                return Err(A::Error::custom(format!("`{name}` comes twice")));
+            }
+            if name == "__metadata__" {
+                map.next_value::<Option<HashMap<String, String>>>()?;
+            } else {
+                tensors.push((name, map.next_value()?));
+            }
+        }
+        Ok(Tensors(tensors))
+    }
+}

@@ -1,0 +1,201 @@
+//! Where a reader takes bytes from: a file or memory, by positioned reads, with every length checked against the
+//! size first. A source also knows what it is called and how it is read, so that an error made from it is complete.
+
+use super::{Format, FormatError};
+use std::fs::{File, FileType, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Bytes that can be read at any position.
+#[derive(Clone, Copy)]
+enum Bytes<'a> {
+    File(&'a File),
+    Memory(&'a [u8]),
+}
+
+impl Bytes<'_> {
+    /// Reads some bytes at `offset`; zero of them only at the end.
+    fn read_at(self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.read_at(buf, offset),
+            Self::Memory(bytes) => {
+                let rest = usize::try_from(offset).ok().and_then(|start| bytes.get(start..));
+                rest.unwrap_or_default().read(buf)
+            }
+        }
+    }
+}
+
+/// A file that is open and holds at least one byte.
+pub(super) struct Opened {
+    path: PathBuf,
+    file: File,
+    len: u64,
+}
+
+impl Opened {
+    /// Opens a regular file or a block device.
+    pub fn open(path: &Path) -> Result<Self, FormatError> {
+        let failed = |source| FormatError::Open { path: path.to_owned(), source };
+        // Without O_NONBLOCK the open of a pipe would wait for its writer.
+        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let mut file = opened.map_err(failed)?;
+        let kind = file.metadata().map_err(failed)?.file_type();
+        if let Some((what, fix)) = not_a_file(kind) {
+            return Err(FormatError::NotAFile { path: path.to_owned(), what, fix });
+        }
+        // A block device's metadata say 0; its end is where it can be sought to.
+        let len = file.seek(SeekFrom::End(0)).map_err(failed)?;
+        if len == 0 {
+            return Err(FormatError::Empty { path: path.to_owned() });
+        }
+        Ok(Self { path: path.to_owned(), file, len })
+    }
+
+    /// The first bytes: `most` of them, or all there are.
+    pub fn head(&self, most: usize) -> Result<Vec<u8>, FormatError> {
+        let source = self.source(Format::Raw);
+        source.bytes(0, self.len.min(most as u64), "the start")
+    }
+
+    /// The file as a source for the reader of `format`.
+    pub fn source(&self, format: Format) -> Source<'_> {
+        Source { path: &self.path, format, bytes: Bytes::File(&self.file), len: self.len }
+    }
+}
+
+/// What a path names that is neither a regular file nor a block device, and what to give instead.
+fn not_a_file(kind: FileType) -> Option<(&'static str, &'static str)> {
+    if kind.is_file() || kind.is_block_device() {
+        return None;
+    }
+    Some(if kind.is_dir() {
+        ("a directory", "name a file in it, for a sharded model its `.safetensors.index.json`")
+    } else if kind.is_fifo() {
+        ("a pipe", "write its output to a file first")
+    } else {
+        ("a character device or socket", "copy what it gives to a file first")
+    })
+}
+
+/// The bytes of one file, read as one format.
+pub(super) struct Source<'a> {
+    path: &'a Path,
+    format: Format,
+    bytes: Bytes<'a>,
+    len: u64,
+}
+
+impl<'a> Source<'a> {
+    /// A file whose bytes are in memory.
+    pub fn in_memory(path: &'a Path, format: Format, bytes: &'a [u8]) -> Result<Self, FormatError> {
+        if bytes.is_empty() {
+            return Err(FormatError::Empty { path: path.to_owned() });
+        }
+        Ok(Self { path, format, bytes: Bytes::Memory(bytes), len: bytes.len() as u64 })
+    }
+
+    pub fn path(&self) -> &'a Path {
+        self.path
+    }
+
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The file's length in bytes, more than 0.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Says that `need` bytes at `offset` lie inside the file; `what` is there.
+    pub fn holds(&self, offset: u64, need: u64, what: &str) -> Result<(), FormatError> {
+        match offset.checked_add(need) {
+            Some(end) if end <= self.len => Ok(()),
+            _ => Err(FormatError::Truncated {
+                path: self.path.to_owned(),
+                format: self.format,
+                what: what.to_owned(),
+                offset,
+                need,
+                len: self.len,
+            }),
+        }
+    }
+
+    /// Reads `len` bytes at `offset`, where `what` is. No memory is taken before the file is known to be that long.
+    pub fn bytes(&self, offset: u64, len: u64, what: &str) -> Result<Vec<u8>, FormatError> {
+        self.holds(offset, len, what)?;
+        let no_memory = || FormatError::NoMemory { path: self.path.to_owned(), offset, len };
+        let size = usize::try_from(len).map_err(|_| no_memory())?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(size).map_err(|_| no_memory())?;
+        bytes.resize(size, 0);
+        self.fill(offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reads `N` bytes at `offset`, where `what` is.
+    pub fn array<const N: usize>(&self, offset: u64, what: &str) -> Result<[u8; N], FormatError> {
+        self.holds(offset, N as u64, what)?;
+        let mut bytes = [0; N];
+        self.fill(offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn fill(&self, offset: u64, bytes: &mut [u8]) -> Result<(), FormatError> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = offset + done as u64;
+            match self.bytes.read_at(&mut bytes[done..], at) {
+                Ok(0) => {
+                    let path = self.path.to_owned();
+                    return Err(FormatError::Shrank { path, offset: at, len: self.len });
+                }
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => {
+                    let len = (bytes.len() - done) as u64;
+                    let path = self.path.to_owned();
+                    return Err(FormatError::Read { path, offset: at, len, source });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The error for bytes at `offset` that break a rule of the format.
+    pub fn malformed(
+        &self,
+        offset: u64,
+        problem: impl Into<String>,
+        fix: &'static str,
+    ) -> FormatError {
+        let problem = problem.into();
+        FormatError::Malformed {
+            path: self.path.to_owned(),
+            format: self.format,
+            offset,
+            problem,
+            fix,
+        }
+    }
+
+    /// The error for a part of the format, used at `offset`, that its reader does not have.
+    pub fn unsupported(
+        &self,
+        offset: u64,
+        what: impl Into<String>,
+        fix: &'static str,
+    ) -> FormatError {
+        let what = what.into();
+        FormatError::Unsupported {
+            path: self.path.to_owned(),
+            format: self.format,
+            offset,
+            what,
+            fix,
+        }
+    }
+}
