@@ -4,7 +4,7 @@
 //! group, so that Ctrl-C ends them too. A command is printed as one could type it before it runs.
 
 use std::ffi::OsStr;
-use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -60,11 +60,11 @@ pub fn succeeds(command: &mut Command) -> bool {
     quiet.status().is_ok_and(|status| status.success())
 }
 
-/// Runs `command`, passes its output on line by line, and shows each line to `watch` as well.
+/// Runs `command` and shows each line of its output to `pass`, which says whether the line is passed on to ours.
 pub fn watch(
     command: &mut Command,
     remedy: &str,
-    mut watch: impl FnMut(&str),
+    mut pass: impl FnMut(&str) -> bool,
 ) -> Result<(), Error> {
     announce(command);
     if io::stderr().is_terminal() {
@@ -73,34 +73,36 @@ pub fn watch(
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.map_err(|source| start_error(command, source, remedy))?;
     let (sender, lines) = mpsc::channel();
-    let readers = [
-        child.stdout.take().map(|pipe| forward(pipe, io::stdout(), sender.clone())),
-        child.stderr.take().map(|pipe| forward(pipe, io::stderr(), sender)),
-    ];
-    lines.iter().for_each(|line| watch(&line));
-    for reader in readers.into_iter().flatten() {
-        // A reader ends with its pipe and has nothing to report.
-        let _ = reader.join();
+    if let Some(pipe) = child.stdout.take() {
+        forward(pipe, |line| println!("{line}"), sender.clone());
+    }
+    if let Some(pipe) = child.stderr.take() {
+        forward(pipe, |line| eprintln!("{line}"), sender.clone());
+    }
+    drop(sender);
+    for (line, print) in lines {
+        if pass(&line) {
+            print(&line);
+        }
     }
     check(command, child.wait(), remedy)
 }
 
-/// Copies `from` to `to` line by line, sending each line along.
-fn forward(
-    from: impl Read + Send + 'static,
-    mut to: impl Write + Send + 'static,
-    lines: mpsc::Sender<String>,
-) -> thread::JoinHandle<()> {
+/// Prints a line to one of our streams.
+type Print = fn(&str);
+
+/// Sends each line of `pipe` along, with the way to print it, until the pipe ends.
+fn forward(pipe: impl Read + Send + 'static, print: Print, lines: mpsc::Sender<(String, Print)>) {
     thread::spawn(move || {
-        let mut from = BufReader::new(from);
+        let mut pipe = BufReader::new(pipe);
         let mut line = Vec::new();
-        while from.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
-            // Our own output may be closed; the child is drained all the same, or it would block.
-            let _ = to.write_all(&line).and_then(|()| to.flush());
-            let _ = lines.send(String::from_utf8_lossy(&line).trim_end().to_owned());
+        while pipe.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            // The child is drained even if nobody listens any more, or it would block.
+            let _ = lines.send((text, print));
             line.clear();
         }
-    })
+    });
 }
 
 /// Ok if `command` ended with `status` well.
@@ -119,7 +121,7 @@ fn start_error(command: &Command, source: io::Error, remedy: &str) -> Error {
 }
 
 fn announce(command: &Command) {
-    eprintln!("$ {}", shown(command));
+    println!("$ {}", shown(command));
 }
 
 /// The command as one could type it: variables, the program's name, arguments.
@@ -179,7 +181,11 @@ mod tests {
         let mut seen = Vec::new();
         let mut child = Command::new("sh");
         child.args(["-c", r"echo out; echo err >&2; printf '\377 last'"]);
-        watch(&mut child, "", |line| seen.push(line.to_owned())).unwrap();
+        let note = |line: &str| {
+            seen.push(line.to_owned());
+            false
+        };
+        watch(&mut child, "", note).unwrap();
         seen.sort();
         assert_eq!(seen, ["err", "out", "\u{fffd} last"]);
     }

@@ -16,12 +16,24 @@ pub struct Tally {
     skips: Vec<(String, usize)>,
     /// The test whose captured output is being printed.
     speaker: Option<String>,
+    /// Whether the runner is printing what passing tests wrote.
+    in_successes: bool,
 }
 
 impl Tally {
-    /// Takes in one line of a runner's output.
-    pub fn read(&mut self, line: &str) {
-        let line = line.trim();
+    /// Takes in one line of a runner's output, and says whether it is worth showing: what passing tests wrote is not.
+    pub fn read(&mut self, line: &str) -> bool {
+        match line {
+            "successes:" => self.in_successes = true,
+            "failures:" => self.in_successes = false,
+            _ if line.starts_with("test result: ") => self.in_successes = false,
+            _ => {}
+        }
+        self.count(line.trim());
+        !self.in_successes
+    }
+
+    fn count(&mut self, line: &str) {
         if let Some(totals) = line.strip_prefix("test result: ") {
             self.read_totals(totals);
         } else if let Some(header) = line.strip_prefix("---- ") {
@@ -96,7 +108,9 @@ mod tests {
 
     fn tally(output: &str) -> Tally {
         let mut tally = Tally::default();
-        output.lines().for_each(|line| tally.read(line));
+        for line in output.lines() {
+            tally.read(line);
+        }
         tally
     }
 
@@ -136,6 +150,26 @@ mod tests {
                 ("no network", 1),
             ]
         );
+    }
+
+    #[test]
+    fn the_output_of_passing_tests_is_read_and_not_shown() {
+        let output = "test a ... ok\n\nsuccesses:\n\n---- a stdout ----\nSKIPPED: no device\nchatter\n\n\
+                      successes:\n    a\n\nfailures:\n---- b stdout ----\nwrong\ntest result: FAILED. 1 passed";
+        let mut tally = Tally::default();
+        let shown: Vec<_> = output.lines().filter(|line| tally.read(line)).collect();
+        assert_eq!(
+            shown,
+            [
+                "test a ... ok",
+                "",
+                "failures:",
+                "---- b stdout ----",
+                "wrong",
+                "test result: FAILED. 1 passed"
+            ]
+        );
+        assert_eq!(tally.skips, [("a: no device".to_owned(), 1)]);
     }
 
     #[test]
