@@ -57,7 +57,7 @@ impl Inputs {
         if self.missing.is_empty() {
             return Outcome::Done;
         }
-        Outcome::Skipped(self.missing.join("\n         "))
+        Outcome::Skipped(self.missing.join("\n"))
     }
 }
 

@@ -58,15 +58,19 @@ pub fn provide<'p>(packages: impl IntoIterator<Item = &'p Package>, install: boo
     ))
 }
 
-/// What lacks to use Vulkan at all: the loader, and a driver of any kind.
-pub fn missing_for_vulkan() -> Option<String> {
-    let lacks = match (has_vulkan_loader(), drivers().is_empty()) {
-        (true, false) => return None,
-        (false, _) => "Vulkan's loader (libvulkan.so.1) is not installed",
-        (true, true) => "no Vulkan driver is installed",
-    };
+/// What lacks to use Vulkan at all, if the loader or a driver of any kind does.
+pub fn missing_for_vulkan() -> Option<&'static str> {
+    match (has_vulkan_loader(), drivers().is_empty()) {
+        (false, _) => Some("Vulkan's loader (libvulkan.so.1) is not installed"),
+        (true, true) => Some("no Vulkan driver is installed"),
+        (true, false) => None,
+    }
+}
+
+/// How to get a Vulkan device on a machine without a GPU.
+pub fn vulkan_remedy() -> String {
     let names: Vec<_> = VULKAN.iter().map(|package| package.name).collect();
-    Some(format!("{lacks}; to install one in software: {}", install_command(&names.join(" "))))
+    format!("for a Vulkan device in software: {}", install_command(&names.join(" ")))
 }
 
 fn install_command(names: &str) -> String {
@@ -117,7 +121,8 @@ fn has_vulkan_loader() -> bool {
     libraries.contains("libvulkan.so.1")
 }
 
-fn has_software_driver() -> bool {
+/// Whether Mesa's Vulkan driver in software is there, which always has a device.
+pub fn has_software_driver() -> bool {
     drivers().iter().any(|manifest| manifest.starts_with("lvp_icd"))
 }
 
@@ -126,15 +131,20 @@ fn has_validation_layer() -> bool {
     layers.iter().any(|manifest| manifest == "VkLayer_khronos_validation.json")
 }
 
+/// The manifests of the Vulkan drivers that are installed, or that the environment names instead.
 fn drivers() -> Vec<String> {
-    vulkan_manifests("icd.d")
+    let named = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].into_iter().find_map(env::var_os);
+    let Some(named) = named else { return vulkan_manifests("icd.d") };
+    let files = env::split_paths(&named).filter(|path| path.exists());
+    files.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect()
 }
 
 /// The names of the manifests in one of the directories that Vulkan's loader searches.
 fn vulkan_manifests(kind: &str) -> Vec<String> {
-    let data = env::var("XDG_DATA_DIRS").unwrap_or_default();
-    let roots = ["/etc", "/usr/local/share", "/usr/share"].into_iter().chain(data.split(':'));
-    let directories = roots.map(|root| Path::new(root).join("vulkan").join(kind));
+    let mut roots = ["/etc", "/usr/local/share", "/usr/share"].map(PathBuf::from).to_vec();
+    roots.extend(env::split_paths(&env::var_os("XDG_DATA_DIRS").unwrap_or_default()));
+    roots.extend(env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")));
+    let directories = roots.into_iter().map(|root| root.join("vulkan").join(kind));
     let entries = directories.filter_map(|path| fs::read_dir(path).ok()).flatten().flatten();
     let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
     names.filter(|name| name.ends_with(".json")).collect()

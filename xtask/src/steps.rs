@@ -41,8 +41,8 @@ impl Steps {
         let outcome = work().unwrap_or_else(|error| Outcome::Failed(error.to_string()));
         match &outcome {
             Outcome::Done => {}
-            Outcome::Skipped(why) => println!("{} {why}", paint("33", "skipped:")),
-            Outcome::Failed(why) => println!("{} {why}", paint("31", "FAILED:")),
+            Outcome::Skipped(why) => println!("{} {}", paint("33", "skipped:"), indented(why)),
+            Outcome::Failed(why) => println!("{} {}", paint("31", "FAILED:"), indented(why)),
         }
         let passed = !matches!(outcome, Outcome::Failed(_));
         self.steps.push(Step { name: name.to_owned(), outcome, took: start.elapsed() });
@@ -64,7 +64,8 @@ impl Steps {
                 Outcome::Skipped(why) => (paint("33", "skipped"), why.as_str()),
                 Outcome::Failed(why) => (paint("31", "FAILED "), why.as_str()),
             };
-            let line = format!("{verdict}  {name:width$}  {:>7.1} s  {why}", took.as_secs_f64());
+            let took = took.as_secs_f64();
+            let line = format!("{verdict}  {name:width$}  {took:>7.1} s  {}", indented(why));
             println!("{}", line.trim_end());
         }
     }
@@ -75,6 +76,11 @@ impl Steps {
         let failed: Vec<_> = failed.map(|step| step.name.as_str()).collect();
         if failed.is_empty() { Ok(()) } else { Err(Error::Steps(failed.join(", "))) }
     }
+}
+
+/// A reason of several lines, so that the later ones are seen to belong to the first.
+fn indented(why: &str) -> String {
+    why.replace('\n', "\n         ")
 }
 
 /// `text` in an ANSI style where a person looks at it.

@@ -52,7 +52,10 @@ fn prepare(steps: &mut Steps, install: bool) {
 
 fn lint(steps: &mut Steps) {
     steps.run("format", || {
-        child::run(&mut cargo(&["fmt", "--check"]), "run `cargo fmt`")?;
+        child::run(
+            &mut cargo(&["fmt", "--all", "--check", "--", "--color=never"]),
+            "run `cargo fmt --all`",
+        )?;
         Ok(Outcome::Done)
     });
     steps.run("lints", || {
