@@ -1,2 +1,58 @@
-//! Developer commands.
-fn main() {}
+//! The developer commands: `cargo xtask demo`, `test`, `bench` and `fuzz`.
+//!
+//! Each command is one file and reads from top to bottom as what it does. They share the running of children
+//! ([`child`]), the list of steps with its summary ([`steps`]), the packages of the system ([`packages`]) and the
+//! real files that tests and demonstrations load ([`inputs`]).
+
+#![deny(unsafe_code)]
+
+mod apt_sources;
+mod bench;
+mod child;
+mod demo;
+mod fuzz;
+mod inputs;
+mod packages;
+mod steps;
+mod tally;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Developer commands of bufmap.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the tool, fetch two real files, load both into memory and into Vulkan
+    Demo,
+    /// Formats, lints, every kind of test, documentation; ends with what was skipped and why
+    Test(test::Options),
+    /// Run the benchmarks, each of which prints its own ratios
+    Bench(bench::Options),
+    /// Run every fuzz target for a while
+    Fuzz(fuzz::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Demo => demo::run(),
+        Command::Test(options) => test::run(&options),
+        Command::Bench(options) => bench::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! `cargo xtask demo`: two real files, from the registry into memory and into Vulkan, with the tables that show how.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::child::{self, Error, cargo};
+use crate::inputs;
+use crate::packages;
+use crate::steps::{Outcome, Steps};
+
+pub fn run() -> Result<(), Error> {
+    let tool = build()?;
+    let mut steps = Steps::default();
+    let mut files = Vec::new();
+    steps.run("fetch real files", || {
+        let inputs = inputs::fetch()?;
+        let outcome = inputs.outcome();
+        files = inputs.files;
+        Ok(outcome)
+    });
+    if files.is_empty() {
+        println!("no real file could be fetched: loading a file that is there, the tool itself");
+        files.push(tool.clone());
+    }
+    steps.run("what this machine offers", || {
+        child::run(Command::new(&tool).arg("probe"), "its message says what to do")?;
+        Ok(Outcome::Done)
+    });
+    for file in &files {
+        steps.run(&step_name(file, "memory"), || load(&tool, file, "memory"));
+    }
+    for file in &files {
+        steps.run(&step_name(file, "vulkan"), || load_to_vulkan(&tool, file));
+    }
+    steps.print_summary();
+    steps.verdict()
+}
+
+fn load(tool: &Path, file: &Path, to: &str) -> Result<Outcome, Error> {
+    let mut load = Command::new(tool);
+    load.arg("load").arg(file).args(["--to", to]);
+    child::run(&mut load, "its message says what to do")?;
+    Ok(Outcome::Done)
+}
+
+/// A machine need not have a Vulkan device. Only where the driver in software is there must the load succeed.
+fn load_to_vulkan(tool: &Path, file: &Path) -> Result<Outcome, Error> {
+    let no_device = |why: String| Outcome::Skipped(format!("{why}\n{}", packages::vulkan_remedy()));
+    if let Some(why) = packages::missing_for_vulkan() {
+        return Ok(no_device(why.to_owned()));
+    }
+    match load(tool, file, "vulkan") {
+        Err(error) if !packages::has_software_driver() => Ok(no_device(error.to_string())),
+        result => result,
+    }
+}
+
+fn step_name(file: &Path, to: &str) -> String {
+    let name = file.file_name().unwrap_or(file.as_os_str());
+    format!("load {} to {to}", name.display())
+}
+
+/// Builds the tool as it is meant to be used, and returns where cargo put it.
+fn build() -> Result<PathBuf, Error> {
+    println!("== build");
+    let format = "--message-format=json-render-diagnostics";
+    let mut build = cargo(&["build", "--release", "--bin", "bufmap", format]);
+    let messages = child::output(&mut build, "the compiler's messages above say why")?;
+    executable(&messages).ok_or_else(|| Error::Missing {
+        what: "cargo built the tool and did not say where it is".to_owned(),
+        remedy: "run `cargo build --release --bin bufmap` to see what it does".to_owned(),
+    })
+}
+
+/// The executable named in cargo's messages, one JSON object a line.
+fn executable(messages: &str) -> Option<PathBuf> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str(line).ok());
+    messages
+        .filter_map(|message: serde_json::Value| Some(message["executable"].as_str()?.into()))
+        .next_back()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_executable_is_found_among_cargos_messages() {
+        let messages = "{\"reason\":\"compiler-artifact\",\"executable\":null}\nnot json\n\
+                        {\"reason\":\"compiler-artifact\",\"executable\":\"/target/release/bufmap\"}\n\
+                        {\"reason\":\"build-finished\",\"success\":true}\n";
+        assert_eq!(executable(messages), Some("/target/release/bufmap".into()));
+        assert_eq!(executable(""), None);
+    }
+}

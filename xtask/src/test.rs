@@ -1,0 +1,101 @@
+//! `cargo xtask test`: every check of the project, in the order in which failures are cheapest to find.
+//!
+//! `cargo test` runs all tests: it is there wherever Rust is, and it alone runs documentation tests, so that there is one
+//! runner and one way to read its totals.
+
+use clap::Args;
+
+use crate::child::{self, Error, cargo};
+use crate::inputs;
+use crate::packages::{self, FIO, TOOLS, VULKAN};
+use crate::steps::{Outcome, Steps};
+use crate::tally::Tally;
+
+#[derive(Args)]
+pub struct Options {
+    /// Install no packages, even where that is allowed
+    #[arg(long)]
+    no_install: bool,
+    /// Formats, lints and the unit tests beside the code; nothing is installed or fetched
+    #[arg(long)]
+    quick: bool,
+}
+
+const WHY: &str = "the messages above say why";
+
+pub fn run(options: &Options) -> Result<(), Error> {
+    let mut steps = Steps::default();
+    let mut tally = Tally::default();
+    if !options.quick {
+        prepare(&mut steps, !options.no_install);
+    }
+    lint(&mut steps);
+    if options.quick {
+        test(&mut steps, &mut tally, "unit tests", &["--lib", "--bins"]);
+        for left_out in ["packages", "real inputs", "integration tests", "documentation"] {
+            steps.skip(left_out, "--quick");
+        }
+    } else {
+        test(&mut steps, &mut tally, "tests", &["--tests", "--examples"]);
+        test_documentation(&mut steps, &mut tally);
+    }
+    steps.print_summary();
+    tally.print();
+    steps.verdict()
+}
+
+fn prepare(steps: &mut Steps, install: bool) {
+    let packages = VULKAN.iter().chain([&FIO]).chain(&TOOLS);
+    steps.run("packages", || Ok(packages::provide(packages, install)));
+    steps.run("real inputs", || Ok(inputs::fetch()?.outcome()));
+}
+
+fn lint(steps: &mut Steps) {
+    steps.run("format", || {
+        child::run(
+            &mut cargo(&["fmt", "--all", "--check", "--", "--color=never"]),
+            "run `cargo fmt --all`",
+        )?;
+        Ok(Outcome::Done)
+    });
+    steps.run("lints", || {
+        let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        child::run(&mut cargo(&clippy), WHY)?;
+        Ok(Outcome::Done)
+    });
+}
+
+/// Builds the tests first: only the output of the tests themselves is read for totals and skips.
+fn test(steps: &mut Steps, tally: &mut Tally, name: &str, targets: &[&str]) {
+    let common = ["test", "--workspace", "--no-fail-fast"];
+    let built = steps.run(&format!("build {name}"), || {
+        child::run(cargo(&common).args(targets).arg("--no-run"), WHY)?;
+        Ok(Outcome::Done)
+    });
+    if !built {
+        return steps.skip(name, "they could not be built");
+    }
+    steps.run(name, || {
+        let mut tests = cargo(&common);
+        tests.args(targets).args(["--", "--show-output"]);
+        run_tests(&mut tests, tally)
+    });
+}
+
+fn test_documentation(steps: &mut Steps, tally: &mut Tally) {
+    steps.run("documentation tests", || {
+        let mut tests = cargo(&["test", "--workspace", "--no-fail-fast", "--doc"]);
+        run_tests(&mut tests, tally)
+    });
+    steps.run("documentation", || {
+        let mut doc = cargo(&["doc", "--workspace", "--no-deps"]);
+        child::run(doc.env("RUSTDOCFLAGS", "-D warnings"), WHY)?;
+        Ok(Outcome::Done)
+    });
+}
+
+fn run_tests(tests: &mut std::process::Command, tally: &mut Tally) -> Result<Outcome, Error> {
+    tests.env(inputs::VARIABLE, inputs::directory()?);
+    child::watch(tests, WHY, |line| tally.read(line))?;
+    Ok(Outcome::Done)
+}
