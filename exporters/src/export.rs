@@ -1,0 +1,222 @@
+//! What every source of buffers has in common.
+//!
+//! An [`Exporter`] makes buffers; an [`Export`] is one, owned. Not every buffer can be had in every
+//! form, and a program must be able to ask which it can: an export has four facets, and each is
+//! there or [`Absent`] with a reason.
+//!
+//! | facet | what it is for |
+//! |---|---|
+//! | [`cpu`](Export::cpu) | the CPU reads and writes the bytes |
+//! | [`phyrs`](Export::phyrs) | a driver in user space programs a device with physical addresses |
+//! | [`dma_buf`](Export::dma_buf) | another device, subsystem or process imports the buffer |
+//! | [`provider`](Export::provider) | who holds the memory |
+
+use std::fmt;
+use std::sync::Arc;
+
+use iomap::{BufMap, Memory, MemoryError, PhyrList, Pinned, pagemap};
+
+use crate::dma_heap::DmaHeapError;
+use crate::dmabuf::{CpuAccess, DmaBuf, DmaBufError, Intent};
+use crate::udmabuf::UdmabufError;
+use crate::vulkan::VulkanError;
+use crate::Absent;
+
+/// A source of buffers.
+///
+/// ```
+/// use exporters::{Exporter, Intent, SystemMemory};
+///
+/// /// The same for memory of the system, a dma-heap or a GPU.
+/// fn greet(exporter: &dyn Exporter) -> Result<(), Box<dyn std::error::Error>> {
+///     let buffer = exporter.export(4096)?;
+///     let access = buffer.cpu()?.begin(Intent::Write)?;
+///     access.map().copy_from_slice(0, b"hello")?;
+///     access.finish()?;
+///     match buffer.dma_buf() {
+///         Ok(dma_buf) => println!("{} bytes to share", dma_buf.len()),
+///         Err(absent) => println!("not to be shared: {absent}"),
+///     }
+///     Ok(())
+/// }
+/// greet(&SystemMemory::default())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait Exporter {
+    /// What the source is called: `memfd`, `udmabuf`, a heap's or a device's name.
+    fn name(&self) -> &str;
+
+    /// Makes a buffer of at least `len` bytes; it may be rounded up to whole pages.
+    ///
+    /// # Errors
+    /// [`ExportError`], as the source has it: a length of zero or more than there is, a device that
+    /// went away.
+    fn export(&self, len: usize) -> Result<Export, ExportError>;
+}
+
+/// Why a source gave no buffer.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// System memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// A dma-buf.
+    #[error(transparent)]
+    DmaBuf(#[from] DmaBufError),
+    /// `/dev/udmabuf`.
+    #[error(transparent)]
+    Udmabuf(#[from] UdmabufError),
+    /// A dma-heap.
+    #[error(transparent)]
+    DmaHeap(#[from] DmaHeapError),
+    /// A Vulkan device.
+    #[error(transparent)]
+    Vulkan(#[from] VulkanError),
+}
+
+/// Who holds a buffer's memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Provider {
+    /// The system: ordinary pages.
+    System,
+    /// A dma-heap, by name. Which memory a heap uses is the platform's business.
+    DmaHeap(String),
+    /// A Vulkan device, by name.
+    Vulkan(String),
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System => f.write_str("system memory"),
+            Self::DmaHeap(heap) => write!(f, "dma-heap {heap}"),
+            Self::Vulkan(device) => write!(f, "Vulkan device {device}"),
+        }
+    }
+}
+
+/// Something whose bytes the CPU can reach, between brackets if it has any.
+pub(crate) trait Bytes: fmt::Debug + Send + Sync {
+    fn map(&self) -> BufMap<'_>;
+}
+
+impl Bytes for Memory {
+    fn map(&self) -> BufMap<'_> {
+        Memory::map(self)
+    }
+}
+
+/// A buffer as the CPU sees it: bytes, and the dma-bufs whose brackets make it safe to look.
+#[derive(Clone, Debug)]
+pub struct CpuView {
+    bytes: Arc<dyn Bytes>,
+    brackets: Vec<DmaBuf>,
+}
+
+impl CpuView {
+    pub(crate) fn new(bytes: Arc<dyn Bytes>, brackets: Vec<DmaBuf>) -> Self {
+        Self { bytes, brackets }
+    }
+
+    /// Begins the CPU's turn. For plain memory it costs nothing; for a dma-buf it is one ioctl at
+    /// each end.
+    ///
+    /// # Errors
+    /// As [`Mapping::begin_cpu_access`](crate::dmabuf::Mapping::begin_cpu_access).
+    pub fn begin(&self, intent: Intent) -> Result<CpuAccess<'_>, DmaBufError> {
+        CpuAccess::begin(&self.brackets, self.bytes.map(), intent)
+    }
+}
+
+/// Physical ranges of a buffer, and the pin that keeps them true.
+#[derive(Debug)]
+pub struct Phyrs<'a> {
+    _pinned: Pinned<'a>,
+    list: PhyrList,
+}
+
+impl Phyrs<'_> {
+    /// The ranges, in the buffer's order.
+    pub fn list(&self) -> &PhyrList {
+        &self.list
+    }
+}
+
+/// An owned buffer, from whichever source.
+#[derive(Debug)]
+pub struct Export {
+    pub(crate) len: usize,
+    pub(crate) provider: Provider,
+    pub(crate) cpu: Result<CpuView, Absent>,
+    /// Present if physical addresses may be asked for.
+    pub(crate) pinnable: Result<Arc<Memory>, Absent>,
+    pub(crate) dma_bufs: Result<Vec<DmaBuf>, Absent>,
+}
+
+impl Export {
+    /// The length in bytes, at least what was asked for.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the length is zero, which no exporter makes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Who holds the memory.
+    pub fn provider(&self) -> &Provider {
+        &self.provider
+    }
+
+    /// The CPU's view.
+    ///
+    /// # Errors
+    /// Absent for memory that the CPU cannot reach, such as VRAM outside a GPU's window.
+    pub fn cpu(&self) -> Result<&CpuView, &Absent> {
+        self.cpu.as_ref()
+    }
+
+    /// The physical ranges, pinned for as long as the answer is kept.
+    ///
+    /// # Errors
+    /// Absent for memory whose addresses the kernel keeps to itself (a dma-buf of a driver), and
+    /// without the privilege (`CAP_SYS_ADMIN`) or the right to pin so much (`RLIMIT_MEMLOCK`).
+    pub fn phyrs(&self) -> Result<Phyrs<'_>, Absent> {
+        let memory = self.pinnable.as_ref().map_err(Absent::clone)?;
+        let pinned = Pinned::new(memory.map()).map_err(|e| unknown(&e))?;
+        let list = pagemap::phyrs(&pinned).map_err(|e| unknown(&e))?;
+        Ok(Phyrs { _pinned: pinned, list })
+    }
+
+    /// The whole buffer as one dma-buf.
+    ///
+    /// # Errors
+    /// Absent if it cannot be shared, or only in several parts: see [`dma_bufs`](Self::dma_bufs).
+    pub fn dma_buf(&self) -> Result<&DmaBuf, Absent> {
+        match self.dma_bufs()? {
+            [dma_buf] => Ok(dma_buf),
+            parts => Err(Absent::new(
+                format!("the buffer of {} bytes is {} dma-bufs", self.len, parts.len()),
+                "take them all (Export::dma_bufs), or raise \
+                 /sys/module/udmabuf/parameters/size_limit_mb",
+            )),
+        }
+    }
+
+    /// The buffer as dma-bufs that follow each other: one, or several where the kernel limits the
+    /// size of each (udmabuf).
+    ///
+    /// # Errors
+    /// Absent if it cannot be shared.
+    pub fn dma_bufs(&self) -> Result<&[DmaBuf], Absent> {
+        self.dma_bufs.as_deref().map_err(Absent::clone)
+    }
+}
+
+fn unknown(error: &dyn std::error::Error) -> Absent {
+    Absent::new(
+        format!("the physical addresses cannot be learned: {error}"),
+        "map the buffer through the IOMMU, by its dma-buf or its mapping",
+    )
+}

@@ -1,0 +1,4 @@
+//! Vulkan.
+/// Why.
+#[derive(Debug, thiserror::Error)]
+pub enum VulkanError {}
