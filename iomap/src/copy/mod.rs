@@ -79,26 +79,27 @@ impl Anchor {
     }
 }
 
-/// Loads one word of `width` bytes into memory of our own, or does nothing and returns false where
-/// `width` is not 1, 2, 4 or 8 or `src` not aligned to it.
+/// Loads one word of `width` bytes at `base + offset` into memory of our own, or does nothing and
+/// returns false where `width` is not 1, 2, 4 or 8 or base and offset are not both aligned to it.
+///
+/// (Asking it of both lets the compiler drop the question for an offset that it knows, and ask it
+/// once for all accesses of a loop.)
 ///
 /// # Safety
-/// `src` is readable and `dst` writable over `width` bytes.
+/// `base + offset` is readable and `dst` writable over `width` bytes.
 #[inline(always)]
-pub(crate) unsafe fn load_word(src: *const u8, dst: *mut u8, width: usize) -> bool {
-    // SAFETY: the caller's, and the source is aligned where it is read.
+pub(crate) unsafe fn load_word(base: *const u8, offset: usize, dst: *mut u8, width: usize) -> bool {
+    if width != 0 && !(base as usize | offset).is_multiple_of(width) {
+        return false;
+    }
+    // SAFETY: the caller's, and the source is aligned.
     unsafe {
+        let src = base.add(offset);
         match width {
             1 => dst.write(src.read_volatile()),
-            2 if src.cast::<u16>().is_aligned() => {
-                dst.cast::<u16>().write_unaligned(src.cast::<u16>().read_volatile());
-            }
-            4 if src.cast::<u32>().is_aligned() => {
-                dst.cast::<u32>().write_unaligned(src.cast::<u32>().read_volatile());
-            }
-            8 if src.cast::<u64>().is_aligned() => {
-                dst.cast::<u64>().write_unaligned(src.cast::<u64>().read_volatile());
-            }
+            2 => dst.cast::<u16>().write_unaligned(src.cast::<u16>().read_volatile()),
+            4 => dst.cast::<u32>().write_unaligned(src.cast::<u32>().read_volatile()),
+            8 => dst.cast::<u64>().write_unaligned(src.cast::<u64>().read_volatile()),
             _ => return false,
         }
     }
@@ -108,26 +109,44 @@ pub(crate) unsafe fn load_word(src: *const u8, dst: *mut u8, width: usize) -> bo
 /// Stores one word of `width` bytes from memory of our own, as [`load_word`] loads one.
 ///
 /// # Safety
-/// `src` is readable and `dst` writable over `width` bytes.
+/// `src` is readable and `base + offset` writable over `width` bytes.
 #[inline(always)]
-pub(crate) unsafe fn store_word(src: *const u8, dst: *mut u8, width: usize) -> bool {
-    // SAFETY: the caller's, and the destination is aligned where it is written.
+pub(crate) unsafe fn store_word(
+    src: *const u8,
+    base: *mut u8,
+    offset: usize,
+    width: usize,
+) -> bool {
+    if width != 0 && !(base as usize | offset).is_multiple_of(width) {
+        return false;
+    }
+    // SAFETY: the caller's, and the destination is aligned.
     unsafe {
+        let dst = base.add(offset);
         match width {
             1 => dst.write_volatile(src.read()),
-            2 if dst.cast::<u16>().is_aligned() => {
-                dst.cast::<u16>().write_volatile(src.cast::<u16>().read_unaligned());
-            }
-            4 if dst.cast::<u32>().is_aligned() => {
-                dst.cast::<u32>().write_volatile(src.cast::<u32>().read_unaligned());
-            }
-            8 if dst.cast::<u64>().is_aligned() => {
-                dst.cast::<u64>().write_volatile(src.cast::<u64>().read_unaligned());
-            }
+            2 => dst.cast::<u16>().write_volatile(src.cast::<u16>().read_unaligned()),
+            4 => dst.cast::<u32>().write_volatile(src.cast::<u32>().read_unaligned()),
+            8 => dst.cast::<u64>().write_volatile(src.cast::<u64>().read_unaligned()),
             _ => return false,
         }
     }
     true
+}
+
+/// [`copy`], out of line: for typed accesses that are not one word.
+///
+/// # Safety
+/// As [`copy`].
+#[cold]
+pub(crate) unsafe fn copy_cold(
+    src: (*const u8, Kind),
+    dst: (*mut u8, Kind),
+    len: usize,
+    anchor: Anchor,
+) {
+    // SAFETY: the caller's.
+    unsafe { copy(src, dst, len, anchor) }
 }
 
 /// Copies `len` bytes; the ends may overlap.
@@ -182,46 +201,35 @@ pub(crate) unsafe fn fill((dst, kind): (*mut u8, Kind), len: usize, byte: u8) {
 ///
 /// # Safety
 /// As [`copy`].
+#[inline]
 unsafe fn cached(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
-    let distance = (src as usize).abs_diff(dst as usize);
+    // SAFETY: the caller's; whole words at an aligned address are what `words` takes.
+    unsafe {
+        if (anchor.address(src, dst) | len).is_multiple_of(8) {
+            words(src, dst, len, anchor);
+        } else {
+            ragged(src, dst, len, anchor);
+        }
+    }
+}
+
+/// Cached memory at both ends: whole words, aligned at the anchor.
+///
+/// # Safety
+/// As [`copy`]; `len` and the anchor's address are multiples of 8.
+#[inline(never)]
+unsafe fn words(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
     // SAFETY: the caller's; the ends are disjoint where that is asked for.
     unsafe {
+        if arch::copy_few(src, dst, len) {
+            return;
+        }
+        let distance = (src as usize).abs_diff(dst as usize);
         if distance < len {
-            overlapping(src, dst, len, distance, anchor);
-        } else {
-            disjoint(src, dst, len, anchor);
+            return overlapping(src, dst, len, distance, anchor);
         }
-    }
-}
-
-/// Cached memory at both ends, which do not overlap.
-///
-/// # Safety
-/// As [`copy`].
-#[inline]
-unsafe fn disjoint(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
-    let address = anchor.address(src, dst);
-    // SAFETY: the parts below are those `len` bytes; the body is whole words, aligned at the anchor.
-    unsafe {
-        if (address | len).is_multiple_of(8) {
-            return words(src, dst, len);
-        }
-        let (head, body, tail) = split(address, len, 8, 8);
-        portable::ascending(src, dst, head, anchor);
-        words(src.add(head), dst.add(head), body);
-        portable::ascending(src.add(head + body), dst.add(head + body), tail, anchor);
-    }
-}
-
-/// Cached memory at both ends: whole words, aligned at one end at least.
-///
-/// # Safety
-/// As [`copy`]; `len` is a multiple of 8, and `src` or `dst` aligned to 8.
-#[inline]
-unsafe fn words(src: *const u8, dst: *mut u8, len: usize) {
-    // SAFETY: the caller's. Streaming stores are aligned to a line at `dst`; where only `src` is
-    // aligned to 8 that would split its words, so then nothing streams.
-    unsafe {
+        // Streaming stores are aligned to a line at `dst`, which splits words where only `src` is
+        // aligned to them.
         if !streams(len) || !(dst as usize).is_multiple_of(8) {
             return arch::copy_words(src, dst, len);
         }
@@ -230,6 +238,28 @@ unsafe fn words(src: *const u8, dst: *mut u8, len: usize) {
         arch::store_streaming(src.add(head), dst.add(head), body);
         arch::drain_stores();
         arch::copy_words(src.add(head + body), dst.add(head + body), tail);
+    }
+}
+
+/// Cached memory at both ends, with odd bytes at the beginning or the end.
+///
+/// # Safety
+/// As [`copy`].
+#[inline(never)]
+unsafe fn ragged(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
+    let distance = (src as usize).abs_diff(dst as usize);
+    // SAFETY: the caller's; the three parts are those `len` bytes, the body whole words.
+    unsafe {
+        if distance < len {
+            return overlapping(src, dst, len, distance, anchor);
+        }
+        if len < 8 {
+            return portable::ascending(src, dst, len, anchor);
+        }
+        let (head, body, tail) = split(anchor.address(src, dst), len, 8, 8);
+        portable::head(src, dst, head);
+        words(src.add(head), dst.add(head), body, anchor);
+        portable::tail(src.add(head + body), dst.add(head + body), tail);
     }
 }
 
@@ -248,7 +278,7 @@ unsafe fn overlapping(src: *const u8, dst: *mut u8, len: usize, distance: usize,
             (0, _) => {}
             (WORTHWHILE.., _) => {
                 let pieces = Chunks::new(anchor.address(src, dst), len, distance & !63);
-                pieces.each(down, |at, len| disjoint(src.add(at), dst.add(at), len, anchor));
+                pieces.each(down, |at, len| cached(src.add(at), dst.add(at), len, anchor));
             }
             (_, false) => portable::ascending(src, dst, len, anchor),
             (_, true) => portable::descending(src, dst, len, anchor),
@@ -335,11 +365,11 @@ unsafe fn bounce((src, src_kind): (*const u8, Kind), (dst, dst_kind): (*mut u8, 
         // SAFETY: the caller's; the buffer holds `len` bytes and overlaps nothing.
         unsafe {
             match src_kind {
-                Kind::Cached => disjoint(src.add(at), held, len, Anchor::Source),
+                Kind::Cached => cached(src.add(at), held, len, Anchor::Source),
                 kind => load((src.add(at), kind), held, len),
             }
             match dst_kind {
-                Kind::Cached => disjoint(held, dst.add(at), len, Anchor::Destination),
+                Kind::Cached => cached(held, dst.add(at), len, Anchor::Destination),
                 kind => store(held, (dst.add(at), kind), len),
             }
         }
