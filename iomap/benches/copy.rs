@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use iomap::{Access, BufMap, Caching, Location, Memory, PageSize};
 
-const LARGEST: usize = 64 << 20;
+const LARGEST: usize = 4 << 10;
 const ROUNDS: usize = 41;
 
 fn main() {
@@ -193,7 +193,7 @@ fn combining(src: &Memory, dst: &Memory) {
 }
 
 fn lengths() -> impl Iterator<Item = usize> {
-    (6..=26).map(|shift| 1 << shift)
+    (6..=LARGEST.ilog2()).map(|shift| 1 << shift)
 }
 
 struct Line {

@@ -174,11 +174,28 @@ pub(crate) unsafe fn copy(
 ///
 /// # Safety
 /// `dst` is writable over `len` bytes.
+#[inline]
 pub(crate) unsafe fn fill((dst, kind): (*mut u8, Kind), len: usize, byte: u8) {
-    let word = u64::from_ne_bytes([byte; 8]);
+    let word = u64::from(byte) * 0x0101_0101_0101_0101;
+    // SAFETY: the caller's; aligned words are what `fill_words` takes.
+    unsafe {
+        if kind == Kind::Cached && !streams(len) && (dst as usize | len).is_multiple_of(8) {
+            arch::fill_words(dst, len, word);
+        } else {
+            fill_parts((dst, kind), len, word);
+        }
+    }
+}
+
+/// Sets `len` bytes that are not just a few aligned words of cached memory.
+///
+/// # Safety
+/// As [`fill`].
+#[inline(never)]
+unsafe fn fill_parts((dst, kind): (*mut u8, Kind), len: usize, word: u64) {
     let stream = kind == Kind::Combining || kind == Kind::Cached && streams(len);
-    let align = if stream { STREAM_ALIGN } else { 8 };
-    let (head, body, tail) = split(dst as usize, len, align, if stream { 16 } else { 8 });
+    let (align, unit) = if stream { (STREAM_ALIGN, 16) } else { (8, 8) };
+    let (head, body, tail) = split(dst as usize, len, align, unit);
     // SAFETY: the three parts are those `len` bytes; the body is aligned as its engine asks.
     unsafe {
         portable::fill(dst, head, word);
@@ -217,23 +234,45 @@ unsafe fn cached(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
 ///
 /// # Safety
 /// As [`copy`]; `len` and the anchor's address are multiples of 8.
-#[inline(never)]
+#[inline]
 unsafe fn words(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
-    // SAFETY: the caller's; the ends are disjoint where that is asked for.
+    // SAFETY: the caller's.
     unsafe {
-        if arch::copy_few(src, dst, len) {
-            return;
+        if !arch::copy_few(src, dst, len) {
+            many_words(src, dst, len, anchor);
         }
-        let distance = (src as usize).abs_diff(dst as usize);
+    }
+}
+
+/// [`words`], more of them.
+///
+/// # Safety
+/// As [`words`].
+#[inline(never)]
+unsafe fn many_words(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
+    let distance = (src as usize).abs_diff(dst as usize);
+    // SAFETY: the caller's; the ends are disjoint where that is asked for. Streaming stores are
+    // aligned to a line at `dst`, which splits words where only `src` is aligned to them.
+    unsafe {
         if distance < len {
-            return overlapping(src, dst, len, distance, anchor);
+            overlapping(src, dst, len, distance, anchor);
+        } else if streams(len) && (dst as usize).is_multiple_of(8) {
+            stream_words(src, dst, len);
+        } else {
+            arch::copy_words(src, dst, len);
         }
-        // Streaming stores are aligned to a line at `dst`, which splits words where only `src` is
-        // aligned to them.
-        if !streams(len) || !(dst as usize).is_multiple_of(8) {
-            return arch::copy_words(src, dst, len);
-        }
-        let (head, body, tail) = split(dst as usize, len, STREAM_ALIGN, 16);
+    }
+}
+
+/// Cached memory at both ends, so much of it that the caches are no use.
+///
+/// # Safety
+/// As [`words`]; the ends are disjoint, and `dst` is aligned to 8.
+#[inline(never)]
+unsafe fn stream_words(src: *const u8, dst: *mut u8, len: usize) {
+    let (head, body, tail) = split(dst as usize, len, STREAM_ALIGN, 16);
+    // SAFETY: the caller's; the three parts are those `len` bytes.
+    unsafe {
         arch::copy_words(src, dst, head);
         arch::store_streaming(src.add(head), dst.add(head), body);
         arch::drain_stores();

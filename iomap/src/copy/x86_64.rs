@@ -7,6 +7,8 @@
 
 use std::arch::asm;
 use std::is_x86_feature_detected as has;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// From here on the string instructions beat a loop of vectors, on CPUs that say they are fast
 /// (ERMS): source and destination no longer fit in the first-level cache together.
@@ -49,20 +51,22 @@ pub(super) unsafe fn copy_few(src: *const u8, dst: *mut u8, len: usize) -> bool 
     // SAFETY: the caller's; each function gets the lengths it can take, and vectors the CPU has.
     unsafe {
         match len {
-            0 => {}
-            8 => word(src, dst, 8),
-            16..=32 => few_16_to_32(src, dst, len),
             33..=64 => few_32_to_64(src, dst, len),
-            65..=512 if has!("avx512f") => match len {
-                ..=128 => few_64_to_128(src, dst, len),
-                ..=256 => few_128_to_256(src, dst, len),
-                _ => few_256_to_512(src, dst, len),
-            },
+            65..=128 if WIDE.load(Relaxed) => few_64_to_128(src, dst, len),
+            129..=256 if WIDE.load(Relaxed) => few_128_to_256(src, dst, len),
+            257..=512 if WIDE.load(Relaxed) => few_256_to_512(src, dst, len),
+            16..=32 => few_16_to_32(src, dst, len),
+            8 => word(src, dst, 8),
+            0 => {}
             _ => return false,
         }
     }
     true
 }
+
+/// Whether the CPU is known to have AVX-512. The first copy that asks finds out; until then the
+/// shorter ones do without, and need not be able to make the call that finds out.
+static WIDE: AtomicBool = AtomicBool::new(false);
 
 /// Copies whole words between cached memory that does not overlap.
 ///
@@ -74,9 +78,13 @@ pub(super) unsafe fn copy_words(src: *const u8, dst: *mut u8, len: usize) {
         if copy_few(src, dst, len) {
             return;
         }
+        let wide = has!("avx512f");
+        if wide && !WIDE.load(Relaxed) {
+            WIDE.store(true, Relaxed);
+        }
         if len > STRING_FROM && has!("ermsb") {
             copy_string(src, dst, len);
-        } else if len > 256 && has!("avx512f") {
+        } else if len > 256 && wide {
             copy_64(src, dst, len);
         } else if len > 128 && has!("avx") {
             copy_32(src, dst, len);
@@ -310,7 +318,6 @@ unsafe fn load_blocks(src: *const u8, dst: *mut u8, len: usize) {
 ///
 /// # Safety
 /// `dst` is writable over `len` bytes; both are multiples of 8.
-#[inline]
 pub(super) unsafe fn fill_words(dst: *mut u8, len: usize, word: u64) {
     // SAFETY: the caller's; each way gets the lengths it can take. The direction flag is clear, as
     // the ABI has it.
