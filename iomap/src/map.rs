@@ -495,7 +495,7 @@ impl<'a> BufMap<'a> {
     }
 
     #[inline]
-    fn check_writable(&self) -> Result<(), MapError> {
+    pub(crate) fn check_writable(&self) -> Result<(), MapError> {
         match self.access {
             Access::ReadWrite => Ok(()),
             Access::ReadOnly => Err(MapError::ReadOnly),
