@@ -5,11 +5,11 @@
 #![allow(unsafe_code)]
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use iomap::{Access, BufMap, Caching, Location, Memory, PageSize};
 
-const LARGEST: usize = 64 << 20;
+const LARGEST: usize = 4 << 10;
 const ROUNDS: usize = 41;
 
 fn main() {
@@ -34,37 +34,31 @@ fn copies(src: &Memory, dst: &Memory, src_skew: usize, dst_skew: usize) {
         "bytes", "memcpy GB/s", "ratio", "from_slice ratio", "to_slice ratio"
     );
     for len in lengths() {
-        let from = src.map().subrange(src_skew..src_skew + len).expect("in bounds");
-        let to = dst.map().subrange(dst_skew..dst_skew + len).expect("in bounds");
-        let slice_of = |map: BufMap<'_>| (map.as_ptr(), map.len());
+        let (from, to) = (src.map().offset(src_skew).unwrap(), dst.map().offset(dst_skew).unwrap());
+        // SAFETY: it is mapped over the length given, and used by one rival at a time.
+        let source = |len| unsafe { std::slice::from_raw_parts(from.as_ptr(), len) };
+        // SAFETY: as above.
+        let destination = |len| unsafe { std::slice::from_raw_parts_mut(to.as_ptr(), len) };
         let line = race(
             len,
             [
                 &mut || {
-                    let (src, dst) = (black_box(from.as_ptr()), black_box(to.as_ptr()));
-                    // SAFETY: both are mapped over `len` bytes, and nobody else uses them.
-                    unsafe { src.copy_to_nonoverlapping(dst, black_box(len)) };
-                },
-                &mut || {
-                    let _ = black_box(black_box(to).copy_from(&black_box(from)));
-                },
-                &mut || {
-                    let (ptr, len) = black_box(slice_of(from));
-                    // SAFETY: as above; the slice ends before anything is written to those bytes.
-                    let slice = unsafe { std::slice::from_raw_parts(ptr, len) };
-                    let _ = black_box(black_box(to).copy_from_slice(0, slice));
-                },
-                &mut || {
-                    let (ptr, len) = black_box(slice_of(to));
+                    let len = black_box(len);
                     // SAFETY: as above.
-                    let slice = unsafe { std::slice::from_raw_parts_mut(ptr, len) };
-                    let _ = black_box(black_box(from).copy_to_slice(0, slice));
+                    unsafe { from.as_ptr().copy_to_nonoverlapping(to.as_ptr(), len) };
                 },
+                &mut || {
+                    let len = black_box(len);
+                    let (from, to) = (from.subrange(..len).unwrap(), to.subrange(..len).unwrap());
+                    to.copy_from(&from).unwrap();
+                },
+                &mut || to.copy_from_slice(0, source(black_box(len))).unwrap(),
+                &mut || from.copy_to_slice(0, destination(black_box(len))).unwrap(),
             ],
         );
         println!(
             "{len:>10} {:>12.1} {:>8.2} {:>16.2} {:>14.2}",
-            len as f64 / line.first.as_secs_f64() / 1e9,
+            len as f64 / line.first / 1e9,
             line.ratios[0],
             line.ratios[1],
             line.ratios[2]
@@ -76,21 +70,16 @@ fn fills(dst: &Memory) {
     println!("\nfill");
     println!("{:>10} {:>12} {:>8}", "bytes", "memset GB/s", "ratio");
     for len in lengths() {
-        let to = dst.map().subrange(..len).expect("in bounds");
+        let to = dst.map();
         let line = race(
             len,
             [
-                &mut || {
-                    let dst = black_box(to.as_ptr());
-                    // SAFETY: mapped over `len` bytes, and nobody else uses them.
-                    unsafe { dst.write_bytes(black_box(5), black_box(len)) };
-                },
-                &mut || {
-                    let _ = black_box(black_box(to).fill(black_box(5)));
-                },
+                // SAFETY: mapped over `len` bytes, and nobody else uses them.
+                &mut || unsafe { to.as_ptr().write_bytes(black_box(5), black_box(len)) },
+                &mut || to.subrange(..black_box(len)).unwrap().fill(black_box(5)).unwrap(),
             ],
         );
-        let rate = len as f64 / line.first.as_secs_f64() / 1e9;
+        let rate = len as f64 / line.first / 1e9;
         println!("{len:>10} {rate:>12.1} {:>8.2}", line.ratios[0]);
     }
 }
@@ -113,9 +102,8 @@ fn typed(memory: &Memory) {
             },
             &mut || {
                 let map = black_box(map);
-                let sum = (0..WORDS).fold(0u64, |sum, i| {
-                    sum.wrapping_add(map.read::<u64>(i * 8).unwrap_or_default())
-                });
+                let sum = (0..WORDS)
+                    .fold(0u64, |sum, i| sum.wrapping_add(map.read::<u64>(i * 8).unwrap()));
                 black_box(sum);
             },
         ],
@@ -131,9 +119,7 @@ fn typed(memory: &Memory) {
             },
             &mut || {
                 let map = black_box(map);
-                (0..WORDS).for_each(|i| {
-                    let _ = map.write(i * 8, i as u64);
-                });
+                (0..WORDS).for_each(|i| map.write(i * 8, i as u64).unwrap());
             },
         ],
     );
@@ -149,7 +135,7 @@ fn typed(memory: &Memory) {
                 let mut next = 0;
                 for _ in 0..WORDS {
                     // SAFETY: all words hold 0, so `next` stays 0.
-                    next = unsafe { at.add(next as usize).read_volatile() };
+                    next = unsafe { at.byte_add(next as usize).read_volatile() };
                 }
                 black_box(next);
             },
@@ -157,7 +143,7 @@ fn typed(memory: &Memory) {
                 let map = black_box(map);
                 let mut next = 0;
                 for _ in 0..WORDS {
-                    next = map.read::<u64>(next as usize * 8).unwrap_or_default();
+                    next = map.read::<u64>(next as usize).unwrap();
                 }
                 black_box(next);
             },
@@ -167,7 +153,7 @@ fn typed(memory: &Memory) {
 }
 
 fn print_typed(name: &str, line: &Line, words: usize) {
-    let each = line.first.as_secs_f64() * 1e9 / words as f64;
+    let each = line.first * 1e9 / words as f64;
     println!("{name:>20} {each:>12.3} {:>8.2}", line.ratios[0]);
 }
 
@@ -188,57 +174,51 @@ fn combining(src: &Memory, dst: &Memory) {
         }
     };
     for len in lengths().filter(|len| *len >= 4096) {
-        let from = src.map().subrange(..len).expect("in bounds");
-        let to = dst.map().subrange(..len).expect("in bounds");
+        let (from, to) = (src.map().subrange(..len).unwrap(), dst.map().subrange(..len).unwrap());
         let (slow_from, slow_to) = (declared(from), declared(to));
         let line = race(
             len,
             [
-                &mut || {
-                    let (src, dst) = (black_box(from.as_ptr()), black_box(to.as_ptr()));
-                    // SAFETY: both are mapped over `len` bytes, and nobody else uses them.
-                    unsafe { src.copy_to_nonoverlapping(dst, black_box(len)) };
+                // SAFETY: both are mapped over `len` bytes, and nobody else uses them.
+                &mut || unsafe {
+                    from.as_ptr().copy_to_nonoverlapping(to.as_ptr(), black_box(len));
                 },
-                &mut || {
-                    let _ = black_box(black_box(to).copy_from(&black_box(slow_from)));
-                },
-                &mut || {
-                    let _ = black_box(black_box(slow_to).copy_from(&black_box(from)));
-                },
+                &mut || to.copy_from(&slow_from).unwrap(),
+                &mut || slow_to.copy_from(&from).unwrap(),
             ],
         );
-        let rate = len as f64 / line.first.as_secs_f64() / 1e9;
+        let rate = len as f64 / line.first / 1e9;
         println!("{len:>10} {rate:>12.1} {:>12.2} {:>12.2}", line.ratios[0], line.ratios[1]);
     }
 }
 
 fn lengths() -> impl Iterator<Item = usize> {
-    (6..=26).map(|shift| 1 << shift)
+    (6..=LARGEST.ilog2()).map(|shift| 1 << shift)
 }
 
 struct Line {
-    /// The first rival's median time for one call.
-    first: Duration,
+    /// The first rival's median time for one call, in seconds.
+    first: f64,
     /// How many times faster than the first each other rival is.
     ratios: Vec<f64>,
 }
 
 /// Times the rivals by turns. `bytes` is the size of one call's work.
 fn race<const N: usize>(bytes: usize, mut rivals: [&mut dyn FnMut(); N]) -> Line {
-    let calls = ((4 << 20) / bytes).clamp(1, 8192) as u32;
+    let calls = ((8 << 20) / bytes).clamp(1, 16384);
     let mut time = |rival: usize| {
         let begin = Instant::now();
         for _ in 0..calls {
             rivals[rival]();
         }
-        begin.elapsed() / calls
+        begin.elapsed().as_secs_f64() / calls as f64
     };
     (0..N).for_each(|rival| {
         time(rival);
     });
-    let rounds: Vec<[Duration; N]> = (0..ROUNDS)
+    let rounds: Vec<[f64; N]> = (0..ROUNDS)
         .map(|round| {
-            let mut times = [Duration::ZERO; N];
+            let mut times = [0.0; N];
             (0..N).for_each(|turn| {
                 let rival = (turn + round) % N;
                 times[rival] = time(rival);
@@ -246,11 +226,11 @@ fn race<const N: usize>(bytes: usize, mut rivals: [&mut dyn FnMut(); N]) -> Line
             times
         })
         .collect();
-    let ratio =
-        |times: &[Duration; N], rival: usize| times[0].as_secs_f64() / times[rival].as_secs_f64();
     Line {
-        first: Duration::from_secs_f64(median(rounds.iter().map(|t| t[0].as_secs_f64()))),
-        ratios: (1..N).map(|rival| median(rounds.iter().map(|t| ratio(t, rival)))).collect(),
+        first: median(rounds.iter().map(|times| times[0])),
+        ratios: (1..N)
+            .map(|rival| median(rounds.iter().map(|times| times[0] / times[rival])))
+            .collect(),
     }
 }
 

@@ -11,8 +11,16 @@ const ROUNDS: usize = 41;
 fn main() {
     println!("1 GiB of physical memory, against a Vec<u64> of its pages");
     println!(
-        "{:>28} {:>8} {:>8} {:>10} {:>8} {:>12} {:>12} {:>12}",
-        "", "pushes", "ranges", "vec us", "ratio", "vec bytes", "list bytes", "bytes ratio"
+        "{:>26} {:>8} {:>8} {:>8} {:>12} {:>10} {:>11} {:>11} {:>11}",
+        "",
+        "pages",
+        "ranges",
+        "vec us",
+        "extend ratio",
+        "push ratio",
+        "vec bytes",
+        "list bytes",
+        "bytes ratio"
     );
     let contiguous = |i: u64| 0x1_0000_0000 + i * 4096;
     // Each page's successor is elsewhere: an odd multiplier visits all pages of 4 GiB, by jumps.
@@ -25,45 +33,39 @@ fn main() {
 
 fn row(name: &str, page: u64, address: impl Fn(u64) -> u64) {
     let pages = TOTAL / page;
+    // A vector of pages holds 4 KiB pages, whatever the memory is made of.
     let vector = || {
         let mut vector = Vec::new();
-        // A vector of pages holds 4 KiB pages, whatever the memory is made of.
         for i in 0..black_box(pages) {
             for part in 0..page / 4096 {
-                vector.push(black_box(address(i) + part * 4096));
+                vector.push(address(i) + part * 4096);
             }
         }
         vector
     };
-    let list = || {
+    let range = |i| Phyr::new(PhyrKind::System, PhysAddr::new(address(i)), page).expect("a range");
+    let extended = || (0..black_box(pages)).map(range).collect::<PhyrList>();
+    let pushed = || {
         let mut list = PhyrList::new();
         for i in 0..black_box(pages) {
-            let range = Phyr::new(PhyrKind::System, PhysAddr::new(black_box(address(i))), page);
-            list.push(range.expect("a range"));
+            list.push(range(i));
         }
         list
     };
-    let mut times: Vec<(f64, f64)> = (0..ROUNDS)
-        .map(|round| {
-            if round % 2 == 0 {
-                (time(vector), time(list))
-            } else {
-                let second = time(list);
-                (time(vector), second)
-            }
-        })
-        .collect();
-    times.sort_by(|a, b| (a.0 / a.1).total_cmp(&(b.0 / b.1)));
-    let (vector_time, list_time) = times[ROUNDS / 2];
-    let (vector, mut list) = (vector(), list());
+    let rounds: Vec<[f64; 3]> =
+        (0..ROUNDS).map(|_| [time(vector), time(extended), time(pushed)]).collect();
+    let (vector, mut list) = (vector(), extended());
+    assert_eq!(list, pushed());
     assert_eq!(list.total(), TOTAL);
     list.shrink_to_fit();
     let (vector_bytes, list_bytes) = (vector.len() * 8, size_of_val(list.ranges()));
     println!(
-        "{name:>28} {pages:>8} {:>8} {:>10.1} {:>8.2} {vector_bytes:>12} {list_bytes:>12} {:>12.2}",
+        "{name:>26} {pages:>8} {:>8} {:>8.1} {:>12.2} {:>10.2} {vector_bytes:>11} {list_bytes:>11} \
+         {:>11.2}",
         list.ranges().len(),
-        vector_time * 1e6,
-        vector_time / list_time,
+        median(rounds.iter().map(|times| times[0])) * 1e6,
+        median(rounds.iter().map(|times| times[0] / times[1])),
+        median(rounds.iter().map(|times| times[0] / times[2])),
         vector_bytes as f64 / list_bytes as f64
     );
 }
@@ -74,4 +76,10 @@ fn time<T>(build: impl Fn() -> T) -> f64 {
     let elapsed = begin.elapsed().as_secs_f64();
     drop(built);
     elapsed
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }

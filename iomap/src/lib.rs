@@ -6,11 +6,18 @@
 //! * [`addr`]: the kinds of address, as types that do not mix;
 //! * [`caching`]: how the CPU's caches treat a mapping, which decides what an access costs;
 //! * [`map`]: [`BufMap`], the only way to touch a buffer's bytes;
+//! * [`plane`]: [`Plane`], rows at a pitch and rectangles, and [`Planes`] of a picture;
 //! * [`memory`]: [`Memory`], system memory this process owns and hands out maps of;
 //! * [`phyr`]: [`PhyrList`], the physical ranges behind a buffer;
 //! * [`pin`]: [`Pinned`], pages that stay where they are;
 //! * [`pagemap`]: from pinned pages to their physical ranges.
+//!
+//! How the bytes are moved is the business of `copy`, which is private: its engines are chosen by
+//! what a [`BufMap`] says of itself.
 #![deny(unsafe_code)]
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+compile_error!("iomap is for 64-bit Linux: its 8-byte accesses must be single ones");
 
 pub mod addr;
 pub mod caching;
@@ -20,6 +27,7 @@ pub mod memory;
 pub mod pagemap;
 pub mod phyr;
 pub mod pin;
+pub mod plane;
 
 pub use addr::PhysAddr;
 pub use caching::Caching;
@@ -28,3 +36,4 @@ pub use memory::{Memory, MemoryError, PageSize};
 pub use pagemap::PagemapError;
 pub use phyr::{CompactPhyr, Limits, Phyr, PhyrError, PhyrKind, PhyrList};
 pub use pin::{PinError, Pinned};
+pub use plane::{Plane, PlaneError, Planes, Rect};

@@ -316,14 +316,14 @@ impl<'a> BufMap<'a> {
         let width = size_of::<T>();
         self.check(offset, width)?;
         let mut value = MaybeUninit::<T>::uninit();
-        let src = self.addr.wrapping_add(offset);
-        // SAFETY: checked above: `width` bytes at `src` are readable (law 1); `value` is `width`
+        let dst = value.as_mut_ptr().cast::<u8>();
+        // SAFETY: checked above: `width` bytes at `offset` are readable (law 1); `value` is `width`
         // bytes of our own, and any bytes make a valid `T`.
         unsafe {
-            if !copy::load_word(src, value.as_mut_ptr().cast(), width) {
+            if !copy::load_word(self.addr, offset, dst, width) {
                 self.check_aligned(offset, width)?;
-                let dst = (value.as_mut_ptr().cast(), Kind::Cached);
-                copy::copy((src, self.kind()), dst, width, Anchor::Source);
+                let src = (self.addr.wrapping_add(offset).cast_const(), self.kind());
+                copy::copy_cold(src, (dst, Kind::Cached), width, Anchor::Source);
             }
             Ok(value.assume_init())
         }
@@ -339,14 +339,13 @@ impl<'a> BufMap<'a> {
         self.check_writable()?;
         self.check(offset, width)?;
         let src = (&raw const value).cast::<u8>();
-        let dst = self.addr.wrapping_add(offset);
-        // SAFETY: checked above: `width` bytes at `dst` are writable (law 1); `value` has no
+        // SAFETY: checked above: `width` bytes at `offset` are writable (law 1); `value` has no
         // uninitialised bytes.
         unsafe {
-            if !copy::store_word(src, dst, width) {
+            if !copy::store_word(src, self.addr, offset, width) {
                 self.check_aligned(offset, width)?;
-                let src = (src, Kind::Cached);
-                copy::copy(src, (dst, self.kind()), width, Anchor::Destination);
+                let dst = (self.addr.wrapping_add(offset), self.kind());
+                copy::copy_cold((src, Kind::Cached), dst, width, Anchor::Destination);
             }
         }
         Ok(())
@@ -476,9 +475,11 @@ impl<'a> BufMap<'a> {
         Kind::of(self.location, self.caching)
     }
 
-    /// For an access that could not be made in one.
+    /// For an access that was not made in one because its parts are not both aligned.
+    #[cold]
     fn check_aligned(&self, offset: usize, width: usize) -> Result<(), MapError> {
-        if self.location == Location::Io && matches!(width, 2 | 4 | 8) {
+        let aligned = (self.addr as usize + offset).is_multiple_of(width.max(1));
+        if self.location == Location::Io && matches!(width, 2 | 4 | 8) && !aligned {
             return Err(MapError::Misaligned { offset, width });
         }
         Ok(())
@@ -486,14 +487,15 @@ impl<'a> BufMap<'a> {
 
     #[inline]
     fn check(&self, offset: usize, len: usize) -> Result<(), MapError> {
-        if offset <= self.len && len <= self.len - offset {
-            return Ok(());
+        // In this order the subtraction is the same for all accesses of a loop.
+        match self.len.checked_sub(len) {
+            Some(last) if offset <= last => Ok(()),
+            _ => Err(MapError::OutOfBounds { offset, len, map_len: self.len }),
         }
-        Err(MapError::OutOfBounds { offset, len, map_len: self.len })
     }
 
     #[inline]
-    fn check_writable(&self) -> Result<(), MapError> {
+    pub(crate) fn check_writable(&self) -> Result<(), MapError> {
         match self.access {
             Access::ReadWrite => Ok(()),
             Access::ReadOnly => Err(MapError::ReadOnly),

@@ -323,7 +323,25 @@ impl PhyrList {
 
 impl Extend<Phyr> for PhyrList {
     fn extend<I: IntoIterator<Item = Phyr>>(&mut self, ranges: I) {
-        ranges.into_iter().for_each(|range| self.push(range));
+        // The growing range is held here, not in the vector: a page costs an addition.
+        let mut ranges = ranges.into_iter();
+        let Some(mut last) = self.ranges.pop().or_else(|| {
+            let first = ranges.next()?;
+            self.total = self.total.saturating_add(first.len());
+            Some(first)
+        }) else {
+            return;
+        };
+        let mut total = self.total;
+        for range in ranges {
+            total = total.saturating_add(range.len());
+            last = last.joined(range).unwrap_or_else(|| {
+                self.ranges.push(last);
+                range
+            });
+        }
+        self.ranges.push(last);
+        self.total = total;
     }
 }
 

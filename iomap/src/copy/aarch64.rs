@@ -7,6 +7,48 @@
 
 use std::arch::asm;
 
+/// Copies one word of 1, 2, 4 or 8 bytes, by one load and one store.
+///
+/// # Safety
+/// `src` is readable and `dst` writable over `width` bytes, and each is aligned to it or ordinary
+/// memory.
+#[inline(always)]
+pub(super) unsafe fn word(src: *const u8, dst: *mut u8, width: usize) {
+    macro_rules! one {
+        ($load:literal, $store:literal) => {
+            asm!(
+                $load, $store,
+                word = out(reg) _, src = in(reg) src, dst = in(reg) dst,
+                options(nostack, preserves_flags),
+            )
+        };
+    }
+    // SAFETY: the caller's.
+    unsafe {
+        match width {
+            8 => one!("ldr {word}, [{src}]", "str {word}, [{dst}]"),
+            4 => one!("ldr {word:w}, [{src}]", "str {word:w}, [{dst}]"),
+            2 => one!("ldrh {word:w}, [{src}]", "strh {word:w}, [{dst}]"),
+            _ => one!("ldrb {word:w}, [{src}]", "strb {word:w}, [{dst}]"),
+        }
+    }
+}
+
+/// Copies one word or none, and returns false if there are more.
+///
+/// # Safety
+/// As [`word`].
+#[inline(always)]
+pub(super) unsafe fn copy_few(src: *const u8, dst: *mut u8, len: usize) -> bool {
+    match len {
+        0 => {}
+        // SAFETY: the caller's.
+        8 => unsafe { word(src, dst, 8) },
+        _ => return false,
+    }
+    true
+}
+
 /// Defines a copy by pairs: blocks of 64 bytes, then words.
 macro_rules! pair_copy {
     ($name:ident, $load:literal, $store:literal) => {
@@ -40,12 +82,7 @@ macro_rules! pair_copy {
                     );
                 }
                 for at in (blocks..len).step_by(8) {
-                    asm!(
-                        "ldr {word}, [{src}]",
-                        "str {word}, [{dst}]",
-                        src = in(reg) src.add(at), dst = in(reg) dst.add(at), word = out(reg) _,
-                        options(nostack, preserves_flags),
-                    );
+                    word(src.add(at), dst.add(at), 8);
                 }
             }
         }

@@ -79,26 +79,27 @@ impl Anchor {
     }
 }
 
-/// Loads one word of `width` bytes into memory of our own, or does nothing and returns false where
-/// `width` is not 1, 2, 4 or 8 or `src` not aligned to it.
+/// Loads one word of `width` bytes at `base + offset` into memory of our own, or does nothing and
+/// returns false where `width` is not 1, 2, 4 or 8 or base and offset are not both aligned to it.
+///
+/// (Asking it of both lets the compiler drop the question for an offset that it knows, and ask it
+/// once for all accesses of a loop.)
 ///
 /// # Safety
-/// `src` is readable and `dst` writable over `width` bytes.
+/// `base + offset` is readable and `dst` writable over `width` bytes.
 #[inline(always)]
-pub(crate) unsafe fn load_word(src: *const u8, dst: *mut u8, width: usize) -> bool {
-    // SAFETY: the caller's, and the source is aligned where it is read.
+pub(crate) unsafe fn load_word(base: *const u8, offset: usize, dst: *mut u8, width: usize) -> bool {
+    if width != 0 && !(base as usize | offset).is_multiple_of(width) {
+        return false;
+    }
+    // SAFETY: the caller's, and the source is aligned.
     unsafe {
+        let src = base.add(offset);
         match width {
             1 => dst.write(src.read_volatile()),
-            2 if src.cast::<u16>().is_aligned() => {
-                dst.cast::<u16>().write_unaligned(src.cast::<u16>().read_volatile());
-            }
-            4 if src.cast::<u32>().is_aligned() => {
-                dst.cast::<u32>().write_unaligned(src.cast::<u32>().read_volatile());
-            }
-            8 if src.cast::<u64>().is_aligned() => {
-                dst.cast::<u64>().write_unaligned(src.cast::<u64>().read_volatile());
-            }
+            2 => dst.cast::<u16>().write_unaligned(src.cast::<u16>().read_volatile()),
+            4 => dst.cast::<u32>().write_unaligned(src.cast::<u32>().read_volatile()),
+            8 => dst.cast::<u64>().write_unaligned(src.cast::<u64>().read_volatile()),
             _ => return false,
         }
     }
@@ -108,26 +109,44 @@ pub(crate) unsafe fn load_word(src: *const u8, dst: *mut u8, width: usize) -> bo
 /// Stores one word of `width` bytes from memory of our own, as [`load_word`] loads one.
 ///
 /// # Safety
-/// `src` is readable and `dst` writable over `width` bytes.
+/// `src` is readable and `base + offset` writable over `width` bytes.
 #[inline(always)]
-pub(crate) unsafe fn store_word(src: *const u8, dst: *mut u8, width: usize) -> bool {
-    // SAFETY: the caller's, and the destination is aligned where it is written.
+pub(crate) unsafe fn store_word(
+    src: *const u8,
+    base: *mut u8,
+    offset: usize,
+    width: usize,
+) -> bool {
+    if width != 0 && !(base as usize | offset).is_multiple_of(width) {
+        return false;
+    }
+    // SAFETY: the caller's, and the destination is aligned.
     unsafe {
+        let dst = base.add(offset);
         match width {
             1 => dst.write_volatile(src.read()),
-            2 if dst.cast::<u16>().is_aligned() => {
-                dst.cast::<u16>().write_volatile(src.cast::<u16>().read_unaligned());
-            }
-            4 if dst.cast::<u32>().is_aligned() => {
-                dst.cast::<u32>().write_volatile(src.cast::<u32>().read_unaligned());
-            }
-            8 if dst.cast::<u64>().is_aligned() => {
-                dst.cast::<u64>().write_volatile(src.cast::<u64>().read_unaligned());
-            }
+            2 => dst.cast::<u16>().write_volatile(src.cast::<u16>().read_unaligned()),
+            4 => dst.cast::<u32>().write_volatile(src.cast::<u32>().read_unaligned()),
+            8 => dst.cast::<u64>().write_volatile(src.cast::<u64>().read_unaligned()),
             _ => return false,
         }
     }
     true
+}
+
+/// [`copy`], out of line: for typed accesses that are not one word.
+///
+/// # Safety
+/// As [`copy`].
+#[cold]
+pub(crate) unsafe fn copy_cold(
+    src: (*const u8, Kind),
+    dst: (*mut u8, Kind),
+    len: usize,
+    anchor: Anchor,
+) {
+    // SAFETY: the caller's.
+    unsafe { copy(src, dst, len, anchor) }
 }
 
 /// Copies `len` bytes; the ends may overlap.
@@ -155,11 +174,28 @@ pub(crate) unsafe fn copy(
 ///
 /// # Safety
 /// `dst` is writable over `len` bytes.
+#[inline]
 pub(crate) unsafe fn fill((dst, kind): (*mut u8, Kind), len: usize, byte: u8) {
-    let word = u64::from_ne_bytes([byte; 8]);
+    let word = u64::from(byte) * 0x0101_0101_0101_0101;
+    // SAFETY: the caller's; aligned words are what `fill_words` takes.
+    unsafe {
+        if kind == Kind::Cached && !streams(len) && (dst as usize | len).is_multiple_of(8) {
+            arch::fill_words(dst, len, word);
+        } else {
+            fill_parts((dst, kind), len, word);
+        }
+    }
+}
+
+/// Sets `len` bytes that are not just a few aligned words of cached memory.
+///
+/// # Safety
+/// As [`fill`].
+#[inline(never)]
+unsafe fn fill_parts((dst, kind): (*mut u8, Kind), len: usize, word: u64) {
     let stream = kind == Kind::Combining || kind == Kind::Cached && streams(len);
-    let align = if stream { STREAM_ALIGN } else { 8 };
-    let (head, body, tail) = split(dst as usize, len, align, if stream { 16 } else { 8 });
+    let (align, unit) = if stream { (STREAM_ALIGN, 16) } else { (8, 8) };
+    let (head, body, tail) = split(dst as usize, len, align, unit);
     // SAFETY: the three parts are those `len` bytes; the body is aligned as its engine asks.
     unsafe {
         portable::fill(dst, head, word);
@@ -182,54 +218,87 @@ pub(crate) unsafe fn fill((dst, kind): (*mut u8, Kind), len: usize, byte: u8) {
 ///
 /// # Safety
 /// As [`copy`].
+#[inline]
 unsafe fn cached(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
+    // SAFETY: the caller's; whole words at an aligned address are what `words` takes.
+    unsafe {
+        if (anchor.address(src, dst) | len).is_multiple_of(8) {
+            words(src, dst, len, anchor);
+        } else {
+            ragged(src, dst, len, anchor);
+        }
+    }
+}
+
+/// Cached memory at both ends: whole words, aligned at the anchor.
+///
+/// # Safety
+/// As [`copy`]; `len` and the anchor's address are multiples of 8.
+#[inline]
+unsafe fn words(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
+    // SAFETY: the caller's.
+    unsafe {
+        if !arch::copy_few(src, dst, len) {
+            many_words(src, dst, len, anchor);
+        }
+    }
+}
+
+/// [`words`], more of them.
+///
+/// # Safety
+/// As [`words`].
+#[inline(never)]
+unsafe fn many_words(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
     let distance = (src as usize).abs_diff(dst as usize);
-    // SAFETY: the caller's; the ends are disjoint where that is asked for.
+    // SAFETY: the caller's; the ends are disjoint where that is asked for. Streaming stores are
+    // aligned to a line at `dst`, which splits words where only `src` is aligned to them.
     unsafe {
         if distance < len {
             overlapping(src, dst, len, distance, anchor);
+        } else if streams(len) && (dst as usize).is_multiple_of(8) {
+            stream_words(src, dst, len);
         } else {
-            disjoint(src, dst, len, anchor);
+            arch::copy_words(src, dst, len);
         }
     }
 }
 
-/// Cached memory at both ends, which do not overlap.
+/// Cached memory at both ends, so much of it that the caches are no use.
 ///
 /// # Safety
-/// As [`copy`].
-#[inline]
-unsafe fn disjoint(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
-    let address = anchor.address(src, dst);
-    // SAFETY: the parts below are those `len` bytes; the body is whole words, aligned at the anchor.
+/// As [`words`]; the ends are disjoint, and `dst` is aligned to 8.
+#[inline(never)]
+unsafe fn stream_words(src: *const u8, dst: *mut u8, len: usize) {
+    let (head, body, tail) = split(dst as usize, len, STREAM_ALIGN, 16);
+    // SAFETY: the caller's; the three parts are those `len` bytes.
     unsafe {
-        if (address | len).is_multiple_of(8) {
-            return words(src, dst, len);
-        }
-        let (head, body, tail) = split(address, len, 8, 8);
-        portable::ascending(src, dst, head, anchor);
-        words(src.add(head), dst.add(head), body);
-        portable::ascending(src.add(head + body), dst.add(head + body), tail, anchor);
-    }
-}
-
-/// Cached memory at both ends: whole words, aligned at one end at least.
-///
-/// # Safety
-/// As [`copy`]; `len` is a multiple of 8, and `src` or `dst` aligned to 8.
-#[inline]
-unsafe fn words(src: *const u8, dst: *mut u8, len: usize) {
-    // SAFETY: the caller's. Streaming stores are aligned to a line at `dst`; where only `src` is
-    // aligned to 8 that would split its words, so then nothing streams.
-    unsafe {
-        if !streams(len) || !(dst as usize).is_multiple_of(8) {
-            return arch::copy_words(src, dst, len);
-        }
-        let (head, body, tail) = split(dst as usize, len, STREAM_ALIGN, 16);
         arch::copy_words(src, dst, head);
         arch::store_streaming(src.add(head), dst.add(head), body);
         arch::drain_stores();
         arch::copy_words(src.add(head + body), dst.add(head + body), tail);
+    }
+}
+
+/// Cached memory at both ends, with odd bytes at the beginning or the end.
+///
+/// # Safety
+/// As [`copy`].
+#[inline(never)]
+unsafe fn ragged(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
+    let distance = (src as usize).abs_diff(dst as usize);
+    // SAFETY: the caller's; the three parts are those `len` bytes, the body whole words.
+    unsafe {
+        if distance < len {
+            return overlapping(src, dst, len, distance, anchor);
+        }
+        if len < 8 {
+            return portable::ascending(src, dst, len, anchor);
+        }
+        let (head, body, tail) = split(anchor.address(src, dst), len, 8, 8);
+        portable::head(src, dst, head);
+        words(src.add(head), dst.add(head), body, anchor);
+        portable::tail(src.add(head + body), dst.add(head + body), tail);
     }
 }
 
@@ -248,7 +317,7 @@ unsafe fn overlapping(src: *const u8, dst: *mut u8, len: usize, distance: usize,
             (0, _) => {}
             (WORTHWHILE.., _) => {
                 let pieces = Chunks::new(anchor.address(src, dst), len, distance & !63);
-                pieces.each(down, |at, len| disjoint(src.add(at), dst.add(at), len, anchor));
+                pieces.each(down, |at, len| cached(src.add(at), dst.add(at), len, anchor));
             }
             (_, false) => portable::ascending(src, dst, len, anchor),
             (_, true) => portable::descending(src, dst, len, anchor),
@@ -335,11 +404,11 @@ unsafe fn bounce((src, src_kind): (*const u8, Kind), (dst, dst_kind): (*mut u8, 
         // SAFETY: the caller's; the buffer holds `len` bytes and overlaps nothing.
         unsafe {
             match src_kind {
-                Kind::Cached => disjoint(src.add(at), held, len, Anchor::Source),
+                Kind::Cached => cached(src.add(at), held, len, Anchor::Source),
                 kind => load((src.add(at), kind), held, len),
             }
             match dst_kind {
-                Kind::Cached => disjoint(held, dst.add(at), len, Anchor::Destination),
+                Kind::Cached => cached(held, dst.add(at), len, Anchor::Destination),
                 kind => store(held, (dst.add(at), kind), len),
             }
         }

@@ -5,6 +5,8 @@
 #![allow(unsafe_code)]
 
 use super::Anchor;
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+use super::arch::word;
 
 /// Copies upwards: right where `dst` lies below `src`.
 ///
@@ -36,6 +38,38 @@ pub(super) unsafe fn descending(src: *const u8, dst: *mut u8, len: usize, anchor
     }
 }
 
+/// Copies the bytes before an address that is a multiple of 8, by aligned words.
+///
+/// # Safety
+/// As [`ascending`]; `len` is below 8.
+#[inline]
+pub(super) unsafe fn head(src: *const u8, dst: *mut u8, len: usize) {
+    let mut at = 0;
+    for width in [1, 2, 4] {
+        if len & width != 0 {
+            // SAFETY: the word lies within the `len` bytes.
+            unsafe { word(src.add(at), dst.add(at), width) };
+            at += width;
+        }
+    }
+}
+
+/// Copies the bytes behind an address that is a multiple of 8, by aligned words.
+///
+/// # Safety
+/// As [`head`].
+#[inline]
+pub(super) unsafe fn tail(src: *const u8, dst: *mut u8, len: usize) {
+    let mut at = 0;
+    for width in [4, 2, 1] {
+        if len & width != 0 {
+            // SAFETY: the word lies within the `len` bytes.
+            unsafe { word(src.add(at), dst.add(at), width) };
+            at += width;
+        }
+    }
+}
+
 /// Sets bytes to the bytes of `word`, which are all the same.
 ///
 /// # Safety
@@ -64,62 +98,6 @@ fn width(address: usize, left: usize) -> usize {
     1 << address.trailing_zeros().min(left.ilog2()).min(3)
 }
 
-/// Copies one word of 1, 2, 4 or 8 bytes.
-///
-/// # Safety
-/// Both are valid over `width` bytes.
-#[inline]
-unsafe fn word(src: *const u8, dst: *mut u8, width: usize) {
-    // SAFETY: the caller's.
-    unsafe {
-        match width {
-            8 => store(dst, load::<u64>(src)),
-            4 => store(dst, load::<u32>(src)),
-            2 => store(dst, load::<u16>(src)),
-            _ => dst.write_volatile(src.read_volatile()),
-        }
-    }
-}
-
-/// One load if `src` is aligned, else byte by byte: the end that is not aligned is not the one that
-/// the copy is anchored to.
-///
-/// # Safety
-/// `src` is readable over the size of `W`.
-#[inline]
-unsafe fn load<W: bytemuck::Pod>(src: *const u8) -> W {
-    let wide = src.cast::<W>();
-    // SAFETY: the caller's.
-    unsafe {
-        if wide.is_aligned() {
-            return wide.read_volatile();
-        }
-        let mut value = W::zeroed();
-        for (i, byte) in bytemuck::bytes_of_mut(&mut value).iter_mut().enumerate() {
-            *byte = src.add(i).read_volatile();
-        }
-        value
-    }
-}
-
-/// One store if `dst` is aligned, else byte by byte, as [`load`].
-///
-/// # Safety
-/// `dst` is writable over the size of `W`.
-#[inline]
-unsafe fn store<W: bytemuck::Pod>(dst: *mut u8, value: W) {
-    let wide = dst.cast::<W>();
-    // SAFETY: the caller's.
-    unsafe {
-        if wide.is_aligned() {
-            return wide.write_volatile(value);
-        }
-        for (i, &byte) in bytemuck::bytes_of(&value).iter().enumerate() {
-            dst.add(i).write_volatile(byte);
-        }
-    }
-}
-
 /// What the other architectures' engines offer, for those that have none.
 #[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
 pub(super) use plain::*;
@@ -127,7 +105,65 @@ pub(super) use plain::*;
 #[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
 mod plain {
     use super::{Anchor, ascending, fill};
+    use bytemuck::Pod;
     use std::sync::atomic::{Ordering, fence};
+
+    /// Copies one word of 1, 2, 4 or 8 bytes: one load and one store where they are aligned.
+    ///
+    /// # Safety
+    /// Both are valid over `width` bytes.
+    pub(in crate::copy) unsafe fn word(src: *const u8, dst: *mut u8, width: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            match width {
+                8 => store(dst, load::<u64>(src)),
+                4 => store(dst, load::<u32>(src)),
+                2 => store(dst, load::<u16>(src)),
+                _ => dst.write_volatile(src.read_volatile()),
+            }
+        }
+    }
+
+    /// One load if `src` is aligned, else byte by byte: the end that is not aligned is not the one
+    /// that the copy is anchored to.
+    unsafe fn load<W: Pod>(src: *const u8) -> W {
+        let wide = src.cast::<W>();
+        // SAFETY: the caller's: `src` is readable over the size of `W`.
+        unsafe {
+            if wide.is_aligned() {
+                return wide.read_volatile();
+            }
+            let mut value = W::zeroed();
+            for (i, byte) in bytemuck::bytes_of_mut(&mut value).iter_mut().enumerate() {
+                *byte = src.add(i).read_volatile();
+            }
+            value
+        }
+    }
+
+    /// One store if `dst` is aligned, else byte by byte, as [`load`].
+    unsafe fn store<W: Pod>(dst: *mut u8, value: W) {
+        let wide = dst.cast::<W>();
+        // SAFETY: the caller's: `dst` is writable over the size of `W`.
+        unsafe {
+            if wide.is_aligned() {
+                return wide.write_volatile(value);
+            }
+            for (i, &byte) in bytemuck::bytes_of(&value).iter().enumerate() {
+                dst.add(i).write_volatile(byte);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`ascending`].
+    pub(in crate::copy) unsafe fn copy_few(src: *const u8, dst: *mut u8, len: usize) -> bool {
+        if len == 8 {
+            // SAFETY: the caller's.
+            unsafe { word(src, dst, 8) };
+        }
+        len == 8
+    }
 
     /// # Safety
     /// As [`ascending`]; one end is aligned to 8.

@@ -7,46 +7,86 @@
 
 use std::arch::asm;
 use std::is_x86_feature_detected as has;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// From here on the string instructions beat a loop of vectors, on CPUs that say they are fast
 /// (ERMS): source and destination no longer fit in the first-level cache together.
 const STRING_FROM: usize = 16 << 10;
 
-/// Copies whole words between cached memory that does not overlap.
+/// Copies one word of 1, 2, 4 or 8 bytes, by one load and one store.
 ///
 /// # Safety
-/// `src` is readable and `dst` writable over `len` bytes, a multiple of 8, and `src` or `dst` is
-/// aligned to 8.
-#[inline]
-pub(super) unsafe fn copy_words(src: *const u8, dst: *mut u8, len: usize) {
-    // SAFETY: the caller's; each function gets the lengths it can take.
-    unsafe {
-        match len {
-            0 => {}
-            8 => asm!(
-                "mov {word}, [{src}]",
-                "mov [{dst}], {word}",
-                word = out(reg) _, src = in(reg) src, dst = in(reg) dst,
+/// `src` is readable and `dst` writable over `width` bytes.
+#[inline(always)]
+pub(super) unsafe fn word(src: *const u8, dst: *mut u8, width: usize) {
+    macro_rules! one {
+        ($load:literal, $store:literal, $class:ident) => {
+            asm!(
+                $load, $store,
+                word = out($class) _, src = in(reg) src, dst = in(reg) dst,
                 options(nostack, preserves_flags),
-            ),
-            16..=32 => pairs_1(src, dst, len),
-            33..=64 => pairs_2(src, dst, len),
-            65..=128 => pairs_4(src, dst, len),
-            _ => copy_many(src, dst, len),
+            )
+        };
+    }
+    // SAFETY: the caller's. x86 takes any alignment.
+    unsafe {
+        match width {
+            8 => one!("mov {word}, [{src}]", "mov [{dst}], {word}", reg),
+            4 => one!("mov {word:e}, [{src}]", "mov [{dst}], {word:e}", reg),
+            2 => one!("movzx {word:e}, word ptr [{src}]", "mov [{dst}], {word:x}", reg),
+            _ => one!("mov {word}, [{src}]", "mov [{dst}], {word}", reg_byte),
         }
     }
 }
 
+/// Copies whole words between cached memory that may overlap, if they are few: returns false, and
+/// does nothing, if they are not. All loads come before all stores.
+///
 /// # Safety
-/// As [`copy_words`], and `len` is above 128.
-unsafe fn copy_many(src: *const u8, dst: *mut u8, len: usize) {
-    // SAFETY: the caller's; the CPU has what each function uses.
+/// `src` is readable and `dst` writable over `len` bytes, a multiple of 8, and `src` or `dst` is
+/// aligned to 8.
+#[inline(always)]
+pub(super) unsafe fn copy_few(src: *const u8, dst: *mut u8, len: usize) -> bool {
+    // SAFETY: the caller's; each function gets the lengths it can take, and vectors the CPU has.
     unsafe {
+        match len {
+            33..=64 => few_32_to_64(src, dst, len),
+            65..=128 if WIDE.load(Relaxed) => few_64_to_128(src, dst, len),
+            129..=256 if WIDE.load(Relaxed) => few_128_to_256(src, dst, len),
+            257..=512 if WIDE.load(Relaxed) => few_256_to_512(src, dst, len),
+            16..=32 => few_16_to_32(src, dst, len),
+            8 => word(src, dst, 8),
+            0 => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// Whether the CPU is known to have AVX-512. The first copy that asks finds out; until then the
+/// shorter ones do without, and need not be able to make the call that finds out.
+static WIDE: AtomicBool = AtomicBool::new(false);
+
+/// Copies whole words between cached memory that does not overlap.
+///
+/// # Safety
+/// As [`copy_few`], and the ends are disjoint.
+pub(super) unsafe fn copy_words(src: *const u8, dst: *mut u8, len: usize) {
+    // SAFETY: the caller's; each function gets the lengths it can take, and vectors the CPU has.
+    unsafe {
+        if copy_few(src, dst, len) {
+            return;
+        }
+        let wide = has!("avx512f");
+        if wide && !WIDE.load(Relaxed) {
+            WIDE.store(true, Relaxed);
+        }
         if len > STRING_FROM && has!("ermsb") {
             copy_string(src, dst, len);
-        } else if len > 256 && has!("avx512f") {
+        } else if len > 256 && wide {
             copy_64(src, dst, len);
-        } else if has!("avx") {
+        } else if len > 128 && has!("avx") {
             copy_32(src, dst, len);
         } else {
             copy_16(src, dst, len);
@@ -55,24 +95,22 @@ unsafe fn copy_many(src: *const u8, dst: *mut u8, len: usize) {
 }
 
 /// Defines a copy without a loop: half the vectors from the beginning, half from the end, meeting or
-/// overlapping in the middle. All loads come before all stores.
-macro_rules! pairs {
-    ($name:ident, $lens:literal, $(($a:ident, $front:literal, $b:ident, $back:literal)),+) => {
-        #[doc = concat!("Copies ", $lens, " bytes.")]
-        ///
+/// overlapping in the middle.
+macro_rules! few {
+    ($name:ident, $mov:literal, $(($a:tt, $front:literal, $b:tt, $back:literal)),+) => {
         /// # Safety
-        /// As [`copy_words`], for those lengths.
-        #[inline]
+        /// As [`copy_few`], for the lengths in the name.
+        #[inline(always)]
         unsafe fn $name(src: *const u8, dst: *mut u8, len: usize) {
             // SAFETY: the caller's: the offsets below lie within `len`.
             unsafe {
                 asm!(
-                    $(concat!("movups {", stringify!($a), "}, [{src} + ", $front, "]"),)+
-                    $(concat!("movups {", stringify!($b), "}, [{src} + {len} - ", $back, "]"),)+
-                    $(concat!("movups [{dst} + ", $front, "], {", stringify!($a), "}"),)+
-                    $(concat!("movups [{dst} + {len} - ", $back, "], {", stringify!($b), "}"),)+
+                    $(concat!($mov, " ", $a, ", [{src} + ", $front, "]"),)+
+                    $(concat!($mov, " ", $b, ", [{src} + {len} - ", $back, "]"),)+
+                    $(concat!($mov, " [{dst} + ", $front, "], ", $a),)+
+                    $(concat!($mov, " [{dst} + {len} - ", $back, "], ", $b),)+
                     src = in(reg) src, dst = in(reg) dst, len = in(reg) len,
-                    $($a = out(xmm_reg) _, $b = out(xmm_reg) _,)+
+                    $(out($a) _, out($b) _,)+
                     options(nostack, preserves_flags),
                 );
             }
@@ -80,14 +118,27 @@ macro_rules! pairs {
     };
 }
 
-pairs!(pairs_1, "16 to 32", (a, 0, b, 16));
-pairs!(pairs_2, "32 to 64", (a, 0, b, 16), (c, 16, d, 32));
-pairs!(pairs_4, "64 to 128", (a, 0, b, 16), (c, 16, d, 32), (e, 32, f, 48), (g, 48, h, 64));
+few!(few_16_to_32, "movups", ("xmm0", 0, "xmm1", 16));
+few!(few_32_to_64, "movups", ("xmm0", 0, "xmm1", 16), ("xmm2", 16, "xmm3", 32));
+// Registers from 16 on leave the upper halves of the lower ones clean: no vzeroupper.
+few!(few_64_to_128, "vmovups", ("zmm16", 0, "zmm17", 64));
+few!(few_128_to_256, "vmovups", ("zmm16", 0, "zmm17", 64), ("zmm18", 64, "zmm19", 128));
+few!(
+    few_256_to_512,
+    "vmovups",
+    ("zmm16", 0, "zmm17", 64),
+    ("zmm18", 64, "zmm19", 128),
+    ("zmm20", 128, "zmm21", 192),
+    ("zmm22", 192, "zmm23", 256)
+);
 
 /// Defines a loop of four vectors a turn. The last turn ends where the copy ends and may overlap the
 /// one before.
 macro_rules! vector_copy {
-    ($name:ident, $mov:literal, $reg:literal, $width:literal, $block:literal, $after:literal) => {
+    (
+        $name:ident, $mov:literal, $width:literal, $block:literal, $after:literal,
+        $r0:tt, $r1:tt, $r2:tt, $r3:tt
+    ) => {
         #[doc = concat!("Copies more than ", $block, " bytes in vectors of ", $width, ".")]
         ///
         /// # Safety
@@ -98,29 +149,29 @@ macro_rules! vector_copy {
                 asm!(
                     ".p2align 5",
                     "2:",
-                    concat!($mov, " ", $reg, "0, [{src} + {at}]"),
-                    concat!($mov, " ", $reg, "1, [{src} + {at} + ", $width, "]"),
-                    concat!($mov, " ", $reg, "2, [{src} + {at} + 2*", $width, "]"),
-                    concat!($mov, " ", $reg, "3, [{src} + {at} + 3*", $width, "]"),
-                    concat!($mov, " [{dst} + {at}], ", $reg, "0"),
-                    concat!($mov, " [{dst} + {at} + ", $width, "], ", $reg, "1"),
-                    concat!($mov, " [{dst} + {at} + 2*", $width, "], ", $reg, "2"),
-                    concat!($mov, " [{dst} + {at} + 3*", $width, "], ", $reg, "3"),
+                    concat!($mov, " ", $r0, ", [{src} + {at}]"),
+                    concat!($mov, " ", $r1, ", [{src} + {at} + ", $width, "]"),
+                    concat!($mov, " ", $r2, ", [{src} + {at} + 2*", $width, "]"),
+                    concat!($mov, " ", $r3, ", [{src} + {at} + 3*", $width, "]"),
+                    concat!($mov, " [{dst} + {at}], ", $r0),
+                    concat!($mov, " [{dst} + {at} + ", $width, "], ", $r1),
+                    concat!($mov, " [{dst} + {at} + 2*", $width, "], ", $r2),
+                    concat!($mov, " [{dst} + {at} + 3*", $width, "], ", $r3),
                     concat!("add {at}, ", $block),
                     "cmp {at}, {last}",
                     "jb 2b",
-                    concat!($mov, " ", $reg, "0, [{src} + {last}]"),
-                    concat!($mov, " ", $reg, "1, [{src} + {last} + ", $width, "]"),
-                    concat!($mov, " ", $reg, "2, [{src} + {last} + 2*", $width, "]"),
-                    concat!($mov, " ", $reg, "3, [{src} + {last} + 3*", $width, "]"),
-                    concat!($mov, " [{dst} + {last}], ", $reg, "0"),
-                    concat!($mov, " [{dst} + {last} + ", $width, "], ", $reg, "1"),
-                    concat!($mov, " [{dst} + {last} + 2*", $width, "], ", $reg, "2"),
-                    concat!($mov, " [{dst} + {last} + 3*", $width, "], ", $reg, "3"),
+                    concat!($mov, " ", $r0, ", [{src} + {last}]"),
+                    concat!($mov, " ", $r1, ", [{src} + {last} + ", $width, "]"),
+                    concat!($mov, " ", $r2, ", [{src} + {last} + 2*", $width, "]"),
+                    concat!($mov, " ", $r3, ", [{src} + {last} + 3*", $width, "]"),
+                    concat!($mov, " [{dst} + {last}], ", $r0),
+                    concat!($mov, " [{dst} + {last} + ", $width, "], ", $r1),
+                    concat!($mov, " [{dst} + {last} + 2*", $width, "], ", $r2),
+                    concat!($mov, " [{dst} + {last} + 3*", $width, "], ", $r3),
                     $after,
                     src = in(reg) src, dst = in(reg) dst,
                     at = inout(reg) 0usize => _, last = in(reg) len - $block,
-                    out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+                    out($r0) _, out($r1) _, out($r2) _, out($r3) _,
                     options(nostack),
                 );
             }
@@ -128,9 +179,9 @@ macro_rules! vector_copy {
     };
 }
 
-vector_copy!(copy_16, "movups", "xmm", 16, 64, "");
-vector_copy!(copy_32, "vmovups", "ymm", 32, 128, "vzeroupper");
-vector_copy!(copy_64, "vmovups", "zmm", 64, 256, "vzeroupper");
+vector_copy!(copy_16, "movups", 16, 64, "", "xmm0", "xmm1", "xmm2", "xmm3");
+vector_copy!(copy_32, "vmovups", 32, 128, "vzeroupper", "ymm0", "ymm1", "ymm2", "ymm3");
+vector_copy!(copy_64, "vmovups", 64, 256, "", "zmm16", "zmm17", "zmm18", "zmm19");
 
 /// Copies by `rep movsq`, the destination brought to a line first if its words allow it.
 ///
@@ -142,7 +193,7 @@ unsafe fn copy_string(src: *const u8, dst: *mut u8, len: usize) {
     // SAFETY: the caller's: `skip` is below 64. The direction flag is clear, as the ABI has it.
     unsafe {
         if skip > 0 {
-            pairs_2(src, dst, 64);
+            few_32_to_64(src, dst, 64);
         }
         asm!(
             "rep movsq",
@@ -268,7 +319,8 @@ unsafe fn load_blocks(src: *const u8, dst: *mut u8, len: usize) {
 /// # Safety
 /// `dst` is writable over `len` bytes; both are multiples of 8.
 pub(super) unsafe fn fill_words(dst: *mut u8, len: usize, word: u64) {
-    // SAFETY: the caller's. The direction flag is clear, as the ABI has it.
+    // SAFETY: the caller's; each way gets the lengths it can take. The direction flag is clear, as
+    // the ABI has it.
     unsafe {
         if len > STRING_FROM && has!("ermsb") {
             asm!(
@@ -276,27 +328,63 @@ pub(super) unsafe fn fill_words(dst: *mut u8, len: usize, word: u64) {
                 inout("rdi") dst => _, inout("rcx") len / 8 => _, in("rax") word,
                 options(nostack, preserves_flags),
             );
-            return;
-        }
-        let blocks = len & !15;
-        if blocks > 0 {
-            asm!(
-                "movq xmm0, {word}",
-                "punpcklqdq xmm0, xmm0",
-                "2:",
-                "movups [{end} + {at}], xmm0",
-                "add {at}, 16",
-                "jnz 2b",
-                word = in(reg) word, end = in(reg) dst.add(blocks),
-                at = inout(reg) blocks.wrapping_neg() => _, out("xmm0") _,
-                options(nostack),
-            );
-        }
-        if len > blocks {
-            dst.add(blocks).cast::<u64>().write_volatile(word);
+        } else if len > 128 && has!("avx512f") {
+            fill_64(dst, len, word);
+        } else if len > 64 && has!("avx") {
+            fill_32(dst, len, word);
+        } else if len > 32 {
+            fill_16(dst, len, word);
+        } else {
+            for at in (0..len).step_by(8) {
+                dst.add(at).cast::<u64>().write_volatile(word);
+            }
         }
     }
 }
+
+/// Defines a loop of vector stores. The last two end where the fill ends and may overlap the ones
+/// before.
+macro_rules! vector_fill {
+    ($name:ident, $reg:tt, $width:literal, $spread:literal, $mov:literal, $after:literal) => {
+        #[doc = concat!("Sets more than two vectors of ", $width, " bytes.")]
+        ///
+        /// # Safety
+        /// As [`fill_words`], for those lengths; the CPU has the vectors.
+        unsafe fn $name(dst: *mut u8, len: usize, word: u64) {
+            // SAFETY: the caller's: `at` stays below `last`, two vectors before the end.
+            unsafe {
+                asm!(
+                    $spread,
+                    ".p2align 5",
+                    "2:",
+                    concat!($mov, " [{dst} + {at}], ", $reg),
+                    concat!($mov, " [{dst} + {at} + ", $width, "], ", $reg),
+                    concat!("add {at}, 2*", $width),
+                    "cmp {at}, {last}",
+                    "jb 2b",
+                    concat!($mov, " [{dst} + {last}], ", $reg),
+                    concat!($mov, " [{dst} + {last} + ", $width, "], ", $reg),
+                    $after,
+                    word = in(reg) word, dst = in(reg) dst,
+                    at = inout(reg) 0usize => _, last = in(reg) len - 2 * $width,
+                    out($reg) _,
+                    options(nostack),
+                );
+            }
+        }
+    };
+}
+
+vector_fill!(fill_16, "xmm0", 16, "movq xmm0, {word}\npunpcklqdq xmm0, xmm0", "movups", "");
+vector_fill!(
+    fill_32,
+    "ymm0",
+    32,
+    "vmovq xmm0, {word}\nvmovddup xmm0, xmm0\nvinsertf128 ymm0, ymm0, xmm0, 1",
+    "vmovups",
+    "vzeroupper"
+);
+vector_fill!(fill_64, "zmm16", 64, "vpbroadcastq zmm16, {word}", "vmovups", "");
 
 /// Sets memory by non-temporal stores. [`drain_stores`] must follow for others to see them in order.
 ///
