@@ -117,9 +117,8 @@ impl DmaHeap {
             heap_flags: 0,
         };
         // SAFETY: the module's law; the kernel fills in `fd`.
-        unsafe { ioctl(&self.heap, Updater::<ALLOC, _>::new(&mut data)) }.map_err(|e| {
-            DmaHeapError::Kernel { heap: self.name.clone(), len, source: e.into() }
-        })?;
+        unsafe { ioctl(&self.heap, Updater::<ALLOC, _>::new(&mut data)) }
+            .map_err(|e| DmaHeapError::Kernel { heap: self.name.clone(), len, source: e.into() })?;
         // SAFETY: the ioctl succeeded, so `fd` is a new descriptor that is ours alone.
         let fd = unsafe { OwnedFd::from_raw_fd(data.fd as i32) };
         Ok(DmaBuf::new(fd)?)

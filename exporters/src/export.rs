@@ -16,11 +16,11 @@ use std::sync::Arc;
 
 use iomap::{BufMap, Memory, MemoryError, PhyrList, Pinned, pagemap};
 
+use crate::Absent;
 use crate::dma_heap::DmaHeapError;
 use crate::dmabuf::{CpuAccess, DmaBuf, DmaBufError, Intent};
 use crate::udmabuf::UdmabufError;
 use crate::vulkan::VulkanError;
-use crate::Absent;
 
 /// A source of buffers.
 ///
