@@ -173,8 +173,8 @@ impl Export {
     ///
     /// # Errors
     /// Absent for memory that the CPU cannot reach, such as VRAM outside a GPU's window.
-    pub fn cpu(&self) -> Result<&CpuView, &Absent> {
-        self.cpu.as_ref()
+    pub fn cpu(&self) -> Result<&CpuView, Absent> {
+        self.cpu.as_ref().map_err(Absent::clone)
     }
 
     /// The physical ranges, pinned for as long as the answer is kept.
