@@ -222,7 +222,7 @@ fn dma_heap_refuses_clearly() -> Outcome {
     let empty = heap.allocate(0);
     check(matches!(empty, Err(DmaHeapError::Empty { .. })), format!("{empty:?}"))?;
     let huge = heap.allocate(1 << 45);
-    check(matches!(huge, Err(DmaHeapError::Kernel { .. })), format!("{huge:?}"))
+    check(matches!(huge, Err(DmaHeapError::OutOfMemory { .. })), format!("{huge:?}"))
 }
 
 fn brackets_open_and_close() -> Outcome {
