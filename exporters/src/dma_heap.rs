@@ -49,6 +49,17 @@ pub enum DmaHeapError {
         /// The heap's name.
         heap: String,
     },
+    /// More of the system heap than the machine has free. The kernel would not refuse (seen on
+    /// Linux 7.2): it would go on until the out-of-memory killer ends this process or another.
+    #[error("heap {heap}: {len} bytes asked, {available} available; free some or ask for less")]
+    OutOfMemory {
+        /// The heap's name.
+        heap: String,
+        /// What was asked for, in bytes.
+        len: usize,
+        /// `MemAvailable` of `/proc/meminfo`, in bytes.
+        available: usize,
+    },
     /// The heap refused.
     #[error("heap {heap}, {len} bytes: {source}")]
     Kernel {
@@ -103,11 +114,15 @@ impl DmaHeap {
     /// Allocates a dma-buf of `len` bytes, rounded up to whole pages. The bytes are zero.
     ///
     /// # Errors
-    /// [`DmaHeapError::Empty`]; [`DmaHeapError::Kernel`] if the heap has no more (the system heap
-    /// refuses more than half of the machine's memory at once).
+    /// [`DmaHeapError::Empty`]; [`DmaHeapError::OutOfMemory`] for more of a heap of ordinary pages
+    /// than the machine has; [`DmaHeapError::Kernel`] if another heap has no more.
     pub fn allocate(&self, len: usize) -> Result<DmaBuf, DmaHeapError> {
         if len == 0 {
             return Err(DmaHeapError::Empty { heap: self.name.clone() });
+        }
+        let available = available_memory().unwrap_or(usize::MAX);
+        if self.name.starts_with("system") && len > available {
+            return Err(DmaHeapError::OutOfMemory { heap: self.name.clone(), len, available });
         }
         const ALLOC: u32 = opcode::read_write::<AllocationData>(b'H', 0);
         let mut data = AllocationData {
@@ -117,9 +132,8 @@ impl DmaHeap {
             heap_flags: 0,
         };
         // SAFETY: the module's law; the kernel fills in `fd`.
-        unsafe { ioctl(&self.heap, Updater::<ALLOC, _>::new(&mut data)) }.map_err(|e| {
-            DmaHeapError::Kernel { heap: self.name.clone(), len, source: e.into() }
-        })?;
+        unsafe { ioctl(&self.heap, Updater::<ALLOC, _>::new(&mut data)) }
+            .map_err(|e| DmaHeapError::Kernel { heap: self.name.clone(), len, source: e.into() })?;
         // SAFETY: the ioctl succeeded, so `fd` is a new descriptor that is ours alone.
         let fd = unsafe { OwnedFd::from_raw_fd(data.fd as i32) };
         Ok(DmaBuf::new(fd)?)
@@ -151,6 +165,14 @@ impl Exporter for DmaHeap {
             dma_bufs: Ok(vec![dma_buf]),
         })
     }
+}
+
+/// How much memory the kernel could give out without swapping, in bytes.
+fn available_memory() -> Option<usize> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 fn unavailable(path: &str, error: &io::Error) -> DmaHeapError {

@@ -223,9 +223,8 @@ impl DmaBuf {
         let (pages, access) = match options.map_raw(&*self.fd) {
             Ok(pages) => (pages, Access::ReadWrite),
             Err(_) => {
-                let pages = options
-                    .map_raw_read_only(&*self.fd)
-                    .map_err(|e| self.kernel("mmap", e))?;
+                let pages =
+                    options.map_raw_read_only(&*self.fd).map_err(|e| self.kernel("mmap", e))?;
                 (pages, Access::ReadOnly)
             }
         };

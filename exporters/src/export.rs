@@ -16,11 +16,11 @@ use std::sync::Arc;
 
 use iomap::{BufMap, Memory, MemoryError, PhyrList, Pinned, pagemap};
 
+use crate::Absent;
 use crate::dma_heap::DmaHeapError;
 use crate::dmabuf::{CpuAccess, DmaBuf, DmaBufError, Intent};
 use crate::udmabuf::UdmabufError;
 use crate::vulkan::VulkanError;
-use crate::Absent;
 
 /// A source of buffers.
 ///
@@ -173,8 +173,8 @@ impl Export {
     ///
     /// # Errors
     /// Absent for memory that the CPU cannot reach, such as VRAM outside a GPU's window.
-    pub fn cpu(&self) -> Result<&CpuView, &Absent> {
-        self.cpu.as_ref()
+    pub fn cpu(&self) -> Result<&CpuView, Absent> {
+        self.cpu.as_ref().map_err(Absent::clone)
     }
 
     /// The physical ranges, pinned for as long as the answer is kept.

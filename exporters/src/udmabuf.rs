@@ -68,9 +68,7 @@ pub enum UdmabufError {
     #[error(transparent)]
     Unavailable(Absent),
     /// Memory that the driver cannot take.
-    #[error(
-        "anonymous memory of {len} bytes has no memfd to make a dma-buf of; use Memory::memfd"
-    )]
+    #[error("anonymous memory of {len} bytes has no memfd to make a dma-buf of; use Memory::memfd")]
     NoMemfd {
         /// The memory's length in bytes.
         len: usize,

@@ -1,4 +1,37 @@
-//! Vulkan.
-/// Why.
-#[derive(Debug, thiserror::Error)]
-pub enum VulkanError {}
+//! Vulkan: memory of GPUs, and of this process for GPUs to use.
+//!
+//! The loader is opened at run time, so nothing is linked and its absence is an error like any other
+//! ([`VulkanError::NoLoader`]). A program goes through these files in order:
+//!
+//! * `info`: [`devices`] lists what there is, [`DeviceInfo`] says what each can do;
+//! * `device`: [`Device::open`] opens one;
+//! * `import`: [`Device::import_memory`] and [`Device::import_dma_buf`] make existing memory a
+//!   [`Buffer`], without a copy;
+//! * `buffer`: [`Device::allocate`] makes a buffer in the device's own memory;
+//! * `transfer`: [`Transfer`] copies between buffers by the device's transfer queue, and reads back;
+//! * `export`: [`Buffer::export_dma_buf`] lets a buffer leave the process.
+//!
+//! On a device that shares the system's memory ([`DeviceInfo::shares_system_memory`]) the imported
+//! pages are the buffer, and no transfer is needed at all.
+//!
+//! With `BUFMAP_VULKAN_VALIDATION=1` in the environment Khronos' validation layer watches every call
+//! (`validation`); the tests run under it.
+
+mod buffer;
+mod device;
+mod error;
+mod export;
+mod import;
+mod info;
+mod instance;
+mod memory_types;
+mod transfer;
+mod validation;
+
+pub use ash;
+pub use buffer::{Buffer, Way};
+pub use device::Device;
+pub use error::VulkanError;
+pub use info::{ApiVersion, DeviceInfo, DeviceKind, devices};
+pub use transfer::{CopyRegion, Ticket, Transfer};
+pub use validation::{ValidationLog, ValidationMessage};

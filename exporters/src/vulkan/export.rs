@@ -1,0 +1,81 @@
+//! A device's memory as a dma-buf, and the device as a source of buffers.
+//!
+//! # Safety
+//!
+//! A descriptor that `vkGetMemoryFdKHR` returns is new and the caller's.
+#![allow(unsafe_code)]
+
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::Arc;
+
+use ash::vk;
+
+use super::buffer::Buffer;
+use super::device::Device;
+use super::error::{VulkanError, failed};
+use crate::export::{CpuView, Export, ExportError, Exporter, Provider};
+use crate::{Absent, DmaBuf};
+
+impl Buffer {
+    /// The buffer's memory as a dma-buf, which may be a little longer than the buffer. It holds the
+    /// memory on its own: the buffer may be dropped before it.
+    ///
+    /// # Errors
+    /// [`VulkanError::Unavailable`] if the buffer was not allocated to be exported.
+    pub fn export_dma_buf(&self) -> Result<DmaBuf, VulkanError> {
+        self.exportable.clone().map_err(VulkanError::Unavailable)?;
+        let device = self.device();
+        let get = vk::MemoryGetFdInfoKHR::default()
+            .memory(self.raw.memory)
+            .handle_type(vk::ExternalMemoryHandleTypeFlags::DMA_BUF_EXT);
+        // SAFETY: the memory is alive and was allocated with this handle type
+        // (VUID-VkMemoryGetFdInfoKHR-handleType-00671).
+        let fd = unsafe { device.memory_fd()?.get_memory_fd(&get) }
+            .map_err(failed("vkGetMemoryFdKHR"))?;
+        // SAFETY: the module's law.
+        Ok(DmaBuf::new(unsafe { OwnedFd::from_raw_fd(fd) })?)
+    }
+}
+
+impl Device {
+    /// Whether buffers can leave as dma-bufs.
+    pub(super) fn exports_dma_bufs(&self) -> Result<(), Absent> {
+        self.can(
+            vk::ExternalMemoryHandleTypeFlags::DMA_BUF_EXT,
+            vk::ExternalMemoryFeatureFlags::EXPORTABLE,
+            "VK_EXT_external_memory_dma_buf",
+        )
+    }
+}
+
+impl Exporter for Device {
+    fn name(&self) -> &str {
+        &self.info().name
+    }
+
+    fn export(&self, len: usize) -> Result<Export, ExportError> {
+        let exports = self.exports_dma_bufs();
+        let buffer = Arc::new(self.allocate(len, exports.is_ok())?);
+        let dma_bufs = match exports {
+            Ok(()) => Ok(vec![buffer.export_dma_buf()?]),
+            Err(absent) => Err(absent),
+        };
+        let cpu = match buffer.cpu() {
+            Some(_) => Ok(CpuView::new(buffer.clone(), Vec::new())),
+            None => Err(Absent::new(
+                format!("the CPU does not reach this memory of {}", self.info().name),
+                "copy it by the device (vulkan::Transfer::read_back)",
+            )),
+        };
+        Ok(Export {
+            len,
+            provider: Provider::Vulkan(self.info().name.clone()),
+            cpu,
+            pinnable: Err(Absent::new(
+                "a GPU's driver keeps the physical addresses of its memory to itself",
+                "hand the buffer on as a dma-buf",
+            )),
+            dma_bufs,
+        })
+    }
+}

@@ -1,0 +1,184 @@
+//! Memory that exists already, made a device's buffer: nothing is copied.
+//!
+//! Pages of this process come in by one of two ways. As a dma-buf, made of a memfd by
+//! `/dev/udmabuf`: every driver that takes dma-bufs takes it, but one holds only 64 MiB by default,
+//! and a Vulkan buffer is bound to one memory. Or by their address: no such limit, but some drivers
+//! refuse pages that a file stands behind (amdgpu does). So the first is tried where it can be, then
+//! the second, and the buffer tells which it was and why.
+//!
+//! # Safety
+//!
+//! What is imported outlives the buffer: see the third law of `buffer`.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
+use std::sync::Arc;
+
+use ash::vk;
+use ash::vk::ExternalMemoryFeatureFlags as Features;
+use ash::vk::ExternalMemoryHandleTypeFlags as Handle;
+use iomap::Memory;
+
+use super::buffer::{Buffer, Origin, Raw, Way, not_exportable};
+use super::device::Device;
+use super::error::{VulkanError, failed};
+use super::memory_types::{HOST_PAGES, IMPORTED};
+use crate::udmabuf::{Udmabuf, UdmabufError};
+use crate::{Absent, DmaBuf};
+
+impl Device {
+    /// Makes pages of this process a buffer of the device, and keeps them.
+    ///
+    /// They come in as a dma-buf if `/dev/udmabuf` and `VK_EXT_external_memory_dma_buf` are there
+    /// and the memory fits into one udmabuf, else by their address
+    /// (`VK_EXT_external_memory_host`); [`Buffer::way`] tells.
+    ///
+    /// The CPU, or a drive by DMA, may write the pages at any time; what was written before a copy
+    /// is submitted is seen by that copy.
+    ///
+    /// # Errors
+    /// [`VulkanError::Unavailable`] if the device has neither way; [`VulkanError::Alignment`];
+    /// [`VulkanError::Length`]; [`VulkanError::Call`] if the driver refuses these pages.
+    pub fn import_memory(&self, memory: Arc<Memory>) -> Result<Buffer, VulkanError> {
+        let no_udmabuf = match self.import_udmabuf(&memory) {
+            Ok(buffer) => return Ok(buffer),
+            Err(absent) => absent,
+        };
+        self.import_host_pages(memory, no_udmabuf)
+    }
+
+    /// Makes a dma-buf a buffer of the device, as long as the dma-buf.
+    ///
+    /// The caller keeps the [`DmaBuf`]: the driver is given a duplicate. Whoever else uses the
+    /// memory must have finished before a copy from it is submitted (see
+    /// [`DmaBuf::export_sync_file`]).
+    ///
+    /// # Errors
+    /// [`VulkanError::Unavailable`] without `VK_EXT_external_memory_dma_buf`;
+    /// [`VulkanError::Call`] if the driver refuses this exporter's buffers.
+    pub fn import_dma_buf(&self, dma_buf: &DmaBuf) -> Result<Buffer, VulkanError> {
+        let handle = Handle::DMA_BUF_EXT;
+        self.can(handle, Features::IMPORTABLE, "VK_EXT_external_memory_dma_buf")
+            .map_err(VulkanError::Unavailable)?;
+        let functions = self.memory_fd()?;
+        let fd = duplicate(dma_buf)?;
+
+        let mut properties = vk::MemoryFdPropertiesKHR::default();
+        // SAFETY: `fd` is open; the call takes no ownership of it.
+        unsafe { functions.get_memory_fd_properties(handle, fd.as_raw_fd(), &mut properties) }
+            .map_err(failed("vkGetMemoryFdPropertiesKHR"))?;
+        let import = vk::ImportMemoryFdInfoKHR::default().handle_type(handle).fd(fd.as_raw_fd());
+        let mut raw = Raw::new(self, dma_buf.len(), Some(handle))?;
+        raw.allocate(
+            IMPORTED,
+            Some(Origin::DmaBuf {
+                fd: import,
+                size: dma_buf.len() as u64,
+                types: properties.memory_type_bits,
+            }),
+        )?;
+        // The import succeeded: the descriptor is the driver's from here on
+        // (VkImportMemoryFdInfoKHR: ownership passes on success, else it stays with the caller).
+        let _ = fd.into_raw_fd();
+        let exportable = Err(Absent::new("the buffer is an imported dma-buf", "share that one"));
+        Ok(Buffer { raw, len: dma_buf.len(), way: Way::DmaBuf, exportable, memory: None })
+    }
+
+    fn import_udmabuf(&self, memory: &Arc<Memory>) -> Result<Buffer, Absent> {
+        self.can(Handle::DMA_BUF_EXT, Features::IMPORTABLE, "VK_EXT_external_memory_dma_buf")?;
+        let dma_buf = udmabuf(memory).map_err(|e| match e {
+            UdmabufError::Unavailable(absent) => absent,
+            e => Absent::new(e.to_string(), "none is needed if host pages can be imported"),
+        })?;
+        let buffer = self.import_dma_buf(&dma_buf).map_err(|e| {
+            Absent::new(format!("the driver refuses the udmabuf: {e}"), "update the driver")
+        })?;
+        Ok(Buffer { way: Way::Udmabuf, memory: Some(memory.clone()), ..buffer })
+    }
+
+    fn import_host_pages(
+        &self,
+        memory: Arc<Memory>,
+        no_udmabuf: Absent,
+    ) -> Result<Buffer, VulkanError> {
+        let handle = Handle::HOST_ALLOCATION_EXT;
+        self.can(handle, Features::IMPORTABLE, "VK_EXT_external_memory_host").map_err(|host| {
+            VulkanError::Unavailable(Absent::new(
+                format!("pages cannot be imported: {}; {}", no_udmabuf.why, host.why),
+                format!("{}, or {}", no_udmabuf.fix, host.fix),
+            ))
+        })?;
+        let functions = self.memory_host()?;
+        let pointer: *mut std::ffi::c_void = memory.map().as_ptr().cast();
+        let len = memory.len();
+        // VUID-VkImportMemoryHostPointerInfoEXT-pHostPointer-01749 and
+        // VUID-VkMemoryAllocateInfo-allocationSize-01745.
+        let alignment = self.info().host_import_alignment.unwrap_or(1).max(1);
+        if !len.is_multiple_of(alignment) || !pointer.addr().is_multiple_of(alignment) {
+            return Err(VulkanError::Alignment { len, alignment });
+        }
+
+        let mut properties = vk::MemoryHostPointerPropertiesEXT::default();
+        // SAFETY: the pointer is the memory's, which is alive, and aligned as the call wants.
+        unsafe {
+            (functions.fp().get_memory_host_pointer_properties_ext)(
+                self.ash().handle(),
+                handle,
+                pointer,
+                &mut properties,
+            )
+        }
+        .result()
+        .map_err(failed("vkGetMemoryHostPointerPropertiesEXT"))?;
+        let pages = vk::ImportMemoryHostPointerInfoEXT {
+            handle_type: handle,
+            p_host_pointer: pointer,
+            ..Default::default()
+        };
+        let mut raw = Raw::new(self, len, Some(handle))?;
+        raw.allocate(
+            HOST_PAGES,
+            Some(Origin::Host { pages, size: len as u64, types: properties.memory_type_bits }),
+        )?;
+        Ok(Buffer {
+            raw,
+            len,
+            way: Way::HostPages { no_udmabuf },
+            exportable: Err(not_exportable()),
+            memory: Some(memory),
+        })
+    }
+
+    /// Whether buffers may come or go by a handle type: the extension is there and the driver says
+    /// so for buffers of our usage (VUID-VkBufferCreateInfo-pNext-00920).
+    pub(super) fn can(
+        &self,
+        handle: Handle,
+        feature: Features,
+        extension: &str,
+    ) -> Result<(), Absent> {
+        self.info().extension(extension)?;
+        if self.external(handle).contains(feature) {
+            return Ok(());
+        }
+        Err(Absent::new(
+            format!("{} has {extension}, but not for such buffers", self.info().name),
+            "update the driver or take another device",
+        ))
+    }
+}
+
+/// The whole memory as one dma-buf.
+fn udmabuf(memory: &Memory) -> Result<DmaBuf, UdmabufError> {
+    Udmabuf::open()?.create(memory, 0..memory.len())
+}
+
+/// A duplicate with `F_DUPFD_CLOEXEC`, for the driver to own.
+fn duplicate(dma_buf: &DmaBuf) -> Result<OwnedFd, VulkanError> {
+    dma_buf.as_fd().try_clone_to_owned().map_err(|e| {
+        VulkanError::Unavailable(Absent::new(
+            format!("the dma-buf's descriptor cannot be duplicated: {e}"),
+            "raise RLIMIT_NOFILE (ulimit -n)",
+        ))
+    })
+}

@@ -1,0 +1,245 @@
+//! What a device is and what it can do for us.
+//!
+//! # Safety
+//!
+//! The law of this module: a structure is chained to a query only if the device's version or an
+//! extension of its has it.
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::fmt;
+
+use ash::{ext, khr, vk};
+
+use super::error::{VulkanError, failed};
+use super::instance::{Instance, has};
+use crate::Absent;
+
+/// The extensions that bring memory in and out, what for, in the order they are reported.
+const EXTENSIONS: [(&CStr, &str, &str); 4] = [
+    (khr::external_memory_fd::NAME, "VK_KHR_external_memory_fd", "share memory by descriptors"),
+    (
+        ext::external_memory_dma_buf::NAME,
+        "VK_EXT_external_memory_dma_buf",
+        "import and export dma-bufs",
+    ),
+    (
+        ext::external_memory_host::NAME,
+        "VK_EXT_external_memory_host",
+        "import pages of this process",
+    ),
+    (
+        ext::queue_family_foreign::NAME,
+        "VK_EXT_queue_family_foreign",
+        "order its caches with those of other drivers",
+    ),
+];
+
+/// What sort of device it is, as its driver says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeviceKind {
+    /// A GPU with memory of its own.
+    Discrete,
+    /// A GPU that shares the system's memory.
+    Integrated,
+    /// A GPU seen through a virtual machine.
+    Virtual,
+    /// A software driver, such as Mesa's lavapipe.
+    Cpu,
+    /// Something else.
+    Other,
+}
+
+impl DeviceKind {
+    /// How gladly it is taken where none was named: lower is better.
+    pub(super) fn rank(self) -> u8 {
+        match self {
+            Self::Discrete => 0,
+            Self::Integrated => 1,
+            Self::Virtual => 2,
+            Self::Cpu => 3,
+            Self::Other => 4,
+        }
+    }
+}
+
+impl From<vk::PhysicalDeviceType> for DeviceKind {
+    fn from(kind: vk::PhysicalDeviceType) -> Self {
+        match kind {
+            vk::PhysicalDeviceType::DISCRETE_GPU => Self::Discrete,
+            vk::PhysicalDeviceType::INTEGRATED_GPU => Self::Integrated,
+            vk::PhysicalDeviceType::VIRTUAL_GPU => Self::Virtual,
+            vk::PhysicalDeviceType::CPU => Self::Cpu,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Discrete => "discrete",
+            Self::Integrated => "integrated",
+            Self::Virtual => "virtual",
+            Self::Cpu => "cpu",
+            Self::Other => "other",
+        })
+    }
+}
+
+/// A version of Vulkan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ApiVersion(u32);
+
+impl fmt::Display for ApiVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [major, minor, patch] =
+            [vk::api_version_major, vk::api_version_minor, vk::api_version_patch]
+                .map(|part| part(self.0));
+        write!(f, "{major}.{minor}.{patch}")
+    }
+}
+
+/// A Vulkan device and what it offers.
+#[derive(Clone, Debug)]
+pub struct DeviceInfo {
+    /// Its place in the loader's list, which [`Device::open`](super::Device::open) takes.
+    pub index: usize,
+    /// Its name.
+    pub name: String,
+    /// What sort of device it is.
+    pub kind: DeviceKind,
+    /// Its driver and the driver's version, in the driver's words.
+    pub driver: String,
+    /// The version of Vulkan it has. At least 1.2 is needed to open it.
+    pub api_version: ApiVersion,
+    /// Whether its memory is the system's own, so that imported pages are as good as any buffer and
+    /// copying them would gain nothing. True for integrated GPUs and software drivers.
+    pub shares_system_memory: bool,
+    /// The extensions that bring memory in and out, and why one is not there.
+    pub extensions: Vec<(&'static str, Result<(), Absent>)>,
+    /// `minImportedHostPointerAlignment` in bytes: what address and length of imported pages must be
+    /// multiples of. Absent if pages cannot be imported.
+    pub host_import_alignment: Option<usize>,
+    /// The longest buffer in bytes: the lesser of `maxMemoryAllocationSize` and `maxBufferSize`.
+    pub max_buffer: usize,
+}
+
+impl DeviceInfo {
+    /// Whether an extension of [`extensions`](Self::extensions) is there.
+    ///
+    /// # Errors
+    /// Absent, with the reason.
+    pub fn extension(&self, name: &str) -> Result<(), Absent> {
+        match self.extensions.iter().find(|(known, _)| *known == name) {
+            Some((_, there)) => there.clone(),
+            None => Err(Absent::new(
+                format!("{name} is no extension that is asked for"),
+                "see DeviceInfo::extensions",
+            )),
+        }
+    }
+
+    /// Whether it can be opened at all.
+    pub(super) fn usable(&self) -> bool {
+        self.api_version.0 >= vk::API_VERSION_1_2
+    }
+}
+
+/// The Vulkan devices of this machine, in the loader's order, software ones among them.
+///
+/// # Errors
+/// [`VulkanError::NoLoader`] if Vulkan is not installed, [`VulkanError::NoDevice`] if it is and has
+/// no driver or no device.
+pub fn devices() -> Result<Vec<DeviceInfo>, VulkanError> {
+    let instance = Instance::new(false)?;
+    let devices = instance.physical_devices()?;
+    devices
+        .into_iter()
+        .enumerate()
+        .map(|(index, device)| describe(&instance, index, device))
+        .collect()
+}
+
+/// Asks a device what it is.
+pub(super) fn describe(
+    instance: &Instance,
+    index: usize,
+    device: vk::PhysicalDevice,
+) -> Result<DeviceInfo, VulkanError> {
+    // SAFETY: the instance is alive and the device is one of its own.
+    let available = unsafe { instance.raw.enumerate_device_extension_properties(device) }
+        .map_err(failed("vkEnumerateDeviceExtensionProperties"))?;
+    // SAFETY: as above.
+    let version = unsafe { instance.raw.get_physical_device_properties(device) }.api_version;
+
+    let mut allocation = vk::PhysicalDeviceMaintenance3Properties::default();
+    let mut driver = vk::PhysicalDeviceDriverProperties::default();
+    let mut buffer = vk::PhysicalDeviceMaintenance4Properties::default();
+    let mut host = vk::PhysicalDeviceExternalMemoryHostPropertiesEXT::default();
+    let imports_host = has(&available, ext::external_memory_host::NAME);
+    let mut query = vk::PhysicalDeviceProperties2::default();
+    if version >= vk::API_VERSION_1_1 {
+        query = query.push_next(&mut allocation);
+    }
+    if version >= vk::API_VERSION_1_2 {
+        query = query.push_next(&mut driver);
+    }
+    if version >= vk::API_VERSION_1_3 {
+        query = query.push_next(&mut buffer);
+    }
+    if imports_host {
+        query = query.push_next(&mut host);
+    }
+    // SAFETY: as above, and the chain obeys the module's law.
+    unsafe { instance.raw.get_physical_device_properties2(device, &mut query) };
+    let properties = query.properties;
+
+    let kind = DeviceKind::from(properties.device_type);
+    let name = text(properties.device_name_as_c_str().ok());
+    // A limit that was not asked for reads as zero and is none.
+    let max = [allocation.max_memory_allocation_size, buffer.max_buffer_size]
+        .into_iter()
+        .filter(|&limit| limit > 0)
+        .fold(isize::MAX as u64, u64::min);
+    Ok(DeviceInfo {
+        index,
+        kind,
+        driver: [driver.driver_name_as_c_str().ok(), driver.driver_info_as_c_str().ok()]
+            .map(text)
+            .join(" ")
+            .trim()
+            .to_owned(),
+        api_version: ApiVersion(version),
+        shares_system_memory: matches!(kind, DeviceKind::Integrated | DeviceKind::Cpu),
+        extensions: EXTENSIONS
+            .map(|(extension, called, purpose)| {
+                (called, offered(&available, extension, called, purpose, &name))
+            })
+            .into(),
+        host_import_alignment: imports_host
+            .then_some(host.min_imported_host_pointer_alignment as usize),
+        max_buffer: max as usize,
+        name,
+    })
+}
+
+fn offered(
+    available: &[vk::ExtensionProperties],
+    extension: &CStr,
+    called: &str,
+    purpose: &str,
+    device: &str,
+) -> Result<(), Absent> {
+    if has(available, extension) {
+        return Ok(());
+    }
+    Err(Absent::new(
+        format!("the driver of {device} has no {called} to {purpose}"),
+        "update the driver or take another device",
+    ))
+}
+
+fn text(text: Option<&CStr>) -> String {
+    text.map_or_else(String::new, |text| text.to_string_lossy().into_owned())
+}

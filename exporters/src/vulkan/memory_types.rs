@@ -1,0 +1,84 @@
+//! Which of a device's memory types a buffer is put into.
+//!
+//! A driver lists its types best first among equals (Vulkan, "Device Memory Properties"), so for
+//! each wish the first that fulfils it is taken.
+
+use ash::vk;
+use ash::vk::MemoryPropertyFlags as Flags;
+
+/// Types for special ends: for memory that is hidden from everybody, that may not be there, and
+/// that needs a feature to be turned on (VUID-vkAllocateMemory-deviceCoherentMemory-02790).
+const NEVER: Flags = Flags::from_raw(
+    Flags::PROTECTED.as_raw()
+        | Flags::LAZILY_ALLOCATED.as_raw()
+        | Flags::DEVICE_COHERENT_AMD.as_raw()
+        | Flags::DEVICE_UNCACHED_AMD.as_raw(),
+);
+
+/// Wishes for a buffer that the device works on.
+pub(super) const DEVICE_LOCAL: &[Flags] = &[Flags::DEVICE_LOCAL];
+
+/// Wishes for memory that the CPU reads what the device wrote: cached if possible. Coherent always,
+/// which every device has (Vulkan promises one such type), so that nothing need be invalidated.
+pub(super) const READ_BACK: &[Flags] = &[
+    Flags::from_raw(
+        Flags::HOST_VISIBLE.as_raw() | Flags::HOST_COHERENT.as_raw() | Flags::HOST_CACHED.as_raw(),
+    ),
+    COHERENT,
+];
+
+/// Wishes for imported pages of this process: coherent, because they are written without Vulkan's
+/// knowledge and so without a flush.
+pub(super) const HOST_PAGES: &[Flags] = &[COHERENT];
+
+/// Wishes for somebody else's dma-buf: as near to the device as it comes.
+pub(super) const IMPORTED: &[Flags] = &[Flags::DEVICE_LOCAL, Flags::empty()];
+
+const COHERENT: Flags =
+    Flags::from_raw(Flags::HOST_VISIBLE.as_raw() | Flags::HOST_COHERENT.as_raw());
+
+/// The first type among `allowed` (a bit each) that fulfils the first of `wishes` that any does.
+pub(super) fn choose(
+    memory: &vk::PhysicalDeviceMemoryProperties,
+    allowed: u32,
+    wishes: &[Flags],
+) -> Option<u32> {
+    wishes.iter().find_map(|&wish| {
+        memory.memory_types_as_slice().iter().zip(0..).find_map(|(kind, index)| {
+            let fits = kind.property_flags.contains(wish) && !kind.property_flags.intersects(NEVER);
+            (allowed & (1 << index) != 0 && fits).then_some(index)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(types: &[Flags]) -> vk::PhysicalDeviceMemoryProperties {
+        let mut memory = vk::PhysicalDeviceMemoryProperties {
+            memory_type_count: types.len() as u32,
+            ..Default::default()
+        };
+        for (slot, &flags) in memory.memory_types.iter_mut().zip(types) {
+            slot.property_flags = flags;
+        }
+        memory
+    }
+
+    #[test]
+    fn the_first_wish_that_an_allowed_type_fulfils_wins() {
+        let discrete = memory(&[
+            Flags::DEVICE_LOCAL | Flags::PROTECTED,
+            Flags::DEVICE_LOCAL,
+            COHERENT,
+            COHERENT | Flags::HOST_CACHED,
+        ]);
+        assert_eq!(choose(&discrete, !0, DEVICE_LOCAL), Some(1));
+        assert_eq!(choose(&discrete, !0, READ_BACK), Some(3));
+        assert_eq!(choose(&discrete, 0b0111, READ_BACK), Some(2));
+        assert_eq!(choose(&discrete, 0b1000, IMPORTED), Some(3));
+        assert_eq!(choose(&discrete, 0b0001, IMPORTED), None);
+        assert_eq!(choose(&discrete, 0, DEVICE_LOCAL), None);
+    }
+}

@@ -1,0 +1,439 @@
+//! Copies by the device, on its transfer queue.
+//!
+//! Each [`Transfer::copy`] is one submission; a timeline semaphore counts those that are done, and
+//! a [`Ticket`] is the count to wait for. Copies of one transfer take effect in the order they were
+//! submitted.
+//!
+//! Who sees what: a submission makes everything that the CPU wrote before it visible to the device
+//! (Vulkan, "Host Write Ordering Guarantees"), and what a drive wrote into imported pages by DMA is
+//! in memory before its completion is reported. Memory that others use through the kernel (dma-bufs)
+//! is acquired from them before a copy and released to them after it. What a copy wrote to memory
+//! the CPU can reach is visible to the CPU once the ticket has been waited for.
+//!
+//! # Safety
+//!
+//! The laws of this module:
+//!
+//! 1. A submission's buffers and commands are kept in `in_flight` until the timeline has passed its
+//!    count. If that cannot be learned (the device is lost), they are leaked rather than freed: the
+//!    device may still write them.
+//! 2. The command pool is used through `&mut self` only (it is externally synchronised).
+#![allow(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use ash::vk;
+use ash::vk::{AccessFlags, PipelineStageFlags};
+
+use super::buffer::Buffer;
+use super::device::Device;
+use super::error::{VulkanError, failed};
+
+/// The size of the buffer through which [`Transfer::read_back`] goes, in bytes.
+const STAGING: usize = 4 << 20;
+
+/// A part of one buffer to be copied to a part of another. Offsets and lengths are in bytes and
+/// need no alignment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CopyRegion {
+    /// Where it begins in the source.
+    pub src_offset: usize,
+    /// Where it begins in the destination.
+    pub dst_offset: usize,
+    /// How long it is. Zero copies nothing.
+    pub len: usize,
+}
+
+/// A copy that was submitted, to be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[must_use = "the copy is done only when its ticket has been waited for"]
+pub struct Ticket {
+    timeline: vk::Semaphore,
+    count: u64,
+}
+
+/// The device's transfer queue, with what this user has in flight on it.
+///
+/// Several transfers of one device share the queue and know nothing of each other's order. Dropping
+/// one waits until its copies are done.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use exporters::vulkan::{CopyRegion, Device};
+/// use iomap::{Memory, PageSize};
+///
+/// let device = Device::open(None)?;
+/// let memory = Arc::new(Memory::memfd("staging", 1 << 20, PageSize::Base)?);
+/// let staging = Arc::new(device.import_memory(memory)?);
+/// let vram = Arc::new(device.allocate(1 << 20, false)?);
+///
+/// let mut transfer = device.transfer()?;
+/// let all = CopyRegion { src_offset: 0, dst_offset: 0, len: 1 << 20 };
+/// let ticket = transfer.copy(&staging, &vram, &[all])?;
+/// transfer.wait(ticket)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Transfer {
+    device: Device,
+    pool: vk::CommandPool,
+    timeline: vk::Semaphore,
+    submitted: u64,
+    in_flight: VecDeque<InFlight>,
+    idle: Vec<vk::CommandBuffer>,
+    staging: Option<Arc<Buffer>>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    count: u64,
+    commands: vk::CommandBuffer,
+    /// Kept until the copy is done.
+    _buffers: [Arc<Buffer>; 2],
+}
+
+impl Device {
+    /// A user of the transfer queue: of a family for transfers only if the device has one.
+    ///
+    /// # Errors
+    /// [`VulkanError::Call`] if the device is lost or out of memory.
+    pub fn transfer(&self) -> Result<Transfer, VulkanError> {
+        let mut transfer = Transfer {
+            device: self.clone(),
+            pool: vk::CommandPool::null(),
+            timeline: vk::Semaphore::null(),
+            submitted: 0,
+            in_flight: VecDeque::new(),
+            idle: Vec::new(),
+            staging: None,
+        };
+        let pool =
+            vk::CommandPoolCreateInfo::default().queue_family_index(self.queue_family()).flags(
+                vk::CommandPoolCreateFlags::TRANSIENT
+                    | vk::CommandPoolCreateFlags::RESET_COMMAND_BUFFER,
+            );
+        let mut timeline =
+            vk::SemaphoreTypeCreateInfo::default().semaphore_type(vk::SemaphoreType::TIMELINE);
+        let semaphore = vk::SemaphoreCreateInfo::default().push_next(&mut timeline);
+        // SAFETY: the device is alive and has timeline semaphores; dropping `transfer` frees both.
+        unsafe {
+            transfer.pool = self
+                .ash()
+                .create_command_pool(&pool, None)
+                .map_err(failed("vkCreateCommandPool"))?;
+            transfer.timeline = self
+                .ash()
+                .create_semaphore(&semaphore, None)
+                .map_err(failed("vkCreateSemaphore"))?;
+        }
+        Ok(transfer)
+    }
+}
+
+impl Transfer {
+    /// Submits a copy of `regions` from `src` to `dst`, after all earlier copies of this transfer.
+    /// Both buffers are kept until it is done. The regions of one copy must not overlap in `dst`, or
+    /// either may win.
+    ///
+    /// # Errors
+    /// Nothing is copied with [`VulkanError::OutOfBounds`], [`VulkanError::Overlap`] (a copy within
+    /// one buffer) or [`VulkanError::OtherDevice`]. [`VulkanError::Call`] if the device fails.
+    pub fn copy(
+        &mut self,
+        src: &Arc<Buffer>,
+        dst: &Arc<Buffer>,
+        regions: &[CopyRegion],
+    ) -> Result<Ticket, VulkanError> {
+        if *src.device() != self.device || *dst.device() != self.device {
+            return Err(VulkanError::OtherDevice);
+        }
+        let regions = check(src, dst, regions)?;
+        self.retire()?;
+        if regions.is_empty() {
+            return Ok(self.ticket());
+        }
+        let commands = self.take_commands()?;
+        if let Err(e) = self.record(commands, src, dst, &regions) {
+            self.idle.push(commands);
+            return Err(e);
+        }
+        self.submit(commands, [src.clone(), dst.clone()])
+    }
+
+    /// Waits until a copy is done.
+    ///
+    /// # Errors
+    /// [`VulkanError::OtherTransfer`] for another transfer's ticket; [`VulkanError::Call`] if the
+    /// device is lost.
+    pub fn wait(&mut self, ticket: Ticket) -> Result<(), VulkanError> {
+        self.check_ticket(ticket)?;
+        self.wait_for(ticket.count)?;
+        self.retire()
+    }
+
+    /// Whether a copy is done, without waiting.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn is_done(&mut self, ticket: Ticket) -> Result<bool, VulkanError> {
+        self.check_ticket(ticket)?;
+        self.retire()?;
+        Ok(self.in_flight.front().is_none_or(|oldest| oldest.count > ticket.count))
+    }
+
+    /// Reads `out.len()` bytes of `src` at `offset` as the device sees them, after all earlier
+    /// copies of this transfer: the device copies them, in pieces, into memory that the CPU reads.
+    ///
+    /// # Errors
+    /// As [`copy`](Self::copy), and [`VulkanError::OutOfMemory`].
+    pub fn read_back(
+        &mut self,
+        src: &Arc<Buffer>,
+        offset: usize,
+        out: &mut [u8],
+    ) -> Result<(), VulkanError> {
+        check_bounds("source", src, offset, out.len())?;
+        let staging = match &self.staging {
+            Some(staging) => staging.clone(),
+            None => {
+                let len = STAGING.min(self.device.info().max_buffer);
+                let staging = Arc::new(Buffer::read_back(&self.device, len)?);
+                self.staging.insert(staging).clone()
+            }
+        };
+        let mut src_offset = offset;
+        for piece in out.chunks_mut(staging.len()) {
+            let region = CopyRegion { src_offset, dst_offset: 0, len: piece.len() };
+            let ticket = self.copy(src, &staging, &[region])?;
+            self.wait(ticket)?;
+            let map = staging.cpu().unwrap_or(iomap::BufMap::null());
+            map.copy_to_slice(0, piece).map_err(|_| VulkanError::OutOfBounds {
+                side: "staging buffer",
+                offset: 0,
+                len: piece.len(),
+                buffer_len: map.len(),
+            })?;
+            src_offset += piece.len();
+        }
+        Ok(())
+    }
+
+    fn ticket(&self) -> Ticket {
+        Ticket { timeline: self.timeline, count: self.submitted }
+    }
+
+    fn check_ticket(&self, ticket: Ticket) -> Result<(), VulkanError> {
+        if ticket.timeline == self.timeline && ticket.count <= self.submitted {
+            return Ok(());
+        }
+        Err(VulkanError::OtherTransfer)
+    }
+
+    fn take_commands(&mut self) -> Result<vk::CommandBuffer, VulkanError> {
+        if let Some(commands) = self.idle.pop() {
+            return Ok(commands);
+        }
+        let allocate = vk::CommandBufferAllocateInfo::default()
+            .command_pool(self.pool)
+            .level(vk::CommandBufferLevel::PRIMARY)
+            .command_buffer_count(1);
+        // SAFETY: the pool is ours (law 2).
+        let commands = unsafe { self.device.ash().allocate_command_buffers(&allocate) }
+            .map_err(failed("vkAllocateCommandBuffers"))?;
+        Ok(commands[0])
+    }
+
+    fn record(
+        &self,
+        commands: vk::CommandBuffer,
+        src: &Arc<Buffer>,
+        dst: &Arc<Buffer>,
+        regions: &[vk::BufferCopy],
+    ) -> Result<(), VulkanError> {
+        let ash = self.device.ash();
+        let begin = vk::CommandBufferBeginInfo::default()
+            .flags(vk::CommandBufferUsageFlags::ONE_TIME_SUBMIT);
+        let (read, write) = (AccessFlags::TRANSFER_READ, AccessFlags::TRANSFER_WRITE);
+        let ours = self.device.queue_family();
+        let theirs = self.device.foreign_family();
+
+        // After the earlier copies, whose results this one may read or replace.
+        let after =
+            [vk::MemoryBarrier::default().src_access_mask(write).dst_access_mask(read | write)];
+        let acquire: Vec<_> = shared(src, dst)
+            .map(|buffer| pass(buffer, theirs, ours).dst_access_mask(read | write))
+            .collect();
+        let release: Vec<_> = shared(src, dst)
+            .map(|buffer| pass(buffer, ours, theirs).src_access_mask(write))
+            .collect();
+        let to_host = [vk::MemoryBarrier::default()
+            .src_access_mask(write)
+            .dst_access_mask(AccessFlags::HOST_READ | AccessFlags::HOST_WRITE)];
+        let to_host = if dst.raw.is_host_visible() { &to_host[..] } else { &[] };
+        // SAFETY: `commands` is ours and not in flight; the buffers are of this device, live until
+        // the copy is done (law 1), and the regions lie inside them.
+        unsafe {
+            ash.begin_command_buffer(commands, &begin).map_err(failed("vkBeginCommandBuffer"))?;
+            ash.cmd_pipeline_barrier(
+                commands,
+                PipelineStageFlags::TRANSFER,
+                PipelineStageFlags::TRANSFER,
+                vk::DependencyFlags::empty(),
+                &after,
+                &acquire,
+                &[],
+            );
+            ash.cmd_copy_buffer(commands, src.raw.buffer, dst.raw.buffer, regions);
+            if !release.is_empty() || !to_host.is_empty() {
+                ash.cmd_pipeline_barrier(
+                    commands,
+                    PipelineStageFlags::TRANSFER,
+                    PipelineStageFlags::HOST,
+                    vk::DependencyFlags::empty(),
+                    to_host,
+                    &release,
+                    &[],
+                );
+            }
+            ash.end_command_buffer(commands).map_err(failed("vkEndCommandBuffer"))
+        }
+    }
+
+    fn submit(
+        &mut self,
+        commands: vk::CommandBuffer,
+        buffers: [Arc<Buffer>; 2],
+    ) -> Result<Ticket, VulkanError> {
+        let count = self.submitted + 1;
+        let (command_buffers, semaphores, counts) = ([commands], [self.timeline], [count]);
+        let mut timeline =
+            vk::TimelineSemaphoreSubmitInfo::default().signal_semaphore_values(&counts);
+        let submit = vk::SubmitInfo::default()
+            .command_buffers(&command_buffers)
+            .signal_semaphores(&semaphores)
+            .push_next(&mut timeline);
+        let queue = self.device.lock_queue();
+        // SAFETY: the queue is locked; commands and buffers are kept until done (law 1).
+        let result =
+            unsafe { self.device.ash().queue_submit(*queue, &[submit], vk::Fence::null()) };
+        drop(queue);
+        match result {
+            Ok(()) => {
+                self.submitted = count;
+                self.in_flight.push_back(InFlight { count, commands, _buffers: buffers });
+                Ok(self.ticket())
+            }
+            Err(vk::Result::ERROR_DEVICE_LOST) => {
+                std::mem::forget(buffers);
+                Err(failed("vkQueueSubmit")(vk::Result::ERROR_DEVICE_LOST))
+            }
+            Err(result) => {
+                self.idle.push(commands);
+                Err(failed("vkQueueSubmit")(result))
+            }
+        }
+    }
+
+    /// Lets go of the buffers whose copies are done.
+    fn retire(&mut self) -> Result<(), VulkanError> {
+        if self.in_flight.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the semaphore is ours and a timeline.
+        let done = unsafe { self.device.ash().get_semaphore_counter_value(self.timeline) }
+            .map_err(failed("vkGetSemaphoreCounterValue"))?;
+        while self.in_flight.front().is_some_and(|oldest| oldest.count <= done) {
+            let Some(InFlight { commands, .. }) = self.in_flight.pop_front() else { break };
+            self.idle.push(commands);
+        }
+        Ok(())
+    }
+
+    fn wait_for(&self, count: u64) -> Result<(), VulkanError> {
+        let (semaphores, counts) = ([self.timeline], [count]);
+        let wait = vk::SemaphoreWaitInfo::default().semaphores(&semaphores).values(&counts);
+        loop {
+            // SAFETY: the semaphore is ours and a timeline.
+            match unsafe { self.device.ash().wait_semaphores(&wait, u64::MAX) } {
+                Err(vk::Result::TIMEOUT) => continue,
+                result => return result.map_err(failed("vkWaitSemaphores")),
+            }
+        }
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        if !self.in_flight.is_empty() && self.wait_for(self.submitted).is_err() {
+            // Law 1: the device may still be at it.
+            std::mem::forget(std::mem::take(&mut self.in_flight));
+            std::mem::forget(self.device.clone());
+            return;
+        }
+        let ash = self.device.ash();
+        // SAFETY: both are ours or null, and nothing of theirs is in flight any more.
+        unsafe {
+            ash.destroy_semaphore(self.timeline, None);
+            ash.destroy_command_pool(self.pool, None);
+        }
+    }
+}
+
+/// The buffers of a copy that others use through the kernel, each once.
+fn shared<'a>(src: &'a Arc<Buffer>, dst: &'a Arc<Buffer>) -> impl Iterator<Item = &'a Buffer> {
+    let second = (!Arc::ptr_eq(src, dst)).then_some(dst);
+    std::iter::once(src).chain(second).map(|buffer| &**buffer).filter(|buffer| buffer.is_shared())
+}
+
+/// A whole buffer passed from one queue family to another.
+fn pass(buffer: &Buffer, from: u32, to: u32) -> vk::BufferMemoryBarrier<'static> {
+    vk::BufferMemoryBarrier::default()
+        .buffer(buffer.raw.buffer)
+        .size(vk::WHOLE_SIZE)
+        .src_queue_family_index(from)
+        .dst_queue_family_index(to)
+}
+
+/// The regions in Vulkan's form, without empty ones (VUID-VkBufferCopy-size-01988), each inside both
+/// buffers (VUID-vkCmdCopyBuffer-srcOffset-00113, -dstOffset-00114, -size-00115, -size-00116).
+fn check(
+    src: &Arc<Buffer>,
+    dst: &Arc<Buffer>,
+    regions: &[CopyRegion],
+) -> Result<Vec<vk::BufferCopy>, VulkanError> {
+    for region in regions {
+        check_bounds("source", src, region.src_offset, region.len)?;
+        check_bounds("destination", dst, region.dst_offset, region.len)?;
+    }
+    if Arc::ptr_eq(src, dst) && overlap(regions) {
+        return Err(VulkanError::Overlap);
+    }
+    let copies = regions.iter().filter(|region| region.len > 0).map(|region| vk::BufferCopy {
+        src_offset: region.src_offset as u64,
+        dst_offset: region.dst_offset as u64,
+        size: region.len as u64,
+    });
+    Ok(copies.collect())
+}
+
+fn check_bounds(
+    side: &'static str,
+    buffer: &Buffer,
+    offset: usize,
+    len: usize,
+) -> Result<(), VulkanError> {
+    if offset <= buffer.len() && len <= buffer.len() - offset {
+        return Ok(());
+    }
+    Err(VulkanError::OutOfBounds { side, offset, len, buffer_len: buffer.len() })
+}
+
+/// Whether any source meets any destination (VUID-vkCmdCopyBuffer-pRegions-00117).
+fn overlap(regions: &[CopyRegion]) -> bool {
+    regions.iter().any(|a| {
+        regions
+            .iter()
+            .any(|b| a.src_offset < b.dst_offset + b.len && b.dst_offset < a.src_offset + a.len)
+    })
+}
