@@ -1,3 +1,14 @@
 //! One handle on a buffer wherever it lives, and files moved into it by DMA.
+//!
+//! The house has three floors, each of which knows only those below it:
+//!
+//! * [`iomap`]: memory you can point at;
+//! * [`exporters`]: where buffers come from, and how they leave the process as a dma-buf;
+//! * this crate: who uses them. [`storage`] reads drives; [`load`] plans a road from a file to a
+//!   buffer, runs it, checks it and accounts for it.
+#![deny(unsafe_code)]
+
+pub use {exporters, iomap};
 
 pub mod load;
+pub mod storage;
