@@ -1,0 +1,156 @@
+//! What can go wrong with a load.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::road::Road;
+use super::valid::Valid;
+
+/// Why a load failed. Every variant says what failed, where, and what to do; those that end a load
+/// in the middle say which bytes of the buffer are valid.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A file could not be opened.
+    #[error("{}: cannot be opened: {source}; {}", path.display(), remedy(source))]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A file's table of contents could not be read.
+    #[error(transparent)]
+    Format(#[from] super::format::FormatError),
+    /// There is not one byte to load.
+    #[error("{}: is empty or holds only empty items: there is nothing to load", path.display())]
+    Empty {
+        /// The first file.
+        path: PathBuf,
+    },
+    /// A request reaches past the end of its file.
+    #[error(
+        "{}: {len} bytes at offset {offset} reach past the end of the file at {file_len}; it may be truncated: fetch it again",
+        path.display()
+    )]
+    PastEnd {
+        /// The file.
+        path: PathBuf,
+        /// Where the request begins, in bytes.
+        offset: u64,
+        /// How long it is, in bytes.
+        len: u64,
+        /// The length of the file in bytes.
+        file_len: u64,
+    },
+    /// A request names a file that the load does not have.
+    #[error("a request names file {file}, of {files} files")]
+    NoSuchFile {
+        /// The index named.
+        file: usize,
+        /// How many files there are.
+        files: usize,
+    },
+    /// A request reaches past the end of the buffer.
+    #[error(
+        "the buffer is too small: {needed} bytes are needed and it has {len}; give a larger one or fewer requests"
+    )]
+    TooSmall {
+        /// The bytes that the requests need.
+        needed: u64,
+        /// The bytes that the buffer has.
+        len: u64,
+    },
+    /// Two requests fill the same bytes of the buffer.
+    #[error("two requests fill the same bytes of the buffer, at offset {at}")]
+    Overlap {
+        /// The first such byte.
+        at: u64,
+    },
+    /// The road that the caller demanded cannot be had.
+    #[error("{}: the {road} road was demanded and cannot be had: {why}", path.display())]
+    Road {
+        /// The file.
+        path: PathBuf,
+        /// The road demanded.
+        road: Road,
+        /// Why not.
+        why: String,
+    },
+    /// The file could not be read.
+    #[error("{}: reading at offset {offset} failed: {source}; {}; {valid}", path.display(), remedy(source))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, in bytes.
+        offset: u64,
+        /// The kernel's answer.
+        source: io::Error,
+        /// What of the buffer can be used all the same.
+        valid: Valid,
+    },
+    /// The file ended before the bytes that it had when it was opened.
+    #[error(
+        "{}: the file ends at offset {at}, it had {file_len} bytes when it was opened: something shrank it while it was read; load it again once it is whole; {valid}",
+        path.display()
+    )]
+    Shrank {
+        /// The file.
+        path: PathBuf,
+        /// Where it ends now, in bytes.
+        at: u64,
+        /// Its length when it was opened, in bytes.
+        file_len: u64,
+        /// What of the buffer can be used all the same.
+        valid: Valid,
+    },
+    /// The bytes in the buffer are not those of the file.
+    #[error(
+        "{}: the bytes loaded from offset {offset} are not the file's: {what}; the buffer must not be used",
+        path.display()
+    )]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, in bytes.
+        offset: u64,
+        /// What differs.
+        what: String,
+    },
+    /// The caller stopped the load.
+    #[error("the load was stopped; {valid}")]
+    Stopped {
+        /// What of the buffer can be used all the same.
+        valid: Valid,
+    },
+    /// The load's own threads or rings failed.
+    #[error("{step} failed: {source}; {valid}")]
+    Engine {
+        /// What failed.
+        step: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+        /// What of the buffer can be used all the same.
+        valid: Valid,
+    },
+    /// There is no memory for the buffer or the slots.
+    #[error("{0}; close other programs or load fewer files at once")]
+    Memory(#[from] iomap::MemoryError),
+    /// The GPU refused.
+    #[error(transparent)]
+    Vulkan(#[from] exporters::vulkan::VulkanError),
+}
+
+/// What to do about a kernel's answer.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "check the path",
+        io::ErrorKind::PermissionDenied => "ask its owner for the right to read it",
+        io::ErrorKind::IsADirectory => "name a file in it",
+        io::ErrorKind::OutOfMemory => "close other programs",
+        io::ErrorKind::InvalidInput => "name a regular file or a block device",
+        _ if error.raw_os_error() == Some(libc::EIO) => {
+            "the drive or its file system failed, the kernel's log (dmesg) says more"
+        }
+        _ => "the kernel's log (dmesg) may say more",
+    }
+}

@@ -1,0 +1,56 @@
+//! The roads from a file to a buffer.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// How bytes get from a file into the buffer, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Road {
+    /// The drive writes by DMA into the buffer's own pages.
+    Direct,
+    /// The drive writes by DMA into a small ring of pages that the GPU imports, and the GPU copies
+    /// from there into its own memory.
+    Staged,
+    /// The kernel copies pages that already sit in the page cache.
+    Cached,
+    /// The kernel reads into its page cache and copies from there.
+    Buffered,
+}
+
+impl Road {
+    /// Every road, best first.
+    pub const ALL: [Self; 4] = [Self::Direct, Self::Staged, Self::Cached, Self::Buffered];
+
+    /// Its name on the command line and in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Staged => "staged",
+            Self::Cached => "cached",
+            Self::Buffered => "buffered",
+        }
+    }
+
+    /// Whether the kernel's copy on this road is made by the CPU.
+    pub const fn cpu_copies(self) -> bool {
+        matches!(self, Self::Cached | Self::Buffered)
+    }
+}
+
+impl fmt::Display for Road {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Road {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|road| road.name() == name)
+            .ok_or_else(|| format!("no road is called '{name}': direct, staged, cached, buffered"))
+    }
+}

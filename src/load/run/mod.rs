@@ -1,0 +1,108 @@
+//! Carrying a plan out.
+//!
+//! The planner's pieces become [`Job`]s in a [`Queue`]. An engine of `storage::file` (one io_uring,
+//! or threads that each read one piece at a time) runs a piece of work that takes jobs from the
+//! queue: [`direct`] fills system memory, [`staged`] fills device memory through a ring of slots.
+//! Whoever completes a piece sends an [`Event`] to the load's own thread, which keeps the accounts.
+
+pub(crate) mod direct;
+mod reads;
+pub(crate) mod staged;
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::check::Part;
+use super::plan::{Landing, Piece};
+use super::road::Road;
+use crate::storage::file::SourceFile;
+
+/// A piece and the road it takes.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub road: Road,
+    pub piece: Piece,
+}
+
+impl Job {
+    /// The ranges of the buffer that it fills, in bytes.
+    pub(crate) fn landed(&self) -> impl Iterator<Item = Range<u64>> {
+        let (place, copies) = match &self.piece.landing {
+            Landing::Buffer(at) => (Some(*at..*at + self.piece.need), [].as_slice()),
+            Landing::Slot(copies) => (None, copies.as_slice()),
+        };
+        let copied = copies.iter().map(|copy| copy.buffer_offset..copy.buffer_offset + copy.len);
+        place.into_iter().chain(copied)
+    }
+
+    fn file<'f>(&self, files: &'f [SourceFile]) -> BorrowedFd<'f> {
+        let file = &files[self.piece.file];
+        match file.direct() {
+            Ok(direct) if !self.road.cpu_copies() => direct.as_fd(),
+            _ => file.as_fd(),
+        }
+    }
+
+    /// What the length of each read must be a multiple of.
+    fn granule(&self, files: &[SourceFile]) -> u64 {
+        match files[self.piece.file].direct() {
+            Ok(direct) if !self.road.cpu_copies() => u64::from(direct.alignment.offset),
+            _ => 1,
+        }
+    }
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub(crate) enum Event<'a> {
+    /// Its bytes are in the buffer. Fingerprints come along from an engine that had the bytes at
+    /// hand: in the CPU's cache, or in a slot that is free again by now.
+    Landed(&'a Job, Option<Vec<Part>>),
+    /// Its file could not be read.
+    Failed(&'a Job, Failure),
+    /// The GPU could not copy it.
+    Gpu(exporters::vulkan::VulkanError),
+    /// The engine itself failed.
+    Engine(io::Error),
+}
+
+/// Why a read failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The kernel's error, and where in the file.
+    Io { offset: u64, source: io::Error },
+    /// The file ends here, before the end of the piece.
+    Ended { at: u64 },
+}
+
+/// The jobs of a load, taken one by one by any thread until none is left or the load is stopped.
+#[derive(Debug)]
+pub(crate) struct Queue<'a> {
+    jobs: &'a [Job],
+    next: AtomicUsize,
+    stop: &'a AtomicBool,
+}
+
+impl<'a> Queue<'a> {
+    pub(crate) const fn new(jobs: &'a [Job], stop: &'a AtomicBool) -> Self {
+        Self { jobs, next: AtomicUsize::new(0), stop }
+    }
+
+    fn take(&self) -> Option<&'a Job> {
+        if self.stop.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.jobs.get(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Whether it never had a job.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,105 @@
+//! Reads that may come in parts.
+//!
+//! A read can return fewer bytes than asked; then the rest is asked for again. [`Reads`] keeps, for
+//! each read in flight, how far it got, and tells a part from the end of the file.
+
+use std::io;
+
+use iomap::BufMap;
+
+use super::{Failure, Job};
+use crate::storage::file::SourceFile;
+use crate::storage::file::ring::Read;
+
+/// A job being read into a map.
+#[derive(Debug)]
+struct Reading<'m> {
+    job: &'m Job,
+    slot: Option<usize>,
+    into: BufMap<'m>,
+    got: u64,
+}
+
+/// The reads in flight of one engine; a read's tag is its index.
+#[derive(Debug)]
+pub(super) struct Reads<'m> {
+    files: &'m [SourceFile],
+    reading: Vec<Option<Reading<'m>>>,
+    unfinished: Vec<usize>,
+}
+
+/// What a completion means.
+pub(super) enum Outcome<'m> {
+    /// All bytes are there, in the slot if it has one.
+    Complete(&'m Job, Option<usize>),
+    /// The rest is to be asked for.
+    Partial,
+    /// The read failed, and gives its slot back.
+    Failed(&'m Job, Option<usize>, Failure),
+}
+
+impl<'m> Reads<'m> {
+    pub(super) const fn new(files: &'m [SourceFile]) -> Self {
+        Self { files, reading: Vec::new(), unfinished: Vec::new() }
+    }
+
+    /// Whether nothing is in flight.
+    pub(super) fn is_empty(&self) -> bool {
+        self.reading.iter().all(Option::is_none)
+    }
+
+    /// Begins to read a job into `into`.
+    pub(super) fn start(
+        &mut self,
+        job: &'m Job,
+        slot: Option<usize>,
+        into: BufMap<'m>,
+    ) -> Read<'m> {
+        let tag = self.reading.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.reading.push(None);
+            self.reading.len() - 1
+        });
+        self.reading[tag] = Some(Reading { job, slot, into, got: 0 });
+        Read { file: job.file(self.files), offset: job.piece.offset, into, tag }
+    }
+
+    /// The rest of a read that came in part.
+    pub(super) fn rest(&mut self) -> Option<Read<'m>> {
+        let tag = self.unfinished.pop()?;
+        let reading = self.reading[tag].as_ref()?;
+        let into = reading.into.subrange(reading.got as usize..).ok()?;
+        let offset = reading.job.piece.offset + reading.got;
+        Some(Read { file: reading.job.file(self.files), offset, into, tag })
+    }
+
+    pub(super) fn finish(&mut self, tag: usize, result: io::Result<usize>) -> Outcome<'m> {
+        let Some(reading) = self.reading[tag].as_mut() else { return Outcome::Partial };
+        let (job, slot, offset) = (reading.job, reading.slot, reading.job.piece.offset);
+        let failure = match result {
+            Ok(bytes) => {
+                reading.got += bytes as u64;
+                let ended = bytes == 0 || reading.got % job.granule(self.files) != 0;
+                if reading.got >= job.piece.need {
+                    None
+                } else if ended {
+                    Some(Failure::Ended { at: offset + reading.got })
+                } else {
+                    self.unfinished.push(tag);
+                    return Outcome::Partial;
+                }
+            }
+            Err(source) => match source.raw_os_error() {
+                Some(libc::EAGAIN | libc::EINTR) => {
+                    self.unfinished.push(tag);
+                    return Outcome::Partial;
+                }
+                _ => Some(Failure::Io { offset: offset + reading.got, source }),
+            },
+        };
+        self.reading[tag] = None;
+        match failure {
+            None => Outcome::Complete(job, slot),
+            Some(failure) => Outcome::Failed(job, slot, failure),
+        }
+    }
+}
