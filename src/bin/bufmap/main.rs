@@ -1,2 +1,45 @@
-//! The `bufmap` command.
-fn main() {}
+//! The `bufmap` command: a thin face over the library.
+
+mod args;
+mod load;
+mod probe;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// What a shell expects of a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let done = match args::Args::parse().command {
+        args::Command::Load(args) => load::run(&args),
+        args::Command::Probe(args) => probe::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Stopped(why)) => {
+            eprintln!("bufmap: {why}");
+            ExitCode::from(INTERRUPTED)
+        }
+        Err(Failure::Error(why)) => {
+            eprintln!("bufmap: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a command ended without doing what it was asked.
+pub enum Failure {
+    /// The user stopped it.
+    Stopped(String),
+    /// It failed.
+    Error(String),
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Error(error.to_string())
+    }
+}
