@@ -1,0 +1,281 @@
+//! Loads that go wrong, and machines that lack something: the error names the file, the offset and
+//! the remedy, and says which bytes are valid; what can be done in another way is done and said.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bufmap::load::{Around, Destination, Load, LoadError, Options, Request, Road};
+use bufmap::storage::file::SourceFile;
+use seccompiler::{SeccompAction, SeccompFilter};
+use support::*;
+
+const MIB: usize = 1 << 20;
+
+/// Set in a child process that is to run one test in a restricted way.
+const RESTRICTED: &str = "BUFMAP_TEST_RESTRICTED";
+
+fn main() -> ExitCode {
+    if let Some(test) = std::env::var_os(RESTRICTED) {
+        restricted(&test.to_string_lossy());
+        return ExitCode::SUCCESS;
+    }
+    let anywhere = |name: &str, test: fn(())| trial(name, Ok(()), test);
+    let as_root = |name: &str, test: fn(())| trial(name, root(), test);
+    let trials = vec![
+        anywhere("a_file_that_shrank_before_it_is_read", |()| shrunk_before()),
+        anywhere("a_file_that_shrinks_while_it_is_read", |()| shrinks_while_read()),
+        anywhere("a_load_that_is_stopped", |()| stopped()),
+        anywhere("a_file_that_cannot_be_opened", |()| unopenable()),
+        anywhere("without_io_uring_threads_read_directly", |()| in_child("no_io_uring")),
+        anywhere("without_memory_there_is_an_error", |()| in_child("no_memory")),
+        anywhere("little_locked_memory_is_said", |()| in_child("little_locked_memory")),
+        as_root("an_error_of_the_drive_in_the_middle", |()| drive_error()),
+        as_root("a_file_system_without_o_direct", |()| squashfs()),
+        as_root("a_file_of_somebody_else", |()| in_child("somebody_else")),
+    ];
+    support::run(trials)
+}
+
+fn root() -> Result<(), String> {
+    match rustix::process::geteuid().is_root() {
+        true => Ok(()),
+        false => Err("loop devices, mounts and other users need root".into()),
+    }
+}
+
+/// Runs one of the [`restricted`] tests in a process of its own.
+fn in_child(test: &str) {
+    let own = std::env::current_exe().expect("this program");
+    let done = Command::new(own).env(RESTRICTED, test).output().expect("a child");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{test}: {}\n{said}", done.status);
+}
+
+fn restricted(test: &str) {
+    match test {
+        "no_io_uring" => no_io_uring(),
+        "no_memory" => no_memory(),
+        "little_locked_memory" => little_locked_memory(),
+        "somebody_else" => somebody_else(),
+        _ => panic!("no such test: {test}"),
+    }
+}
+
+fn whole(source: &SourceFile) -> [Request; 1] {
+    [Request::new(0, 0, source.len(), 0)]
+}
+
+fn by(road: Road) -> Options {
+    Options { road: Some(road), ..Options::default() }
+}
+
+fn shrunk_before() {
+    for road in [Road::Direct, Road::Buffered] {
+        let file = file_of(8 * MIB);
+        let source = source(file.path());
+        file.as_file().set_len(3 * MIB as u64 + 100).expect("a shorter file");
+        let memory = memory_of(8 * MIB);
+        let error = load(&source, &whole(&source), Around::Untouched, &memory, by(road))
+            .expect_err("too short");
+        let text = error.to_string();
+        let LoadError::Shrank { at, file_len, valid, .. } = error else { panic!("{text}") };
+        assert_eq!((at, file_len), (3 * MIB as u64 + 100, 8 << 20), "{road}");
+        assert!(text.contains(&*file.path().to_string_lossy()), "{text}");
+        let found = contents(&memory);
+        for range in valid.ranges() {
+            let range = range.start as usize..range.end as usize;
+            assert_same(&found[range.clone()], &bytes_of(8 * MIB)[range]);
+        }
+    }
+}
+
+fn shrinks_while_read() {
+    let file = file_of(64 * MIB);
+    let source = source(file.path());
+    let memory = memory_of(64 * MIB);
+    let mut shrunk = false;
+    let error = Load {
+        files: std::slice::from_ref(&source),
+        requests: &whole(&source),
+        around: Around::Untouched,
+        destination: Destination::Memory(&memory),
+        options: Options { depth: 1, block: 65536, ..by(Road::Direct) },
+        stop: &AtomicBool::new(false),
+    }
+    .run(&mut |_| {
+        if !shrunk {
+            shrunk = true;
+            file.as_file().set_len(MIB as u64 * 40).expect("a shorter file");
+        }
+    })
+    .expect_err("it shrank");
+    let LoadError::Shrank { at, valid, .. } = &error else { panic!("{error}") };
+    assert_eq!(*at, 40 << 20);
+    assert_eq!(valid.ranges(), std::slice::from_ref(&(0..40 << 20)), "{valid}");
+}
+
+fn stopped() {
+    let file = file_of(64 * MIB);
+    let source = source(file.path());
+    let memory = memory_of(64 * MIB);
+    let stop = AtomicBool::new(false);
+    let error = Load {
+        files: std::slice::from_ref(&source),
+        requests: &whole(&source),
+        around: Around::Untouched,
+        destination: Destination::Memory(&memory),
+        options: Options { depth: 1, block: 4096, ..by(Road::Direct) },
+        stop: &stop,
+    }
+    .run(&mut |progress| stop.store(progress.done > 0, Ordering::Relaxed))
+    .expect_err("it was stopped");
+    let LoadError::Stopped { valid } = &error else { panic!("{error}") };
+    assert!(valid.bytes() > 0 && valid.bytes() < valid.wanted(), "{valid}");
+    let found = contents(&memory);
+    let range = 0..valid.ranges()[0].end as usize;
+    assert_same(&found[range.clone()], &bytes_of(64 * MIB)[range]);
+}
+
+fn unopenable() {
+    let kind = |path: &str| SourceFile::open(path).expect_err("no file").kind();
+    assert_eq!(kind("/no/such/file"), io::ErrorKind::NotFound);
+    assert_eq!(kind("/tmp"), io::ErrorKind::IsADirectory);
+    assert_eq!(kind("/dev/null"), io::ErrorKind::InvalidInput);
+}
+
+/// As container engines do it by default: io_uring's system calls answer EPERM.
+fn no_io_uring() {
+    let rules = BTreeMap::from([(libc::SYS_io_uring_setup, vec![])]);
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EPERM as u32),
+        std::env::consts::ARCH.try_into().expect("a known architecture"),
+    )
+    .expect("a filter");
+    let program: seccompiler::BpfProgram = filter.try_into().expect("a program");
+    seccompiler::apply_filter_all_threads(&program).expect("seccomp");
+    let file = file_of(8 * MIB + 11);
+    drop_cache(file.as_file());
+    let source = source(file.path());
+    let memory = memory_of(8 * MIB + 11);
+    let receipt = load(&source, &whole(&source), Around::Untouched, &memory, Options::default())
+        .expect("a load by threads");
+    assert_eq!(receipt.roads[0].road, Road::Direct);
+    assert!(receipt.engine.contains("io_uring cannot be set up"), "{}", receipt.engine);
+    assert_same(&contents(&memory)[..8 * MIB + 11], &bytes_of(8 * MIB + 11));
+}
+
+fn no_memory() {
+    let limit = rustix::process::Rlimit { current: Some(1 << 30), maximum: Some(1 << 30) };
+    rustix::process::setrlimit(rustix::process::Resource::As, limit).expect("a limit");
+    let error = bufmap::load::Target::memory(2 << 30).expect_err("more than the limit");
+    let text = error.to_string();
+    assert!(text.contains("mmap of 2147483648 bytes"), "{text}");
+}
+
+/// An ordinary user with 64 KiB of locked memory: the ring goes unregistered and says so.
+fn little_locked_memory() {
+    let limit = rustix::process::Rlimit { current: Some(65536), maximum: Some(65536) };
+    rustix::process::setrlimit(rustix::process::Resource::Memlock, limit).expect("a limit");
+    let file = file_of(8 * MIB);
+    become_nobody_if_root(file.path());
+    let source = source(file.path());
+    let memory = memory_of(8 * MIB);
+    let receipt = load(&source, &whole(&source), Around::Untouched, &memory, by(Road::Direct))
+        .expect("a load");
+    assert!(receipt.engine.contains("RLIMIT_MEMLOCK"), "{}", receipt.engine);
+    assert_same(&contents(&memory), &bytes_of(8 * MIB));
+    std::process::exit(0); // Nobody may not remove the file; the parent's clean-up is the tree's.
+}
+
+fn become_nobody_if_root(readable: &Path) {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    std::fs::set_permissions(readable, PermissionsExt::from_mode(0o644)).expect("a mode");
+    let nobody = rustix::process::Uid::from_raw(65534);
+    rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("another user");
+}
+
+fn somebody_else() {
+    let file = file_of(100);
+    let path: PathBuf = file.path().into();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("a mode");
+    let nobody = rustix::process::Uid::from_raw(65534);
+    rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("another user");
+    let error = SourceFile::open(&path).expect_err("not ours");
+    assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    let error = LoadError::Open { path, source: error };
+    assert!(error.to_string().contains("the right to read"), "{error}");
+    let root = rustix::process::Uid::ROOT;
+    let _ = rustix::thread::set_thread_res_uid(root, root, root);
+}
+
+/// Runs a command that must succeed, and returns what it printed.
+fn sh(command: &str, args: &[&str]) -> String {
+    let done = Command::new(command).args(args).output().expect(command);
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{command} {args:?}: {said}");
+    String::from_utf8_lossy(&done.stdout).trim().to_owned()
+}
+
+/// Undoes a set-up when the test ends, however it ends.
+struct Undo(&'static str, Vec<String>);
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        let _ = Command::new(self.0).args(&self.1).status();
+    }
+}
+
+/// A loop device whose file was cut short: its drive fails from there on.
+fn drive_error() {
+    let file = file_of(16 * MIB);
+    let path = file.path().to_string_lossy().into_owned();
+    let device = sh("losetup", &["--find", "--show", "--direct-io=on", &path]);
+    let _undo = Undo("losetup", vec!["--detach".into(), device.clone()]);
+    let source = source(Path::new(&device));
+    assert_eq!(source.len(), 16 << 20);
+    file.as_file().set_len(10 << 20).expect("a shorter file");
+    let memory = memory_of(16 * MIB);
+    let options = Options { depth: 1, ..by(Road::Direct) };
+    let error = load(&source, &whole(&source), Around::Untouched, &memory, options)
+        .expect_err("the drive fails");
+    let text = error.to_string();
+    let LoadError::Read { path, offset, source, valid } = error else { panic!("{text}") };
+    assert_eq!(source.raw_os_error(), Some(libc::EIO), "{text}");
+    assert_eq!((path, offset), (PathBuf::from(device), 10 << 20));
+    assert_eq!(valid.ranges(), std::slice::from_ref(&(0..10 << 20)));
+    assert_same(&contents(&memory)[..10 * MIB], &bytes_of(16 * MIB)[..10 * MIB]);
+    assert!(text.contains("dmesg"), "{text}");
+}
+
+fn squashfs() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let at = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
+    std::fs::create_dir(at("tree")).expect("a directory");
+    std::fs::create_dir(at("mount")).expect("a directory");
+    std::fs::write(at("tree/file"), bytes_of(3 * MIB + 7)).expect("a file");
+    sh("mksquashfs", &[&at("tree"), &at("image"), "-quiet", "-no-progress"]);
+    sh("mount", &["-o", "loop,ro", &at("image"), &at("mount")]);
+    let _undo = Undo("umount", vec![at("mount")]);
+    let source = source(Path::new(&at("mount/file")));
+    let memory = memory_of(3 * MIB + 7);
+    let receipt = load(&source, &whole(&source), Around::Untouched, &memory, Options::default())
+        .expect("a load by a slower road");
+    assert_same(&contents(&memory)[..3 * MIB + 7], &bytes_of(3 * MIB + 7));
+    assert_eq!(receipt.roads[0].road, Road::Buffered);
+    let step_down = &receipt.step_downs[0];
+    assert_eq!((step_down.road, step_down.bytes), (Road::Direct, receipt.bytes));
+    assert!(step_down.why.contains("O_DIRECT"), "{}", step_down.why);
+    let demanded = load(&source, &whole(&source), Around::Untouched, &memory, by(Road::Direct));
+    let text = demanded.expect_err("no O_DIRECT").to_string();
+    assert!(text.contains("demanded") && text.contains("O_DIRECT"), "{text}");
+}

@@ -1,0 +1,216 @@
+//! Loads into system memory, compared with plain reads of the same file.
+
+mod support;
+
+use std::os::unix::fs::FileExt;
+
+use bufmap::load::{Around, LoadError, Options, Request, Road, Verify, layout};
+use proptest::prelude::*;
+use support::*;
+
+const MIB: usize = 1 << 20;
+
+/// Requests of random place and length with random gaps in the buffer, in random order.
+fn random_requests(count: usize, file_len: u64, seed: u64) -> (Vec<Request>, usize) {
+    let mut numbers = Numbers(seed | 1);
+    let mut at = 0;
+    let mut requests: Vec<_> = (0..count)
+        .map(|_| {
+            let offset = numbers.below(file_len);
+            let most = [64, 5000, 300_000][numbers.below(3) as usize];
+            let len = numbers.below(most).min(file_len - offset);
+            at += numbers.below(700);
+            // Every other one agrees with its file offset modulo 4096.
+            if numbers.below(2) == 0 {
+                at = (at / 4096 + 1) * 4096 + offset % 4096;
+            }
+            let request = Request::new(0, offset, len, at);
+            at += len;
+            request
+        })
+        .collect();
+    for i in (1..requests.len()).rev() {
+        requests.swap(i, numbers.below(i as u64 + 1) as usize);
+    }
+    (requests, at as usize + 1)
+}
+
+#[test]
+fn a_thousand_random_requests_arrive_and_nothing_else_changes() {
+    let file = file_of(64 * MIB + 123);
+    drop_cache(file.as_file());
+    let source = source(file.path());
+    let (requests, len) = random_requests(1000, source.len(), 7);
+    let memory = memory_of(len);
+    let receipt =
+        load(&source, &requests, Around::Untouched, &memory, Options::default()).expect("a load");
+    assert_same(&contents(&memory), &expected(file.path(), &requests, memory.len()));
+    assert_eq!(receipt.bytes, requests.iter().map(|r| r.len).sum::<u64>());
+    assert!(receipt.reads < 1000 + receipt.bytes as usize / MIB * 3, "requests are joined");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn any_requests_by_any_road_arrive(
+        seed in any::<u64>(),
+        count in 1usize..40,
+        road in prop_oneof![Just(None), Just(Some(Road::Direct)), Just(Some(Road::Buffered))],
+        cached in any::<bool>(),
+        block in prop_oneof![Just(4096u64), Just(65536), Just(1 << 20)],
+        depth in 1u32..9,
+    ) {
+        let file = file_of(3 * MIB + 77);
+        drop_cache(file.as_file());
+        if cached {
+            fill_cache(file.path());
+        }
+        let source = source(file.path());
+        let (requests, len) = random_requests(count, source.len(), seed);
+        let memory = memory_of(len);
+        let options = Options { road, block, depth, verify: Verify::Full };
+        let receipt = load(&source, &requests, Around::Untouched, &memory, options).expect("a load");
+        assert_same(&contents(&memory), &expected(file.path(), &requests, memory.len()));
+        for (request, &found) in requests.iter().zip(&receipt.checked.fingerprints) {
+            let bytes = expected(file.path(), &[Request { buffer_offset: 0, ..request.clone() }], request.len as usize);
+            prop_assert_eq!(found, crc32fast::hash(&bytes));
+        }
+    }
+
+    #[test]
+    fn a_layout_of_the_loaders_own_needs_no_copy_by_the_cpu(
+        seed in any::<u64>(),
+        count in 1usize..60,
+    ) {
+        let file = file_of(3 * MIB + 77);
+        drop_cache(file.as_file());
+        let source = source(file.path());
+        let (mut items, _) = random_requests(count, source.len(), seed);
+        items.sort_by_key(|item| item.offset);
+        let mut end = 0;
+        items.retain(|item| {
+            let apart = item.offset >= end;
+            end = if apart { item.offset + item.len } else { end };
+            apart
+        });
+        let placed = layout::place(items, source.direct().expect("O_DIRECT").alignment.offset);
+        let memory = memory_of(placed.len.max(1) as usize);
+        let options = Options { road: Some(Road::Direct), ..Options::default() };
+        let receipt = load(&source, &placed.requests, Around::Scratch, &memory, options).expect("a load");
+        let found = contents(&memory);
+        let wanted = expected(file.path(), &placed.requests, memory.len());
+        for request in &placed.requests {
+            let place = request.buffer_offset as usize..(request.buffer_offset + request.len) as usize;
+            assert_same(&found[place.clone()], &wanted[place]);
+        }
+        prop_assert_eq!(receipt.cpu_copied, 0);
+    }
+}
+
+#[test]
+fn what_the_page_cache_holds_is_taken_from_there() {
+    let file = file_of(8 * MIB);
+    drop_cache(file.as_file());
+    let source = source(file.path());
+    let request = [Request::new(0, 0, source.len(), 0)];
+    let memory = memory_of(8 * MIB);
+    let cold =
+        load(&source, &request, Around::Untouched, &memory, Options::default()).expect("cold");
+    assert_eq!(
+        cold.roads.iter().map(|s| (s.road, s.bytes)).collect::<Vec<_>>(),
+        [(Road::Direct, 8 << 20)]
+    );
+    assert_eq!((cold.cpu_copied, cold.step_downs.len()), (0, 0));
+    fill_cache(file.path());
+    let warm =
+        load(&source, &request, Around::Untouched, &memory, Options::default()).expect("warm");
+    assert_eq!(
+        warm.roads.iter().map(|s| (s.road, s.bytes)).collect::<Vec<_>>(),
+        [(Road::Cached, 8 << 20)]
+    );
+    assert_eq!(warm.cpu_copied, 8 << 20);
+    assert!(warm.step_downs[0].why.contains("page cache"), "{:?}", warm.step_downs);
+    assert_same(&contents(&memory), &expected(file.path(), &request, memory.len()));
+}
+
+#[test]
+fn what_is_cached_in_part_takes_two_roads_and_arrives_whole() {
+    let file = file_of(16 * MIB);
+    for around in [Around::Untouched, Around::Scratch] {
+        drop_cache(file.as_file());
+        let mut head = vec![0; 3 * MIB + 5];
+        file.as_file().read_exact_at(&mut head, 2 * MIB as u64).expect("a part of the file");
+        let source = source(file.path());
+        let mut at = 0;
+        let items = std::iter::from_fn(|| {
+            let offset = at;
+            at += 70_001;
+            (at < source.len()).then(|| Request::new(0, offset, 70_001 - offset % 90, 0))
+        });
+        let placed = layout::place(items.collect(), 4096);
+        let memory = memory_of(placed.len as usize);
+        let receipt =
+            load(&source, &placed.requests, around, &memory, Options::default()).expect("a load");
+        let roads: Vec<_> = receipt.roads.iter().map(|share| share.road).collect();
+        assert_eq!(roads, [Road::Direct, Road::Cached], "{around:?}");
+        assert_eq!(receipt.roads.iter().map(|share| share.bytes).sum::<u64>(), receipt.bytes);
+        let found = contents(&memory);
+        let wanted = expected(file.path(), &placed.requests, memory.len());
+        for request in &placed.requests {
+            let place = request.buffer().start as usize..request.buffer().end as usize;
+            assert_same(&found[place.clone()], &wanted[place]);
+        }
+    }
+}
+
+#[test]
+fn a_wrong_checksum_is_found() {
+    let file = file_of(MIB);
+    let source = source(file.path());
+    let mut request = Request::new(0, 100, 5000, 0);
+    request.crc32 = Some(crc32fast::hash(&bytes_of(MIB)[100..5100]));
+    let memory = memory_of(MIB);
+    let good = load(&source, &[request.clone()], Around::Untouched, &memory, Options::default());
+    assert_eq!(good.expect("the right checksum").checked.format_checksums, 1);
+    request.crc32 = request.crc32.map(|crc| crc ^ 1);
+    let bad = load(&source, &[request], Around::Untouched, &memory, Options::default());
+    let text = bad.expect_err("a wrong checksum").to_string();
+    assert!(text.contains("CRC-32") && text.contains("offset 100"), "{text}");
+}
+
+#[test]
+fn impossible_requests_are_refused_before_anything_is_read() {
+    let file = file_of(MIB);
+    let source = source(file.path());
+    let memory = memory_of(4096);
+    let ask = |requests: &[Request]| {
+        load(&source, requests, Around::Untouched, &memory, Options::default())
+            .expect_err("refused")
+    };
+    assert!(matches!(
+        ask(&[Request::new(0, 0, 4097, 0)]),
+        LoadError::TooSmall { needed: 4097, len: 4096 }
+    ));
+    assert!(matches!(ask(&[Request::new(0, MIB as u64, 1, 0)]), LoadError::PastEnd { .. }));
+    assert!(matches!(ask(&[Request::new(0, u64::MAX, 2, 0)]), LoadError::PastEnd { .. }));
+    assert!(matches!(
+        ask(&[Request::new(1, 0, 1, 0)]),
+        LoadError::NoSuchFile { file: 1, files: 1 }
+    ));
+    let twice = [Request::new(0, 0, 10, 0), Request::new(0, 50, 10, 9)];
+    assert!(matches!(ask(&twice), LoadError::Overlap { at: 9 }));
+    assert_same(&contents(&memory), &[UNTOUCHED; 4096]);
+}
+
+#[test]
+fn empty_requests_and_no_requests_load_nothing() {
+    let file = file_of(100);
+    let source = source(file.path());
+    let memory = memory_of(4096);
+    for requests in [vec![], vec![Request::new(0, 50, 0, 7)]] {
+        let receipt = load(&source, &requests, Around::Scratch, &memory, Options::default())
+            .expect("nothing");
+        assert_eq!((receipt.bytes, receipt.reads), (0, 0));
+    }
+    assert_same(&contents(&memory), &[UNTOUCHED; 4096]);
+}

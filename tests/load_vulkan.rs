@@ -1,0 +1,212 @@
+//! Loads into Vulkan buffers on a real driver, read back by the GPU and compared with plain reads.
+//!
+//! The driver's validation layer listens where it is installed: set `BUFMAP_VULKAN_VALIDATION=1`.
+
+mod support;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bufmap::load::{
+    Around, Load, LoadError, Manifest, Options, Receipt, Request, Road, Target, Verify,
+};
+use exporters::vulkan::Device;
+use support::*;
+
+const MIB: usize = 1 << 20;
+
+fn main() -> ExitCode {
+    let on_vulkan = |name: &str, test: fn(Device)| trial(name, vulkan_device(), test);
+    let on_input = |name: &str, input: &str, road: Option<Road>| {
+        let needs = vulkan_device().and_then(|device| Ok((device, real_input(input)?)));
+        trial(name, needs, move |(device, path)| real_input_arrives(&device, &path, road))
+    };
+    let mut trials = vec![
+        on_vulkan("imported_pages_are_the_buffer", imported_pages_are_the_buffer),
+        on_vulkan("any_requests_arrive_in_device_memory", any_requests_arrive_in_device_memory),
+        on_vulkan("cached_pages_reach_device_memory", cached_pages_reach_device_memory),
+        on_vulkan("slots_stay_bounded", slots_stay_bounded),
+        on_vulkan("a_file_that_shrinks_is_reported", a_file_that_shrinks_is_reported),
+        on_vulkan("loads_leave_no_descriptor_behind", loads_leave_no_descriptor_behind),
+    ];
+    for input in ["model.safetensors", "high.wz"] {
+        trials.push(on_input(&format!("{input}_into_imported_pages"), input, Some(Road::Direct)));
+        trials.push(on_input(&format!("{input}_into_device_memory"), input, Some(Road::Staged)));
+        trials.push(on_input(&format!("{input}_by_the_best_road"), input, None));
+    }
+    for input in ["model.safetensors", "high.wz"] {
+        trials.push(trial(&format!("{input}_into_system_memory"), real_input(input), |path| {
+            let manifest =
+                Manifest::open(std::slice::from_ref(&path), None, &[]).expect("a real file");
+            let target = Target::memory(manifest.buffer_len()).expect("memory");
+            let receipt = load_manifest(&manifest, &target, Some(Road::Direct)).expect("a load");
+            assert_eq!(receipt.cpu_copied, 0);
+            assert_items(&manifest, &path, &receipt);
+        }));
+    }
+    support::run(trials)
+}
+
+fn load_manifest(
+    manifest: &Manifest,
+    target: &Target,
+    road: Option<Road>,
+) -> Result<Receipt, LoadError> {
+    load_into(
+        manifest.files(),
+        manifest.requests(),
+        Around::Scratch,
+        target,
+        Options { road, verify: Verify::Full, ..Options::default() },
+    )
+}
+
+fn load_into(
+    files: &[bufmap::storage::file::SourceFile],
+    requests: &[Request],
+    around: Around,
+    target: &Target,
+    options: Options,
+) -> Result<Receipt, LoadError> {
+    let destination = target.destination();
+    let stop = &AtomicBool::new(false);
+    Load { files, requests, around, destination, options, stop }.run(&mut |_| {})
+}
+
+/// Compares the fingerprint of each item with that of an independent read.
+fn assert_items(manifest: &Manifest, path: &Path, receipt: &Receipt) {
+    let file = std::fs::read(path).expect("the file");
+    assert_eq!(receipt.checked.fingerprints.len(), manifest.items().len());
+    for (item, &found) in manifest.items().zip(&receipt.checked.fingerprints) {
+        let place = item.request.offset as usize..(item.request.offset + item.request.len) as usize;
+        assert_eq!(found, crc32fast::hash(&file[place]), "{}", item.name);
+    }
+    assert_eq!(receipt.checked.compared, receipt.bytes);
+}
+
+fn real_input_arrives(device: &Device, path: &Path, road: Option<Road>) {
+    let manifest = Manifest::open(&[path.to_owned()], None, &[]).expect("a real file");
+    let (target, _) = Target::vulkan(device, manifest.buffer_len(), road).expect("a buffer");
+    let receipt = load_manifest(&manifest, &target, road).expect("a load");
+    if road.is_some() {
+        assert_eq!(receipt.cpu_copied, 0);
+    }
+    assert_items(&manifest, path, &receipt);
+}
+
+fn imported_pages_are_the_buffer(device: Device) {
+    let file = file_of(5 * MIB + 3);
+    drop_cache(file.as_file());
+    let source = source(file.path());
+    let (target, step_down) = Target::vulkan(&device, source.len(), None).expect("a buffer");
+    if !device.info().shares_system_memory {
+        assert!(matches!(target, Target::Device(_)));
+        return;
+    }
+    assert_eq!(step_down, None);
+    let Target::Imported { buffer, .. } = &target else { panic!("{target}") };
+    let requests = [Request::new(0, 0, source.len(), 0)];
+    let receipt = load_into(&[source], &requests, Around::Scratch, &target, Options::default())
+        .expect("a load");
+    assert_eq!((receipt.cpu_copied, receipt.gpu_copied), (0, 0));
+    let mut seen = vec![0; 5 * MIB + 3];
+    device.transfer().expect("a queue").read_back(buffer, 0, &mut seen).expect("the GPU's view");
+    assert_same(&seen, &bytes_of(5 * MIB + 3));
+}
+
+/// Offsets that agree with nothing: the GPU's copy shifts the bytes.
+fn any_requests_arrive_in_device_memory(device: Device) {
+    let file = file_of(9 * MIB + 1);
+    drop_cache(file.as_file());
+    let source = source(file.path());
+    let mut numbers = Numbers(99);
+    let mut at = 0;
+    let requests: Vec<_> = (0..300)
+        .map(|_| {
+            let offset = numbers.below(source.len());
+            let len = numbers.below(60_000).min(source.len() - offset);
+            let request = Request::new(0, offset, len, at + numbers.below(100));
+            at = request.buffer().end;
+            request
+        })
+        .collect();
+    let (target, _) = Target::vulkan(&device, at, Some(Road::Staged)).expect("a buffer");
+    let Target::Device(buffer) = &target else { panic!("{target}") };
+    for depth in [1, 3, 32] {
+        let options =
+            Options { road: Some(Road::Staged), verify: Verify::Full, depth, block: 65536 };
+        let files = std::slice::from_ref(&source);
+        let receipt =
+            load_into(files, &requests, Around::Untouched, &target, options).expect("a load");
+        assert_eq!((receipt.cpu_copied, receipt.gpu_copied), (0, receipt.bytes));
+        let mut seen = vec![0; at as usize];
+        device.transfer().expect("a queue").read_back(buffer, 0, &mut seen).expect("a view");
+        let wanted = expected(file.path(), &requests, at as usize);
+        for request in &requests {
+            let place = request.buffer().start as usize..request.buffer().end as usize;
+            assert_same(&seen[place.clone()], &wanted[place]);
+        }
+    }
+}
+
+fn cached_pages_reach_device_memory(device: Device) {
+    let file = file_of(3 * MIB + 9);
+    fill_cache(file.path());
+    let source = source(file.path());
+    let target = Target::Device(Arc::new(device.allocate(4 * MIB, false).expect("device memory")));
+    let requests = [Request::new(0, 1, source.len() - 1, 77)];
+    let options = Options { verify: Verify::Full, ..Options::default() };
+    let receipt =
+        load_into(&[source], &requests, Around::Untouched, &target, options).expect("a load");
+    assert_eq!(receipt.roads[0].road, Road::Cached);
+    assert_eq!(receipt.cpu_copied, receipt.bytes);
+    assert!(receipt.step_downs[0].road == Road::Staged);
+}
+
+fn slots_stay_bounded(device: Device) {
+    let file = file_of(40 * MIB);
+    let source = source(file.path());
+    let target = Target::Device(Arc::new(device.allocate(40 * MIB, false).expect("device memory")));
+    let requests = [Request::new(0, 0, source.len(), 0)];
+    let options =
+        Options { road: Some(Road::Staged), depth: 4, block: 1 << 20, verify: Verify::Hash };
+    let receipt =
+        load_into(&[source], &requests, Around::Untouched, &target, options).expect("a load");
+    assert_eq!(receipt.slots, 4 << 20);
+}
+
+fn a_file_that_shrinks_is_reported(device: Device) {
+    let file = file_of(8 * MIB);
+    let source = source(file.path());
+    file.as_file().set_len(5 * MIB as u64).expect("a shorter file");
+    let target = Target::Device(Arc::new(device.allocate(8 * MIB, false).expect("device memory")));
+    let requests = [Request::new(0, 0, source.len(), 0)];
+    let options = Options { road: Some(Road::Staged), ..Options::default() };
+    let error = load_into(&[source], &requests, Around::Untouched, &target, options)
+        .expect_err("too short");
+    let LoadError::Shrank { at, file_len, valid, .. } = error else { panic!("{error}") };
+    assert_eq!((at, file_len), (5 << 20, 8 << 20));
+    assert!(valid.bytes() <= 5 << 20, "{valid}");
+}
+
+fn loads_leave_no_descriptor_behind(device: Device) {
+    let count = || std::fs::read_dir("/proc/self/fd").expect("/proc").count();
+    let file = file_of(MIB);
+    let once = || {
+        for road in [Road::Staged, Road::Direct] {
+            let (target, _) = Target::vulkan(&device, MIB as u64, Some(road)).expect("a buffer");
+            let requests = [Request::new(0, 3, MIB as u64 - 3, 0)];
+            let options = Options { road: Some(road), ..Options::default() };
+            let files = [source(file.path())];
+            load_into(&files, &requests, Around::Untouched, &target, options).expect("a load");
+        }
+    };
+    once();
+    let before = count();
+    for _ in 0..50 {
+        once();
+    }
+    assert_eq!(count(), before);
+}
