@@ -29,6 +29,10 @@ fn main() -> ExitCode {
         on_vulkan("cached_pages_reach_device_memory", cached_pages_reach_device_memory),
         on_vulkan("slots_stay_bounded", slots_stay_bounded),
         on_vulkan("a_file_that_shrinks_is_reported", a_file_that_shrinks_is_reported),
+        on_vulkan("a_device_that_is_not_there_is_named", |_| {
+            let error = Device::open(Some("no such device")).expect_err("no device");
+            assert!(error.to_string().contains("no such device"), "{error}");
+        }),
         on_vulkan("loads_leave_no_descriptor_behind", loads_leave_no_descriptor_behind),
     ];
     for input in ["model.safetensors", "high.wz"] {

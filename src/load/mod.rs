@@ -332,7 +332,7 @@ impl Load<'_> {
         let slot_len = slot_len.next_multiple_of(PageSize::Base.bytes());
         let count =
             (decided.direct.len() + decided.copied.len()).clamp(1, self.options.depth as usize);
-        let memory = Arc::new(Memory::memfd("bufmap-ring", slot_len * count, PageSize::Base)?);
+        let memory = target::memory_to_import(buffer.device(), (slot_len * count) as u64)?;
         let imported = Arc::new(buffer.device().import_memory(Arc::clone(&memory))?);
         let prints = accounts.wanted_fingerprints();
         let queues = [Queue::new(&decided.direct, stop), Queue::new(&decided.copied, stop)];

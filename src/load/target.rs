@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use exporters::Udmabuf;
 use exporters::vulkan::{self, Device};
 use iomap::{Memory, PageSize};
 
@@ -11,9 +12,9 @@ use super::{Destination, LoadError, Road, StepDown};
 /// A buffer made to be loaded into.
 #[derive(Debug)]
 pub enum Target {
-    /// System memory behind a memfd, which `/dev/udmabuf` turns into a dma-buf.
+    /// System memory.
     Memory(Arc<Memory>),
-    /// The same, imported by a Vulkan device that shares the system's memory.
+    /// System memory, imported by a Vulkan device that shares the system's memory.
     Imported {
         /// The pages.
         memory: Arc<Memory>,
@@ -30,7 +31,7 @@ impl Target {
     /// # Errors
     /// [`LoadError::Memory`].
     pub fn memory(len: u64) -> Result<Self, LoadError> {
-        Ok(Self::Memory(memory(len)?))
+        Ok(Self::Memory(Arc::new(roomy_memory(len)?)))
     }
 
     /// A Vulkan buffer of at least `len` bytes, for the road demanded or for the best one.
@@ -47,9 +48,8 @@ impl Target {
         road: Option<Road>,
     ) -> Result<(Self, Option<StepDown>), LoadError> {
         let own_memory = || {
-            let len =
-                usize::try_from(len).map_err(|_| iomap::MemoryError::Length { len: usize::MAX })?;
-            Ok::<_, LoadError>(Self::Device(Arc::new(device.allocate(len, false)?)))
+            let buffer = device.allocate(in_memory(len)?, false)?;
+            Ok::<_, LoadError>(Self::Device(Arc::new(buffer)))
         };
         let share = match road {
             Some(road) => road != Road::Staged,
@@ -58,7 +58,7 @@ impl Target {
         if !share {
             return Ok((own_memory()?, None));
         }
-        let memory = memory(len)?;
+        let memory = memory_to_import(device, len)?;
         match device.import_memory(Arc::clone(&memory)) {
             Ok(buffer) => Ok((Self::Imported { memory, buffer: Arc::new(buffer) }, None)),
             Err(refused) if road.is_none() => {
@@ -94,7 +94,27 @@ impl fmt::Display for Target {
     }
 }
 
-fn memory(len: u64) -> Result<Arc<Memory>, LoadError> {
-    let len = usize::try_from(len).map_err(|_| iomap::MemoryError::Length { len: usize::MAX })?;
-    Ok(Arc::new(Memory::memfd("bufmap-buffer", len.max(1), PageSize::Base)?))
+/// Ordinary memory in the largest pages that the kernel has ready: fewer faults, fewer pins.
+fn roomy_memory(len: u64) -> Result<Memory, LoadError> {
+    let memory = Memory::anonymous(in_memory(len)?.max(1), PageSize::Base)?;
+    // A kernel without huge pages has small ones.
+    let _ = memory.advise_huge();
+    Ok(memory)
+}
+
+/// Memory for a device to import: behind a memfd where a dma-buf can be made of all of it, since
+/// every driver takes those that takes any, and else ordinary, since drivers that import pages by
+/// address may refuse a file's.
+pub(super) fn memory_to_import(device: &Device, len: u64) -> Result<Arc<Memory>, LoadError> {
+    let takes_dma_buf = device.info().extension("VK_EXT_external_memory_dma_buf").is_ok();
+    let udmabuf_limit = Udmabuf::open().map_or(0, |udmabuf| udmabuf.limit() as u64);
+    let memory = match takes_dma_buf && len <= udmabuf_limit {
+        true => Memory::memfd("bufmap", in_memory(len)?.max(1), PageSize::Base)?,
+        false => roomy_memory(len)?,
+    };
+    Ok(Arc::new(memory))
+}
+
+fn in_memory(len: u64) -> Result<usize, LoadError> {
+    Ok(usize::try_from(len).map_err(|_| iomap::MemoryError::Length { len: usize::MAX })?)
 }

@@ -1,0 +1,224 @@
+//! The `bufmap` command as a user meets it: what it prints, and what it exits with.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use support::*;
+use tempfile::TempDir;
+
+fn bufmap(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_bufmap")).args(args).output().expect("the command runs")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A directory for files by name, on the disk of the build.
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory"))
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.path(name);
+        fs::write(&path, bytes).expect("a file");
+        path.to_string_lossy().into_owned()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.as_bytes());
+    file.extend(data);
+    file
+}
+
+const TWO_TENSORS: &str = r#"{"a":{"dtype":"U8","shape":[1000],"data_offsets":[0,1000]},"b":{"dtype":"F32","shape":[500],"data_offsets":[1000,3000]}}"#;
+
+/// Runs a load that must fail with status 1 and a message that holds each of `words`.
+#[track_caller]
+fn refused(args: &[&str], words: &[&str]) {
+    let mut all = vec!["load"];
+    all.extend(args);
+    let output = bufmap(&all);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+    assert!(stdout(&output).is_empty(), "{args:?}");
+    assert!(said.starts_with("bufmap: ") && said.lines().count() == 1, "{args:?}: {said}");
+    for word in words {
+        assert!(said.contains(word), "{args:?} should say '{word}': {said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn a_load_prints_a_table_and_nothing_else_into_a_pipe() {
+    let files = Files::new();
+    let path = files.write("model.safetensors", &safetensors(TWO_TENSORS, &bytes_of(3000)));
+    let output = bufmap(&["load", &path, "--verify", "full"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).is_empty(), "no progress in a pipe: {}", stderr(&output));
+    let table = stdout(&output);
+    for word in [
+        path.as_str(),
+        "2 items",
+        "system memory",
+        "GiB/s",
+        "CPU seconds per GiB",
+        "by the CPU",
+        "equal to a second read",
+    ] {
+        assert!(table.contains(word), "should say '{word}': {table}");
+    }
+    assert!(!table.contains('\u{1b}'), "no colour in a pipe");
+}
+
+#[test]
+fn json_names_every_item_with_its_place_and_fingerprint() {
+    let files = Files::new();
+    let data = bytes_of(3000);
+    let path = files.write("model.safetensors", &safetensors(TWO_TENSORS, &data));
+    let output = bufmap(&["load", &path, "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    let items = json["items"].as_array().expect("items");
+    assert_eq!(items.len(), 2);
+    assert_eq!(items[1]["name"], "b");
+    assert_eq!(items[1]["len"], 2000);
+    assert_eq!(items[1]["crc32"], format!("{:08x}", crc32fast::hash(&data[1000..])));
+    assert_eq!(json["receipt"]["bytes"], 3000);
+    assert_eq!(json["receipt"]["cpu_copied"].is_u64(), true);
+}
+
+#[test]
+fn one_item_of_a_file_can_be_loaded() {
+    let files = Files::new();
+    let path = files.write("model.safetensors", &safetensors(TWO_TENSORS, &bytes_of(3000)));
+    let output = bufmap(&["load", &path, "--item", "b", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    assert_eq!(json["receipt"]["bytes"], 2000);
+    refused(&[&path, "--item", "c"], &[&path, "`c`"]);
+}
+
+#[test]
+fn bad_headers_are_refused_with_file_offset_and_remedy() {
+    let files = Files::new();
+    let huge = files.write("huge.safetensors", &(1u64 << 63).to_le_bytes());
+    refused(&[&huge], &[&huge, "9223372036854775808"]);
+    let overlap = TWO_TENSORS.replace("[1000,3000]", "[500,2500]");
+    let overlap = files.write("overlap.safetensors", &safetensors(&overlap, &bytes_of(2500)));
+    refused(&[&overlap], &[&overlap]);
+    let whole = safetensors(TWO_TENSORS, &bytes_of(3000));
+    for len in [1, 7, 8, 20, whole.len() - 1] {
+        let cut = files.write("cut.safetensors", &whole[..len]);
+        refused(&[&cut], &[&cut]);
+    }
+    let empty = files.write("empty.safetensors", b"");
+    refused(&[&empty], &[&empty]);
+    let ktx2 = files.write("short.ktx2", &[0xAB; 40]);
+    refused(&[&ktx2], &[&ktx2]);
+    let zip = files.write("broken.zip", b"PK\x03\x04 and then nothing of a zip");
+    refused(&[&zip], &[&zip]);
+    let nothing = files.write("nothing.bin", b"");
+    refused(&[&nothing], &[&nothing, "nothing to load"]);
+}
+
+#[test]
+fn files_and_buffers_that_cannot_be_had_are_refused() {
+    let files = Files::new();
+    let path = files.write("file.bin", &bytes_of(10_000));
+    let missing = files.path("missing").to_string_lossy().into_owned();
+    refused(&[&missing], &[&missing, "No such file"]);
+    refused(&[&files.0.path().to_string_lossy()], &["directory"]);
+    refused(&[&path, "--buffer", "4KiB"], &["too small", "10000", "4096"]);
+    refused(&[&path, "--buffer", "7EiB"], &["mmap", "bytes"]);
+    refused(&[&path, "--road", "staged"], &[&path, "staged", "direct"]);
+}
+
+#[test]
+fn wrong_command_lines_exit_with_2_and_say_how() {
+    for args in
+        [&["load"][..], &["load", "x", "--block", "5000"], &["load", "x", "--depth", "0"], &["fly"]]
+    {
+        let output = bufmap(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(stderr(&output).contains("help"), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn help_teaches() {
+    let help = stdout(&bufmap(&["--help"]));
+    assert!(help.contains("Examples:") && help.contains("Exit status"), "{help}");
+    let help = stdout(&bufmap(&["load", "--help"]));
+    for word in ["direct", "staged", "cached", "buffered", "--verify", "--json"] {
+        assert!(help.contains(word), "{help}");
+    }
+}
+
+#[test]
+fn probe_gives_every_absence_its_reason_and_remedy() {
+    let output = bufmap(&["probe", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let found: Vec<serde_json::Value> = serde_json::from_str(&stdout(&output)).expect("JSON");
+    for what in ["udmabuf", "dma-heap", "io_uring", "locked memory", "cachestat"] {
+        assert!(found.iter().any(|finding| finding["what"] == what), "{what}");
+    }
+    for finding in found {
+        let text = |key: &str| finding[key].as_str().unwrap_or_default().to_owned();
+        match finding["present"].as_bool() {
+            Some(true) => assert!(finding["detail"].is_string(), "{finding}"),
+            _ => assert!(!text("why").is_empty() && !text("fix").is_empty(), "{finding}"),
+        }
+    }
+}
+
+/// Ctrl-C ends a load in order: status 130, and an account of what is valid.
+#[test]
+fn an_interrupt_ends_a_load_in_order() {
+    let file = file_of(512 << 20);
+    drop_cache(file.as_file());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_bufmap"))
+        .args(["load", "--road", "direct", "--block", "4KiB", "--depth", "1"])
+        .arg(file.path())
+        .stderr(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("the command runs");
+    wait_until_it_reads(child.id());
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("a signal");
+    let status = child.wait().expect("an end");
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().expect("a pipe"), &mut said)
+        .expect("text");
+    assert_eq!(status.code(), Some(130), "{said}");
+    assert!(said.contains("stopped") && said.contains("bytes are valid"), "{said}");
+}
+
+/// Waits until the kernel has read something of the drive for the process.
+fn wait_until_it_reads(pid: u32) {
+    let io = Path::new("/proc").join(pid.to_string()).join("io");
+    for _ in 0..2000 {
+        let text = fs::read_to_string(&io).unwrap_or_default();
+        let read = text.lines().find_map(|line| line.strip_prefix("read_bytes: "));
+        if read.and_then(|bytes| bytes.parse::<u64>().ok()).is_some_and(|bytes| bytes > 1 << 20) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    panic!("it never began to read");
+}
