@@ -100,7 +100,7 @@ fn json_names_every_item_with_its_place_and_fingerprint() {
     assert_eq!(items[1]["len"], 2000);
     assert_eq!(items[1]["crc32"], format!("{:08x}", crc32fast::hash(&data[1000..])));
     assert_eq!(json["receipt"]["bytes"], 3000);
-    assert_eq!(json["receipt"]["cpu_copied"].is_u64(), true);
+    assert!(json["receipt"]["cpu_copied"].is_u64());
 }
 
 #[test]

@@ -127,7 +127,7 @@ fn any_requests_arrive_in_device_memory(device: Device) {
     let source = source(file.path());
     let mut numbers = Numbers(99);
     let mut at = 0;
-    let requests: Vec<_> = (0..300)
+    let requests: Vec<_> = (0..1000)
         .map(|_| {
             let offset = numbers.below(source.len());
             let len = numbers.below(60_000).min(source.len() - offset);

@@ -31,6 +31,7 @@
 //! ```
 
 mod check;
+mod contest;
 mod error;
 pub mod format;
 pub mod layout;

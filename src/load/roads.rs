@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
 use super::check::Fingerprints;
+use super::contest;
 use super::plan::{self, Cut, Landing, Run};
 use super::receipt::{Share, StepDown};
 use super::request::Around;
@@ -122,15 +123,23 @@ fn split(load: &Load<'_>, file: &SourceFile, runs: Vec<Run>) -> Result<Vec<Split
     }
 }
 
-/// What the page cache holds from there, the rest past it, if the file can be read so.
+/// What the page cache holds from there if that is faster, the rest past it if the file can be read
+/// so.
 fn best_roads(load: &Load<'_>, file: &SourceFile, runs: Vec<Run>, best: Road) -> Vec<Split> {
     let (runs, past_the_cache) = match file.direct() {
         Ok(direct) => (roomy(load, runs, direct.alignment), (best, None)),
         Err(why) => (runs, (Road::Buffered, Some((best, why.to_owned())))),
     };
     // A kernel that does not tell what it holds is one more reason to go past the cache.
-    let (cached, rest) = by_residency(file, &runs).unwrap_or((Vec::new(), runs));
-    let why = "the bytes already sit in the page cache".to_owned();
+    let (cached, rest) = by_residency(file, &runs).unwrap_or((Vec::new(), runs.clone()));
+    let mut why = "the bytes already sit in the page cache".to_owned();
+    if let Some(rates) = contest::measure(file, &cached) {
+        let [drive, cache] = [rates.drive, rates.cache].map(|rate| rate / (1u64 << 30) as f64);
+        if drive > cache {
+            return vec![Split { road: best, runs, step_down: None }];
+        }
+        why += &format!(": {cache:.1} GiB/s, the drive gives {drive:.1}");
+    }
     let (road, step_down) = past_the_cache;
     let mut splits = vec![
         Split { road: Road::Cached, runs: cached, step_down: Some((best, why)) },

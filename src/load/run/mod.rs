@@ -91,7 +91,7 @@ impl<'a> Queue<'a> {
     }
 
     fn take(&self) -> Option<&'a Job> {
-        if self.stop.load(Ordering::Relaxed) {
+        if self.is_stopped() {
             return None;
         }
         self.jobs.get(self.next.fetch_add(1, Ordering::Relaxed))
@@ -100,6 +100,10 @@ impl<'a> Queue<'a> {
     /// Whether it never had a job.
     pub(crate) const fn is_empty(&self) -> bool {
         self.jobs.is_empty()
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
     pub(crate) fn stop(&self) {

@@ -1,0 +1,87 @@
+//! The page cache or the drive: which is faster here.
+//!
+//! A copy out of the page cache beats nearly every drive, and a few drives beat it. For a load so
+//! long that the question costs next to nothing, both are tried on the caller's own file.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::channel;
+use std::time::Instant;
+
+use iomap::{Memory, PageSize};
+
+use super::plan::{self, Cut, Run};
+use super::road::Road;
+use super::run::direct::Direct;
+use super::run::{Job, Queue};
+use super::{COPY_BLOCK, copiers};
+use crate::storage::file::ring::Ring;
+use crate::storage::file::{SourceFile, pread};
+
+/// The shortest cached run for which the question is asked, in bytes.
+const WORTH_ASKING: u64 = 1 << 30;
+
+/// How much is read by each road to answer it, in bytes.
+const SAMPLE: u64 = 8 << 20;
+
+const BLOCK: u64 = 1 << 20;
+
+/// Bytes a second by each road.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rates {
+    pub drive: f64,
+    pub cache: f64,
+}
+
+/// Reads a sample of a file that the page cache holds by both roads. `None` if it is too short to
+/// ask, or one of the roads does not work.
+pub(super) fn measure(file: &SourceFile, cached: &[Run]) -> Option<Rates> {
+    let bytes: u64 = cached.iter().map(|run| run.len).sum();
+    if bytes < WORTH_ASKING {
+        return None;
+    }
+    let longest = cached.iter().max_by_key(|run| run.len)?;
+    let alignment = file.direct().ok()?.alignment;
+    let start = longest.offset.next_multiple_of(BLOCK);
+    let sample = Run { file: 0, offset: start, len: SAMPLE, buffer_offset: 0 };
+    if start + SAMPLE > longest.offset + longest.len {
+        return None;
+    }
+    let memory = Memory::anonymous(SAMPLE as usize, PageSize::Base).ok()?;
+    memory.populate().ok()?;
+
+    let cut = Cut { block: BLOCK, alignment, file_len: file.len(), slots_only: false };
+    let direct = plan::direct(std::slice::from_ref(&sample), &cut);
+    let drive = time(file, &memory, jobs(Road::Direct, direct), |work| {
+        Ring::new(8).and_then(|mut ring| ring.run(work)).is_ok()
+    })?;
+    let copied = plan::copied(&sample, file.len(), COPY_BLOCK).collect();
+    let copy = time(file, &memory, jobs(Road::Cached, copied), |work| {
+        pread::run(work);
+        true
+    })?;
+    Some(Rates { drive, cache: copy * copiers(usize::MAX) as f64 })
+}
+
+fn jobs(road: Road, pieces: Vec<plan::Piece>) -> Vec<Job> {
+    pieces.into_iter().map(|piece| Job { road, piece }).collect()
+}
+
+/// How many bytes a second `engine` reads into `memory`.
+fn time(
+    file: &SourceFile,
+    memory: &Memory,
+    jobs: Vec<Job>,
+    engine: impl FnOnce(&mut Direct<'_>) -> bool,
+) -> Option<f64> {
+    let stop = AtomicBool::new(false);
+    let queue = Queue::new(&jobs, &stop);
+    let (events, landed) = channel();
+    let files = std::slice::from_ref(file);
+    let started = Instant::now();
+    let mut work = Direct::new(&queue, files, memory.map(), Vec::new(), None, events);
+    let ran = engine(&mut work);
+    let elapsed = started.elapsed().as_secs_f64();
+    drop(work);
+    let whole = landed.iter().count() == jobs.len() && !queue.is_stopped();
+    (ran && whole && elapsed > 0.0).then(|| SAMPLE as f64 / elapsed)
+}
