@@ -58,6 +58,14 @@ pub enum MapError {
         /// The map's length in bytes.
         map_len: usize,
     },
+    /// A range that ends before it begins.
+    #[error("the range from {start:#x} to {end:#x} ends before it begins")]
+    Reversed {
+        /// Its first byte.
+        start: usize,
+        /// One past its last byte.
+        end: usize,
+    },
     /// A write through a read-only map.
     #[error("the map is read-only")]
     ReadOnly,
@@ -141,6 +149,36 @@ macro_rules! field {
 /// map.clear();
 /// assert!(map.is_null());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// The compiler keeps the laws of this module. A map does not outlive its memory:
+///
+/// ```compile_fail,E0505
+/// let memory = iomap::Memory::anonymous(4096, iomap::PageSize::Base).unwrap();
+/// let map = memory.map();
+/// drop(memory);
+/// map.fill(0);
+/// ```
+///
+/// A slice stays borrowed, exclusively if it may be written:
+///
+/// ```compile_fail,E0506
+/// let mut bytes = [0; 8];
+/// let map = iomap::BufMap::from_mut_slice(&mut bytes);
+/// bytes[0] = 1;
+/// map.fill(0);
+/// ```
+///
+/// No other thread gets a map, nor a reference to one:
+///
+/// ```compile_fail,E0277
+/// fn send<T: Send>(_: T) {}
+/// send(iomap::BufMap::null());
+/// ```
+///
+/// ```compile_fail,E0277
+/// fn share<T: Sync>(_: T) {}
+/// share(iomap::BufMap::null());
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct BufMap<'a> {
@@ -269,10 +307,13 @@ impl<'a> BufMap<'a> {
     /// A part of the map.
     ///
     /// # Errors
-    /// [`MapError::OutOfBounds`] if the range is reversed or reaches past the end.
+    /// [`MapError::OutOfBounds`] if the range reaches past the end, [`MapError::Reversed`].
+    #[inline]
     pub fn subrange(self, range: impl RangeBounds<usize>) -> Result<Self, MapError> {
         let (offset, end) = resolve(&range, self.len);
-        let len = end.wrapping_sub(offset);
+        let Some(len) = end.checked_sub(offset) else {
+            return Err(MapError::Reversed { start: offset, end });
+        };
         self.check(offset, len)?;
         Ok(Self { addr: self.addr.wrapping_add(offset), len, ..self })
     }
