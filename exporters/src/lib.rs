@@ -1,4 +1,48 @@
 //! Where buffers come from, and how they leave the process.
+//!
+//! This is the middle floor of `bufmap`. Below it, `iomap` knows memory you can point at; above it,
+//! files are loaded and devices are brought together. Here are the sources of buffers, one module
+//! each, behind one trait, [`Exporter`]; what a source makes is an [`Export`], which says of each of
+//! its forms whether it is there, and if not, why and what to do ([`Absent`]).
+//!
+//! The common currency is the *dma-buf*: a file descriptor for a piece of memory that any driver may
+//! import. [`DmaBuf`] owns one. The CPU touches its bytes only inside a bracket ([`CpuAccess`]), so
+//! that caches are in order for the device that comes next.
+//!
+//! | module | what it gives | needs |
+//! |---|---|---|
+//! | [`system`] | ordinary or huge pages behind a memfd | nothing |
+//! | [`udmabuf`] | dma-bufs made of a memfd's pages | `/dev/udmabuf` |
+//! | [`dma_heap`] | memory that is a dma-buf from the start | `/dev/dma_heap` |
+//! | [`vulkan`] | memory of a GPU, and any of the above for a GPU to use | `libvulkan.so.1` and a driver |
+//!
+//! Nothing is linked and nothing need be there: what is missing is an error when it is opened.
+//!
+//! The road of a file to a GPU shows how the parts meet. The file is read into a memfd by DMA; the
+//! GPU imports those very pages; and if it has memory of its own, its transfer queue moves them
+//! there. The CPU copies nothing.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use exporters::vulkan::{CopyRegion, Device};
+//! use iomap::{Memory, PageSize};
+//!
+//! let memory = Arc::new(Memory::memfd("model", 64 << 20, PageSize::Base)?);
+//! // ... a drive writes into `memory` ...
+//! let device = Device::open(None)?;
+//! let pages = Arc::new(device.import_memory(memory)?);
+//! if device.info().shares_system_memory {
+//!     return Ok(()); // the pages are the buffer
+//! }
+//! let vram = Arc::new(device.allocate(pages.len(), false)?);
+//! let mut transfer = device.transfer()?;
+//! let all = CopyRegion { src_offset: 0, dst_offset: 0, len: pages.len() };
+//! let ticket = transfer.copy(&pages, &vram, &[all])?;
+//! transfer.wait(ticket)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Read [`export`] first, then [`dmabuf`], then the source you need.
 #![deny(unsafe_code)]
 
 mod absent;

@@ -63,7 +63,8 @@ fn on_device(run: fn(&Device) -> Outcome) -> Outcome {
     let outcome = run(&device);
     drop(device);
     outcome?;
-    let errors = log.map(|log| log.errors()).unwrap_or_default();
+    let mut errors = log.map(|log| log.errors()).unwrap_or_default();
+    errors.dedup();
     check(errors.is_empty(), errors.join("\n"))
 }
 

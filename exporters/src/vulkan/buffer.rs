@@ -125,10 +125,10 @@ impl Buffer {
         Self { raw, len, way: Way::Allocated, exportable, memory: None }
     }
 
-    /// Whether somebody outside this Vulkan instance uses the same memory through the kernel, so
+    /// Whether somebody outside this Vulkan instance may use the same memory through the kernel, so
     /// that ownership passes to and fro.
     pub(super) fn is_shared(&self) -> bool {
-        matches!(self.way, Way::DmaBuf | Way::Udmabuf)
+        matches!(self.way, Way::DmaBuf | Way::Udmabuf) || self.exportable.is_ok()
     }
 }
 

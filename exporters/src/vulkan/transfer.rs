@@ -270,7 +270,6 @@ impl Transfer {
         let to_host = [vk::MemoryBarrier::default()
             .src_access_mask(write)
             .dst_access_mask(AccessFlags::HOST_READ | AccessFlags::HOST_WRITE)];
-        let to_host = if dst.raw.is_host_visible() { &to_host[..] } else { &[] };
         // SAFETY: `commands` is ours and not in flight; the buffers are of this device, live until
         // the copy is done (law 1), and the regions lie inside them.
         unsafe {
@@ -285,13 +284,26 @@ impl Transfer {
                 &[],
             );
             ash.cmd_copy_buffer(commands, src.raw.buffer, dst.raw.buffer, regions);
-            if !release.is_empty() || !to_host.is_empty() {
+            if dst.raw.is_host_visible() {
                 ash.cmd_pipeline_barrier(
                     commands,
                     PipelineStageFlags::TRANSFER,
                     PipelineStageFlags::HOST,
                     vk::DependencyFlags::empty(),
-                    to_host,
+                    &to_host,
+                    &[],
+                    &[],
+                );
+            }
+            // On its own: ownership does not pass at the host's stage
+            // (VUID-vkCmdPipelineBarrier-srcStageMask-09634).
+            if !release.is_empty() {
+                ash.cmd_pipeline_barrier(
+                    commands,
+                    PipelineStageFlags::TRANSFER,
+                    PipelineStageFlags::BOTTOM_OF_PIPE,
+                    vk::DependencyFlags::empty(),
+                    &[],
                     &release,
                     &[],
                 );
