@@ -1,8 +1,9 @@
-//! The format readers on real files, on every kind of damage to them, and on bytes that are no file at all.
+//! The format readers on real files, on every kind of damage to them, and on bytes that are no file
+//! at all.
 //!
-//! The inputs are made here: safetensors by the format's own library, archives by the zip crate's writer
-//! or by hand where a writer would not make them (zip64 fields, compressed members), textures by the
-//! KTX 2.0 specification.
+//! The inputs are made here: safetensors by the format's own library, archives by the zip crate's
+//! writer or by hand where a writer would not make them (zip64 fields, compressed members),
+//! textures by the KTX 2.0 specification.
 
 use bufmap::load::format::{
     self, Checksum, Contents, Format, FormatError, Item, Refusal, ShardIndex,
@@ -47,8 +48,8 @@ fn safetensors_with(header: &str, data: usize) -> Vec<u8> {
     bytes
 }
 
-/// A texture of 8 x 4 pixels, RGBA8, with all four levels, laid out as the specification asks: index,
-/// descriptor, key/value data, then the levels, smallest first.
+/// A texture of 8 x 4 pixels, RGBA8, with all four levels, laid out as the specification asks:
+/// index, descriptor, key/value data, then the levels, smallest first.
 fn ktx2() -> Vec<u8> {
     let lens = [8 * 4 * 4, 4 * 2 * 4, 2 * 4, 4_u64];
     let index_end = 80 + 24 * lens.len() as u32;
@@ -136,7 +137,8 @@ impl Member {
         Self { method: 8, data: stream, ..Self::stored(name, data) }
     }
 
-    /// The fields that a local header and a directory entry have in common, up to the extra field's length.
+    /// The fields that a local header and a directory entry have in common, up to the extra field's
+    /// length.
     fn fields(&self, extra: &[u8]) -> Vec<u8> {
         let mut fields = Vec::new();
         for field in [20, self.flags, self.method, 0, 0x21] {
@@ -675,9 +677,9 @@ fn bad_central_directories() {
 
     // The entries.
     bad(entry(0), b"PK__", entry(0), &[directory, "first entry is not there"]);
-    bad(entry(1), b"PK__", entry(1) + 46, &[directory]);
-    bad(entry(1) + 28, &u16::MAX.to_le_bytes(), end, &[directory]);
-    bad(entry(1) + 28, &20_u16.to_le_bytes(), end, &[directory, "does not end in it"]);
+    bad(entry(1), b"PK__", entry(1), &[directory]);
+    bad(entry(1) + 28, &u16::MAX.to_le_bytes(), entry(1), &[directory]);
+    bad(entry(1) + 28, &20_u16.to_le_bytes(), entry(1), &[directory, "does not end in it"]);
     bad(entry(0) + 24, &[7], entry(0), &["`first` is stored, yet given 6 bytes"]);
     bad(entry(1) + 20, &[0xf0; 8], header + 36, &["member `second`", "needs"]);
 
@@ -687,14 +689,21 @@ fn bad_central_directories() {
     bad(entry(1) + 42, &[0], 0, &["begins inside"]);
     bad(entry(0) + 20, &[9, 0, 0, 0, 9], header, &["`second` begins inside member `first`"]);
     bad(entry(1) + 20, &[3, 0, 0, 0, 3], entry(0), &["begins inside member `second`"]);
-    bad(header + 8, &[8, 0], header, &["`second` is stored, its own header"]);
-    bad(header + 6, &[1, 0], header, &["`second` is stored, its own header"]);
+    bad(header + 8, &[8, 0], header, &["`second` is stored, its own header that it is not"]);
+    bad(header + 6, &[1, 0], header, &["`second` is stored, its own header that it is not"]);
     bad(header + 26, &[0xff; 2], header + 30 + 65535, &["member `second`"]);
 
-    // Two members by one name.
+    // Two members by one name, also where one writes it in UTF-8 and one in the DOS code page.
     let twice = zip_by_hand(&[Member::stored("a", b"1"), Member::stored("a", b"2")]);
-    let at = find(&twice, b"PK\x01\x02", 0) as u64;
-    assert_fault(Format::Zip, &twice, at, &["2 members by 1 names"]);
+    let mut encoded = zip_by_hand(&[Member::stored("aü", b"1"), Member::stored("a!", b"2")]);
+    for _header_and_entry in 0..2 {
+        let at = find(&encoded, b"a!", 0);
+        encoded = replace(&encoded, at, b"a\x81");
+    }
+    for bytes in [twice, encoded] {
+        let at = find(&bytes, b"PK\x01\x02", 0) as u64;
+        assert_fault(Format::Zip, &bytes, at, &["2 members have 1 names"]);
+    }
 }
 
 #[test]
@@ -710,7 +719,8 @@ fn bad_zip64_end_records() {
     bad(record + 40, &[0xff; 8], record, &["bad central directory"]);
     bad(record + 24, &[0xff; 16], record, &["bad central directory", "do not fit"]);
     bad(record + 16, &[1], record, &["split over several files"]);
-    // Without its locator the record is not looked for, and the end record's own numbers are too large.
+    // Without its locator the record is not looked for, and the end record's own numbers are too
+    // large.
     bad(locator, b"PK__", locator + 20, &["bad central directory"]);
 }
 

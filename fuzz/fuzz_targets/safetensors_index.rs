@@ -1,5 +1,5 @@
-//! The index of a sharded model, and what it takes from its shards. The input is the index, a byte of zero, and a
-//! safetensors file that stands for each shard.
+//! The index of a sharded model, and what it takes from its shards. The input is the index, a byte
+//! of zero, and a safetensors file that stands for each shard.
 #![no_main]
 
 use bufmap::load::format::{Format, ShardIndex};

@@ -1,5 +1,6 @@
-//! What every format reader must hold for any bytes: it comes back, with items that lie inside the file, in file
-//! order, none on another, or with an error that can be printed and that names an offset of the file's own range.
+//! What every format reader must hold for any bytes: it comes back, with items that lie inside the
+//! file, in file order, none on another, or with an error that can be printed and that names an
+//! offset of the file's own range.
 
 use bufmap::load::format::{self, Contents, Format, FormatError};
 use std::path::Path;
