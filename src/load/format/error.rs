@@ -1,11 +1,12 @@
-//! What can be wrong with a file: one variant a kind of fault, each with the file, the place and the remedy.
+//! What can be wrong with a file: one variant a kind of fault, each with the file, the place and
+//! the remedy.
 
 use super::{Format, Refusal, Refused};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A file that cannot be read as its format. The message names the file, the offset in it where one is meaningful,
-/// what is wrong and what to do.
+/// A file that cannot be read as its format. The message names the file, the offset in it where one
+/// is meaningful, what is wrong and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FormatError {
@@ -31,8 +32,8 @@ pub enum FormatError {
 
     /// The file holds no bytes.
     #[error(
-        "{}: the file is empty (0 bytes at offset 0), there is nothing to load; see whether it was written or \
-         downloaded completely",
+        "{}: the file is empty (0 bytes at offset 0), there is nothing to load; see whether it \
+         was written or downloaded completely",
         path.display()
     )]
     Empty {
@@ -42,8 +43,8 @@ pub enum FormatError {
 
     /// The system failed to read.
     #[error(
-        "{}: cannot read {len} bytes at offset {offset}: {source}; see the kernel log for the device's health, and \
-         read the file elsewhere to compare",
+        "{}: cannot read {len} bytes at offset {offset}: {source}; see the kernel log for the \
+         device's health, and read the file elsewhere to compare",
         path.display()
     )]
     Read {
@@ -59,8 +60,8 @@ pub enum FormatError {
 
     /// The file became shorter while it was read.
     #[error(
-        "{}: the file ended at offset {offset}, though it was {len} bytes long when it was opened; wait until its \
-         writer is done, then load it again",
+        "{}: the file ended at offset {offset}, though it was {len} bytes long when it was \
+         opened; wait until its writer is done, then load it again",
         path.display()
     )]
     Shrank {
@@ -74,8 +75,8 @@ pub enum FormatError {
 
     /// Something that the file describes runs past its end.
     #[error(
-        "{}: {format}: {what} at offset {offset} needs {need} bytes, but the file ends at {len}; the file is cut \
-         short or its header is wrong: fetch or write it again",
+        "{}: {format}: {what} at offset {offset} needs {need} bytes, but the file ends at {len}; \
+         the file is cut short or its header is wrong: fetch or write it again",
         path.display()
     )]
     Truncated {
@@ -125,8 +126,8 @@ pub enum FormatError {
 
     /// A sharded model's index names a file that is not beside it.
     #[error(
-        "{}: names the shard {}, which is not there (for tensor `{tensor}` and perhaps others); fetch that file into \
-         the index's own directory",
+        "{}: names the shard {}, which is not there (for tensor `{tensor}` and perhaps others); \
+         fetch that file into the index's own directory",
         path.display(), shard.display()
     )]
     MissingShard {
@@ -140,8 +141,9 @@ pub enum FormatError {
 
     /// A sharded model's index puts a tensor in a file that does not hold it.
     #[error(
-        "{}: the index says that this shard holds the tensor `{tensor}`, but its header (offset 8) does not name it; \
-         index and shards are of different versions of the model: fetch all of them again",
+        "{}: the index says that this shard holds the tensor `{tensor}`, but its header (offset \
+         8) does not name it; index and shards are of different versions of the model: fetch all \
+         of them again",
         shard.display()
     )]
     NotInShard {
@@ -153,8 +155,8 @@ pub enum FormatError {
 
     /// A member was asked for whose bytes in the file are not its content.
     #[error(
-        "{}: the member `{name}` (header at offset {offset}) is {why}, so its bytes cannot be loaded as they lie; pack \
-         it again without compression and encryption (`zip -0`)",
+        "{}: the member `{name}` (header at offset {offset}) is {why}, so its bytes cannot be \
+         loaded as they lie; pack it again without compression and encryption (`zip -0`)",
         path.display()
     )]
     Refused {
@@ -170,8 +172,8 @@ pub enum FormatError {
 
     /// An item was asked for that the file does not hold.
     #[error(
-        "{}: {format}: no item is named `{name}` among the {items} there; list the file's items and give a name as \
-         it is written there",
+        "{}: {format}: no item is named `{name}` among the {items} there; list the file's items \
+         and give a name as it is written there",
         path.display()
     )]
     NoSuchItem {
@@ -187,8 +189,8 @@ pub enum FormatError {
 
     /// There is no memory for a table of contents.
     #[error(
-        "{}: no memory for {len} bytes of its table of contents at offset {offset}; free some memory, or raise the \
-         process's limit",
+        "{}: no memory for {len} bytes of its table of contents at offset {offset}; free some \
+         memory, or raise the process's limit",
         path.display()
     )]
     NoMemory {

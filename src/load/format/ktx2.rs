@@ -1,7 +1,7 @@
 //! KTX 2.0: a header, an index of mip levels, descriptions, then the levels, smallest first.
 //!
-//! The [`ktx2`](::ktx2) crate decodes the header and the index's entries without the payload; the rules between them
-//! (KTX File Format Specification 2.0, sections 3 and 4) are checked here.
+//! The [`ktx2`](::ktx2) crate decodes the header and the index's entries without the payload; the
+//! rules between them (KTX File Format Specification 2.0, sections 3 and 4) are checked here.
 
 use super::layout::{self, Part};
 use super::source::Source;
@@ -77,7 +77,7 @@ fn header_fault(source: &Source<'_>, error: &ParseError) -> FormatError {
         ParseError::BadMagic => source.malformed(
             0,
             "the identifier of a KTX 2.0 file is not there",
-            "the file is damaged or of another format: write it again with a KTX 2 tool, or load it as raw",
+            "fetch or write it again if it is one, or load it as raw",
         ),
         ParseError::ZeroWidth => source.malformed(20, "the image is 0 pixels wide", FIX),
         ParseError::ZeroFaceCount => source.malformed(36, "the image has 0 faces", FIX),

@@ -1,7 +1,7 @@
 //! How the parts of a file lie: each inside it, no two of them sharing a byte.
 //!
-//! A file whose parts overlap lies about at least one of them, and loading both would give bytes that nobody wrote
-//! there. Formats forbid it; their readers ask here.
+//! A file whose parts overlap lies about at least one of them, and loading both would give bytes
+//! that nobody wrote there. Formats forbid it; their readers ask here.
 
 use super::FormatError;
 use super::source::Source;
@@ -13,7 +13,8 @@ pub(super) struct Part {
     pub len: u64,
 }
 
-/// Checks that every part lies inside the file and none on another. Parts of no bytes lie anywhere inside.
+/// Checks that every part lies inside the file and none on another. Parts of no bytes lie anywhere
+/// inside.
 ///
 /// The order of the parts is lost: they are left sorted by offset.
 pub(super) fn check(
@@ -37,4 +38,35 @@ pub(super) fn check(
         last = Some(part);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::format::Format;
+    use proptest::prelude::*;
+    use std::path::Path;
+
+    proptest! {
+        /// By the definition: no byte belongs to two parts, and none lies outside the file.
+        #[test]
+        fn parts_are_apart_and_inside(
+            spans in prop::collection::vec((0_u64..40, 0_u64..12), 0..6)
+        ) {
+            let source = Source::in_memory(Path::new("f"), Format::Zip, &[0; 32]).unwrap();
+            let mut owners = [0; 64];
+            for (offset, len) in &spans {
+                for byte in *offset..offset + len {
+                    owners[byte as usize] += 1;
+                }
+            }
+            let inside = spans.iter().all(|(offset, len)| offset + len <= 32);
+            let good = inside && owners.iter().all(|&owners| owners <= 1);
+            let mut parts: Vec<_> = spans
+                .iter()
+                .map(|&(offset, len)| Part { what: "a part".into(), offset, len })
+                .collect();
+            prop_assert_eq!(check(&source, &mut parts, "do nothing").is_ok(), good);
+        }
+    }
 }

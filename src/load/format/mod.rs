@@ -1,9 +1,10 @@
 //! What a file holds, as runs of bytes that can be loaded one by one.
 //!
-//! A loader moves bytes; it does not know what a tensor, a mip level or a pack's member is. The readers here
-//! do: each turns the table of contents of one format into [`Item`]s, a name with an offset and a length in
-//! the file. They never touch the payload, and they never decode anything: a member that is compressed or
-//! encrypted cannot be moved by DMA into its final form, so it is [`Refused`] by name.
+//! A loader moves bytes; it does not know what a tensor, a mip level or a pack's member is. The
+//! readers here do: each turns the table of contents of one format into [`Item`]s, a name with an
+//! offset and a length in the file. They never touch the payload, and they never decode anything: a
+//! member that is compressed or encrypted cannot be moved by DMA into its final form, so it is
+//! [`Refused`] by name.
 //!
 //! | format | an item is | checksum |
 //! |---|---|---|
@@ -15,13 +16,14 @@
 //!
 //! # What every reader keeps to
 //!
-//! - **The file is not trusted.** Every offset and length is checked against the file's real size before it is
-//!   used, and before memory is taken for it. Every [`Item`] lies inside the file, and no two items of a file
-//!   share a byte. Nothing that a file holds can cause a panic.
-//! - **The file is not mapped.** A mapping of a file that shrinks raises `SIGBUS`; a positioned read of such a
-//!   file returns fewer bytes, and that is an error with a name ([`FormatError::Shrank`]).
-//! - **An error says where.** Each [`FormatError`] names the file, the offset in it where one is meaningful,
-//!   what is wrong there and what to do about it.
+//! - **The file is not trusted.** Every offset and length is checked against the file's real size
+//!   before it is used, and before memory is taken for it. Every [`Item`] lies inside the file, and
+//!   no two items of a file share a byte. Nothing that a file holds can cause a panic.
+//! - **The file is not mapped.** A mapping of a file that shrinks raises `SIGBUS`; a positioned
+//!   read of such a file returns fewer bytes, and that is an error with a name
+//!   ([`FormatError::Shrank`]).
+//! - **An error says where.** Each [`FormatError`] names the file, the offset in it where one is
+//!   meaningful, what is wrong there and what to do about it.
 //!
 //! # Example
 //!
@@ -61,11 +63,11 @@ use source::{Opened, Source};
 /// How many bytes of a file's start [`detect`] looks at. A shorter file is given whole.
 pub const HEAD_LEN: usize = 12;
 
-/// One named run of bytes in a file that a user wants in a buffer: a tensor, a mip level, a zip member, or the
-/// whole file.
+/// One named run of bytes in a file that a user wants in a buffer: a tensor, a mip level, a zip
+/// member, or the whole file.
 ///
-/// It lies inside the file as the file was when it was read. It may be empty (a tensor of shape `[0]`, a zip
-/// member of no bytes) and it is aligned to nothing.
+/// It lies inside the file as the file was when it was read. It may be empty (a tensor of shape
+/// `[0]`, a zip member of no bytes) and it is aligned to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     /// The name the format gives it, unique in its file.
@@ -94,7 +96,8 @@ pub enum Checksum {
     Crc32(u32),
 }
 
-/// A member of a file that is there and cannot be loaded, because its bytes in the file are not its content.
+/// A member of a file that is there and cannot be loaded, because its bytes in the file are not its
+/// content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     /// Its name.
@@ -147,8 +150,9 @@ impl Contents {
     ///
     /// # Errors
     ///
-    /// [`FormatError::Refused`] for a name whose member cannot be loaded, and, when no name is given, for a file
-    /// that holds members but none that can be loaded. [`FormatError::NoSuchItem`] for a name that is not there.
+    /// [`FormatError::Refused`] for a name whose member cannot be loaded, and, when no name is
+    /// given, for a file that holds members but none that can be loaded.
+    /// [`FormatError::NoSuchItem`] for a name that is not there.
     pub fn select<S: AsRef<str>>(
         &self,
         path: &Path,
@@ -236,12 +240,13 @@ impl FromStr for Format {
     }
 }
 
-/// Tells the format of a file from its first bytes (`head`, [`HEAD_LEN`] of them or the whole of a shorter file),
-/// or, where they say nothing, from its name.
+/// Tells the format of a file from its first bytes (`head`, [`HEAD_LEN`] of them or the whole of a
+/// shorter file), or, where they say nothing, from its name.
 ///
-/// The KTX2 identifier and a zip archive's signatures are recognised in the bytes. Safetensors has no signature,
-/// so it goes by the name, and so does a damaged file: `x.ktx2` without its identifier is still a KTX2 file, to be
-/// refused as such and not loaded as something else. A file that no rule fits is [`Format::Raw`].
+/// The KTX2 identifier and a zip archive's signatures are recognised in the bytes. Safetensors has
+/// no signature, so it goes by the name, and so does a damaged file: `x.ktx2` without its
+/// identifier is still a KTX2 file, to be refused as such and not loaded as something else. A file
+/// that no rule fits is [`Format::Raw`].
 pub fn detect(path: &Path, head: &[u8]) -> Format {
     if head.starts_with(&::ktx2::MAGIC) {
         return Format::Ktx2;
@@ -264,15 +269,16 @@ pub fn detect(path: &Path, head: &[u8]) -> Format {
 
 /// Opens a file and reads its table of contents.
 ///
-/// Without a `format`, [`detect`] tells it. One file gives one [`Contents`] with `path` itself; an index gives one
-/// for each of its shards, in the order of their names, with the shard's own path.
+/// Without a `format`, [`detect`] tells it. One file gives one [`Contents`] with `path` itself; an
+/// index gives one for each of its shards, in the order of their names, with the shard's own path.
 ///
 /// Only a regular file or a block device can be read; a block device's size is asked of the device.
 ///
 /// # Errors
 ///
-/// Any [`FormatError`] but [`Refused`](FormatError::Refused) and [`NoSuchItem`](FormatError::NoSuchItem): a file
-/// that holds refused members is read, and says so in [`Contents::refused`].
+/// Any [`FormatError`] but [`Refused`](FormatError::Refused) and
+/// [`NoSuchItem`](FormatError::NoSuchItem): a file that holds refused members is read, and says so
+/// in [`Contents::refused`].
 pub fn read(path: &Path, format: Option<Format>) -> Result<Vec<(PathBuf, Contents)>, FormatError> {
     let opened = Opened::open(path)?;
     let format = match format {
@@ -290,7 +296,8 @@ pub fn read(path: &Path, format: Option<Format>) -> Result<Vec<(PathBuf, Content
 ///
 /// # Errors
 ///
-/// As [`read`]. An index names other files and so has no contents of its own: see [`ShardIndex::parse`].
+/// As [`read`]. An index names other files and so has no contents of its own: see
+/// [`ShardIndex::parse`].
 pub fn parse(path: &Path, format: Format, bytes: &[u8]) -> Result<Contents, FormatError> {
     contents(&Source::in_memory(path, format, bytes)?)
 }

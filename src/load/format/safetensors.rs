@@ -1,9 +1,10 @@
 //! Safetensors: a length, a JSON header of that length, then the tensors' bytes.
 //!
-//! The header names each tensor's type, shape and place. The [`safetensors`] crate defines those types; the rules
-//! between them are checked here, as the crate's own reader takes the whole file as one slice and names neither the
-//! tensor nor the offset at fault. They are the format's: tensors fill the file from the header to the end, in
-//! some order, without a hole and without an overlap, and each has the size its type and shape ask for.
+//! The header names each tensor's type, shape and place. The [`safetensors`] crate defines those
+//! types; the rules between them are checked here, as the crate's own reader takes the whole file
+//! as one slice and names neither the tensor nor the offset at fault. They are the format's:
+//! tensors fill the file from the header to the end, in some order, without a hole and without an
+//! overlap, and each has the size its type and shape ask for.
 
 use super::source::Source;
 use super::{Contents, Format, FormatError, Item};
@@ -41,7 +42,8 @@ pub(super) fn contents(source: &Source<'_>) -> Result<Contents, FormatError> {
     Ok(Contents { format: Format::Safetensors, items, refused: Vec::new() })
 }
 
-/// Gives each tensor its place in the file, whose data begin at `data`. The tensors are sorted by offset.
+/// Gives each tensor its place in the file, whose data begin at `data`. The tensors are sorted by
+/// offset.
 fn place(
     source: &Source<'_>,
     data: u64,
@@ -68,20 +70,13 @@ fn place(
             let gap = first - end;
             return fault(format!("the {gap} bytes before tensor `{name}` belong to no tensor"));
         }
+        let kind = || format!("{} of shape {:?}", info.dtype, info.shape);
         match size(&info) {
             Some(size) if size == len => {}
             Some(size) => {
-                let (dtype, shape) = (info.dtype, &info.shape);
-                return fault(format!(
-                    "tensor `{name}` has {len} bytes, but {dtype} of shape {shape:?} takes {size}"
-                ));
+                return fault(format!("`{name}` has {len} bytes, but {} takes {size}", kind()));
             }
-            None => {
-                let (dtype, shape) = (info.dtype, &info.shape);
-                return fault(format!(
-                    "tensor `{name}`: {dtype} of shape {shape:?} has no size in whole bytes of 64 bits"
-                ));
-            }
+            None => return fault(format!("`{name}`: {} has no size in whole bytes", kind())),
         }
         end = past;
         items.push(Item { name, offset, len, checksum: None });
@@ -119,8 +114,9 @@ pub(super) fn from_json<'de, T: Deserialize<'de>>(
     })
 }
 
-/// A JSON object from tensor names to `V`, in the order it is written. A name that comes twice is an error, and the
-/// format's one name for something else, `__metadata__`, is checked and passed over.
+/// A JSON object from tensor names to `V`, in the order it is written. A name that comes twice is
+/// an error, and the format's one name for something else, `__metadata__`, is checked and passed
+/// over.
 pub(super) struct Tensors<V>(pub Vec<(String, V)>);
 
 impl<'de, V: Deserialize<'de>> Deserialize<'de> for Tensors<V> {

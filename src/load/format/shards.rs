@@ -1,7 +1,9 @@
-//! A model spread over several safetensors files, by the index that says which tensor lies in which.
+//! A model spread over several safetensors files, by the index that says which tensor lies in
+//! which.
 //!
-//! The index is JSON beside its shards: `{"weight_map": {"tensor": "file", ...}}`. It comes from wherever the model
-//! comes from, so the files it names are taken from its own directory and from nowhere else.
+//! The index is JSON beside its shards: `{"weight_map": {"tensor": "file", ...}}`. It comes from
+//! wherever the model comes from, so the files it names are taken from its own directory and from
+//! nowhere else.
 
 use super::safetensors::{self, MAX_JSON_LEN, Tensors};
 use super::source::{Opened, Source};
@@ -27,8 +29,8 @@ impl ShardIndex {
     ///
     /// # Errors
     ///
-    /// [`FormatError::Malformed`] if it is not the JSON it should be, names no tensor, or names a file by anything
-    /// but a plain name: a shard lies in the index's own directory.
+    /// [`FormatError::Malformed`] if it is not the JSON it should be, names no tensor, or names a
+    /// file by anything but a plain name: a shard lies in the index's own directory.
     pub fn parse(path: &Path, json: &[u8]) -> Result<Self, FormatError> {
         Self::from_source(&Source::in_memory(path, Format::SafetensorsIndex, json)?)
     }
@@ -69,8 +71,8 @@ impl ShardIndex {
         self.shards.keys().map(String::as_str)
     }
 
-    /// The part of a shard's contents that the index takes from it, in file order. A shard that the index does not
-    /// name gives nothing.
+    /// The part of a shard's contents that the index takes from it, in file order. A shard that the
+    /// index does not name gives nothing.
     ///
     /// `path` is the shard's; it only names it.
     ///

@@ -1,5 +1,6 @@
-//! Where a reader takes bytes from: a file or memory, by positioned reads, with every length checked against the
-//! size first. A source also knows what it is called and how it is read, so that an error made from it is complete.
+//! Where a reader takes bytes from: a file or memory, by positioned reads, with every length
+//! checked against the size first. A source also knows what it is called and how it is read, so
+//! that an error made from it is complete.
 
 use super::{Format, FormatError};
 use std::fs::{File, FileType, OpenOptions};
@@ -124,7 +125,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Reads `len` bytes at `offset`, where `what` is. No memory is taken before the file is known to be that long.
+    /// Reads `len` bytes at `offset`, where `what` is. No memory is taken before the file is known
+    /// to be that long.
     pub fn bytes(&self, offset: u64, len: u64, what: &str) -> Result<Vec<u8>, FormatError> {
         self.holds(offset, len, what)?;
         let no_memory = || FormatError::NoMemory { path: self.path.to_owned(), offset, len };
@@ -197,5 +199,40 @@ impl<'a> Source<'a> {
             what,
             fix,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_shrinks_is_an_error_with_its_new_end() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(100).unwrap();
+        let opened = Opened::open(file.path()).unwrap();
+        file.as_file().set_len(40).unwrap();
+        let error = opened.source(Format::Raw).bytes(30, 20, "something").unwrap_err();
+        assert!(
+            matches!(&error, FormatError::Shrank { offset: 40, len: 100, .. }),
+            "{error}: {error:?}"
+        );
+        let text = error.to_string();
+        assert!(
+            text.contains("offset 40") && text.contains("wait until its writer is done"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_length_past_the_end_is_refused_before_memory_is_taken() {
+        let source = Source::in_memory(Path::new("f"), Format::Raw, &[1, 2, 3]).unwrap();
+        for (offset, len) in [(0, 4), (3, 1), (4, 0), (u64::MAX, 1), (1, u64::MAX), (0, 1 << 62)] {
+            let error = source.bytes(offset, len, "x").unwrap_err();
+            assert!(matches!(error, FormatError::Truncated { .. }), "{offset} {len}: {error}");
+        }
+        assert_eq!(source.bytes(1, 2, "x").unwrap(), [2, 3]);
+        assert!(source.bytes(3, 0, "x").unwrap().is_empty());
+        assert_eq!(source.array(0, "x").unwrap(), [1, 2, 3]);
     }
 }

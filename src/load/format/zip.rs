@@ -1,14 +1,17 @@
-//! Zip: members, each behind a header of its own, then a central directory of them all, then an end record.
+//! Zip: members, each behind a header of its own, then a central directory of them all, then an end
+//! record.
 //!
-//! A member that is *stored* lies in the file as it is, so its bytes can be moved straight from there. Where it
-//! lies is known only from its local header, which the central directory points to: that header's own name and
-//! extra field stand before the bytes, and their lengths need not be the directory's.
+//! A member that is *stored* lies in the file as it is, so its bytes can be moved straight from
+//! there. Where it lies is known only from its local header, which the central directory points to:
+//! that header's own name and extra field stand before the bytes, and their lengths need not be the
+//! directory's.
 //!
-//! The end record is found and checked here, with the sizes it gives, before memory is taken for the directory.
-//! The [`zip`](::zip) crate then reads the directory's entries: names in either encoding, zip64 sizes, extra
-//! fields. It is given the directory alone, in memory: reading the file itself, it would search the whole of it
-//! for a directory that is not where it should be, and take as much memory as an end record asks for. So that it
-//! finds its way, the directory is followed there by an end record that describes just it.
+//! The end record is found and checked here, with the sizes it gives, before memory is taken for
+//! the directory. The [`zip`](::zip) crate then reads the directory's entries: names in either
+//! encoding, zip64 sizes, extra fields. It is given the directory alone, in memory: reading the
+//! file itself, it would search the whole of it for a directory that is not where it should be, and
+//! take as much memory as an end record asks for. So that it finds its way, the directory is
+//! followed there by an end record that describes just it.
 //!
 //! The format is specified in PKWARE's APPNOTE, whose section numbers are given below.
 
@@ -17,6 +20,7 @@ use super::source::Source;
 use super::{Checksum, Contents, Format, FormatError, Item, Refusal, Refused};
 use ::zip::read::{ArchiveOffset, Config, ZipArchiveMetadata, ZipFileEntry};
 use ::zip::{CompressionMethod, ZipArchive};
+use std::collections::HashSet;
 use std::io::Cursor;
 use std::sync::Arc;
 
@@ -30,7 +34,7 @@ const END64: [u8; 4] = *b"PK\x06\x06";
 const END64_LOCATOR: [u8; 4] = *b"PK\x06\x07";
 
 const LOCAL_HEADER_LEN: usize = 30;
-const DIRECTORY_ENTRY_LEN: u64 = 46;
+const DIRECTORY_ENTRY_LEN: usize = 46;
 const END_LEN: usize = 22;
 const END64_LEN: usize = 56;
 const END64_LOCATOR_LEN: usize = 20;
@@ -40,19 +44,23 @@ const MAX_DIRECTORY_LEN: u64 = 256 << 20;
 
 const FIX: &str = "fetch or pack the archive again, or repair it with `zip -FF`";
 
-/// Each stored member as an item; members that are compressed or encrypted are refused. Directories are neither.
+/// Each stored member as an item; members that are compressed or encrypted are refused. Directories
+/// are neither.
 pub(super) fn contents(source: &Source<'_>) -> Result<Contents, FormatError> {
     let directory = Directory::find(source)?;
     let entries = directory.read(source)?;
 
     let mut contents = Contents { format: Format::Zip, items: Vec::new(), refused: Vec::new() };
     let mut parts = vec![directory.part()];
+    let mut names = HashSet::new();
     for index in 0..entries.metadata.len() {
         let member = entries.member(source, &directory, index)?;
         let (name, header) = (member.name, member.header);
+        names.insert(name.clone());
         let what = format!("member `{name}`");
         if let Some(why) = member.refusal {
-            // Where its data begin is not worth a read: they begin after the fixed part of its header.
+            // Where its data begin is not worth a read: they begin after the fixed part of its
+            // header.
             let len = member.len.saturating_add(LOCAL_HEADER_LEN as u64);
             parts.push(Part { what, offset: header, len });
             contents.refused.push(Refused { name, offset: header, why });
@@ -65,6 +73,12 @@ pub(super) fn contents(source: &Source<'_>) -> Result<Contents, FormatError> {
         }
     }
     layout::check(source, &mut parts, FIX)?;
+    if names.len() as u64 != directory.entries {
+        let (members, names) = (directory.entries, names.len());
+        let problem = format!("{members} members have {names} names, so a name may mean several");
+        let fix = "pack the archive again with each name once";
+        return Err(source.malformed(directory.offset, problem, fix));
+    }
     contents.items.sort_by_key(|item| item.offset);
     contents.refused.sort_by_key(|refused| refused.offset);
     Ok(contents)
@@ -80,7 +94,7 @@ fn data_offset(source: &Source<'_>, header: u64, what: &str) -> Result<u64, Form
     let (flags, method) = (u16_at(&bytes, 6), u16_at(&bytes, 8));
     if flags & 1 != 0 || method != 0 {
         let problem = format!(
-            "the central directory says that {what} is stored, its own header that it is encrypted or compressed"
+            "the central directory says that {what} is stored, its own header that it is not"
         );
         return Err(source.malformed(header, problem, FIX));
     }
@@ -97,8 +111,8 @@ struct Directory {
     len: u64,
     /// How many entries it has.
     entries: u64,
-    /// How many bytes stand in the file before the archive, such as a program that unpacks it. The archive's own
-    /// offsets do not count them.
+    /// How many bytes stand in the file before the archive, such as a program that unpacks it. The
+    /// archive's own offsets do not count them.
     prefix: u64,
 }
 
@@ -121,7 +135,7 @@ impl Directory {
                 end.len, end.offset
             ));
         };
-        if end.entries > end.len / DIRECTORY_ENTRY_LEN {
+        if end.entries > end.len / DIRECTORY_ENTRY_LEN as u64 {
             return fault(format!(
                 "bad central directory: {} members do not fit into its {} bytes",
                 end.entries, end.len
@@ -165,27 +179,34 @@ impl Directory {
         let mut cursor = Cursor::new(&bytes);
         let config = Config { archive_offset: ArchiveOffset::Known(0) };
         let archive = ZipArchive::with_config(config, &mut cursor);
-        let metadata = archive.map(|archive| (archive.metadata(), archive.has_duplicate_names()));
-        let stopped = self.offset + cursor.position().min(self.len);
-        let past_end = cursor.position() > self.len;
-        let fault = |problem: String| Err(source.malformed(stopped, problem, FIX));
+        let metadata = archive.map(|archive| archive.metadata());
+        let stopped = cursor.position();
+        let fault = |problem: String| {
+            let at = self.offset + entry_before(&bytes, stopped);
+            Err(source.malformed(at, format!("bad central directory: {problem}"), FIX))
+        };
         match metadata {
-            Err(error) => fault(format!("bad central directory: {error}")),
-            Ok(_) if self.entries > 0 && past_end => {
-                fault("bad central directory: its last entry does not end in it".into())
+            Err(error) => fault(error.to_string()),
+            Ok(_) if self.entries > 0 && stopped > self.len => {
+                fault("its last entry does not end in it".into())
             }
-            Ok((metadata, true)) => Err(source.malformed(
-                self.offset,
-                format!(
-                    "the central directory has {} members by {} names, so a name does not tell which is meant",
-                    self.entries,
-                    metadata.len()
-                ),
-                "pack the archive again with each name once",
-            )),
-            Ok((metadata, false)) => Ok(Entries { metadata, bytes }),
+            Ok(metadata) => Ok(Entries { metadata, bytes }),
         }
     }
+}
+
+/// Where the entry begins at which a reader of the directory stopped.
+fn entry_before(directory: &[u8], stopped: u64) -> u64 {
+    let mut at = 0;
+    while let Some(entry) = directory.get(at..at + DIRECTORY_ENTRY_LEN) {
+        let names: usize = [28, 30, 32].iter().map(|&at| usize::from(u16_at(entry, at))).sum();
+        let next = at + DIRECTORY_ENTRY_LEN + names;
+        if next as u64 >= stopped {
+            break;
+        }
+        at = next;
+    }
+    at as u64
 }
 
 /// The entries of a central directory.
@@ -250,7 +271,7 @@ impl Entries {
         if entry.compression() == CompressionMethod::Stored {
             return None;
         }
-        // The crate keeps a method that it was not built for to itself; it stands in the entry (4.3.12).
+        // The crate does not tell a method that it was not built for; the entry does (4.3.12).
         let at = usize::try_from(entry.central_header_start()).ok()?;
         let method = self.bytes.get(at + 10..at + 12).map_or(u16::MAX, |bytes| u16_at(bytes, 0));
         Some(Refusal::Compressed { method })
@@ -258,13 +279,13 @@ impl Entries {
 }
 
 impl End {
-    /// Finds the end record (4.3.16) in the last bytes of the file, and its zip64 form where it has one.
+    /// Finds the end record (4.3.16) in the last bytes of the file, or its zip64 form.
     fn find(source: &Source<'_>) -> Result<Self, FormatError> {
         let tail_len = source.len().min(END_LEN as u64 + u64::from(u16::MAX));
         let start = source.len() - tail_len;
         let tail = source.bytes(start, tail_len, "the end record")?;
         let Some(at) = find_end(&tail) else {
-            let problem = "no end record of a zip archive follows: the file is cut short, or is no zip archive";
+            let problem = "no end record follows: the file is cut short, or is no zip archive";
             return Err(source.malformed(start, problem, "fetch or pack the archive again"));
         };
         let record = &tail[at..];
@@ -288,7 +309,8 @@ impl End {
         Ok(end)
     }
 
-    /// Finds the zip64 end record (4.3.14) by the locator (4.3.15) that stands before the end record at `end`.
+    /// Finds the zip64 end record (4.3.14) by the locator (4.3.15) that stands before the end
+    /// record at `end`.
     fn find64(source: &Source<'_>, end: u64) -> Result<Option<Self>, FormatError> {
         let Some(at) = end.checked_sub(END64_LOCATOR_LEN as u64) else { return Ok(None) };
         let locator: [u8; END64_LOCATOR_LEN] = source.array(at, "the zip64 locator")?;
@@ -296,7 +318,7 @@ impl End {
             return Ok(None);
         }
         let given = u64_at(&locator, 8);
-        // Before an archive that was put behind something else, the record is not where the locator says.
+        // In an archive that was put behind something else, it is not where the locator says.
         let adjacent = at.saturating_sub(END64_LEN as u64);
         for record_at in [given, adjacent] {
             let Some(room) = at.checked_sub(record_at).filter(|&room| room >= END64_LEN as u64)
@@ -324,7 +346,8 @@ impl End {
     }
 }
 
-/// The last end record in the bytes: one whose comment ends with them, or, if none does, one whose comment fits.
+/// The last end record in the bytes: one whose comment ends with them, or, if none does, one whose
+/// comment fits.
 fn find_end(tail: &[u8]) -> Option<usize> {
     let rest =
         |at: usize| (tail.len() - at).checked_sub(END_LEN + usize::from(u16_at(&tail[at..], 20)));
@@ -335,7 +358,7 @@ fn find_end(tail: &[u8]) -> Option<usize> {
     starts()?.find(|&at| rest(at) == Some(0)).or_else(|| starts()?.find(|&at| rest(at).is_some()))
 }
 
-/// A zip64 end record, its locator and an end record for a directory of `len` bytes that begins at 0.
+/// A zip64 end record, its locator and an end record, of a directory of `len` bytes at offset 0.
 fn end_record(len: u64, entries: u64) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(END64_LEN + END64_LOCATOR_LEN + END_LEN);
     bytes.extend(END64);
@@ -379,9 +402,8 @@ pub(super) fn method_name(method: u16) -> Option<&'static str> {
     })
 }
 
-/// # Panics
-///
-/// These three panic if the number does not lie in the bytes, which are records of a known length.
+/// The number at a place in a record. Like the two below, it panics where the record is too short
+/// for it: their callers give records of a known length.
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(array_at(bytes, at))
 }
@@ -396,4 +418,37 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     std::array::from_fn(|index| bytes[at + index])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(comment: &[u8]) -> Vec<u8> {
+        let len = u16::try_from(comment.len()).unwrap();
+        [&END[..], &[0; 16], &len.to_le_bytes(), comment].concat()
+    }
+
+    #[test]
+    fn the_end_record_is_the_one_whose_comment_ends_the_file() {
+        assert_eq!(find_end(&end(b"")), Some(0));
+        assert_eq!(find_end(&[&[7; 9][..], &end(b"comment")].concat()), Some(9));
+        // One in the comment of another, whose own comment would end too early or too late.
+        assert_eq!(find_end(&end(&[&end(b"")[..], b"more"].concat())), Some(0));
+        let mut late = end(b"");
+        late[20] = 1;
+        assert_eq!(find_end(&end(&late)), Some(0));
+        // Bytes behind the archive.
+        assert_eq!(find_end(&[&end(b"")[..], &[0; 30]].concat()), Some(0));
+        assert_eq!(find_end(&end(b"")[..21]), None);
+        assert_eq!(find_end(&[]), None);
+    }
+
+    #[test]
+    fn the_end_record_put_behind_a_directory_is_found_again() {
+        let bytes = [vec![1; 92], end_record(92, 2)].concat();
+        let source = Source::in_memory("f".as_ref(), Format::Zip, &bytes).unwrap();
+        let end = End::find(&source).unwrap();
+        assert_eq!((end.at, end.offset, end.len, end.entries), (92, 0, 92, 2));
+    }
 }
