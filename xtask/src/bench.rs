@@ -24,6 +24,18 @@ struct Bench {
     name: String,
 }
 
+impl Bench {
+    fn run(&self, tally: &mut Tally) -> Result<Outcome, Error> {
+        const WHY: &str = "the messages above say why";
+        let command = || cargo(&["bench", "--package", &self.package, "--bench", &self.name]);
+        child::run(command().arg("--no-run"), WHY)?;
+        let mut bench = command();
+        bench.env(inputs::VARIABLE, inputs::directory()?);
+        child::watch(&mut bench, WHY, |line| tally.read(line))?;
+        Ok(Outcome::Done)
+    }
+}
+
 pub fn run(options: &Options) -> Result<(), Error> {
     let benches = chosen(all()?, &options.names)?;
     let mut steps = Steps::default();
@@ -32,13 +44,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
         Ok(packages::provide(VULKAN.iter().chain([&FIO]), !options.no_install))
     });
     steps.run("real inputs", || Ok(inputs::fetch()?.outcome()));
-    for Bench { package, name } in &benches {
-        steps.run(&format!("bench {name} of {package}"), || {
-            let mut bench = cargo(&["bench", "--quiet", "--package", package, "--bench", name]);
-            bench.env(inputs::VARIABLE, inputs::directory()?);
-            child::watch(&mut bench, "the messages above say why", |line| tally.read(line))?;
-            Ok(Outcome::Done)
-        });
+    for bench in &benches {
+        steps.run(&format!("bench {} of {}", bench.name, bench.package), || bench.run(&mut tally));
     }
     steps.print_summary();
     tally.print();

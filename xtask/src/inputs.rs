@@ -252,7 +252,10 @@ fn downloaded(work: &Path, extension: &str) -> Result<PathBuf, Error> {
 
 fn lock(path: &Path) -> Result<File, Error> {
     let file = File::create(path).map_err(file_error("create", path))?;
-    file.lock().map_err(file_error("lock", path))?;
+    if file.try_lock().is_err() {
+        println!("waiting for another command that fetches (it holds {})", path.display());
+        file.lock().map_err(file_error("lock", path))?;
+    }
     Ok(file)
 }
 

@@ -13,6 +13,7 @@ pub struct Tally {
     passed: usize,
     failed: usize,
     ignored: usize,
+    failures: Vec<String>,
     skips: Vec<(String, usize)>,
     /// The test whose captured output is being printed.
     speaker: Option<String>,
@@ -44,6 +45,10 @@ impl Tally {
             let reason = reason.trim_start_matches(", ");
             let reason = if reason.is_empty() { "no reason is given" } else { reason };
             self.skipped(format!("{name}: ignored: {reason}"));
+        } else if let Some(test) = line.strip_prefix("test ")
+            && let Some(name) = test.strip_suffix(" ... FAILED")
+        {
+            self.failures.push(name.to_owned());
         } else if let Some(reason) = skip_reason(line) {
             let speaker = self.speaker.as_ref().map(|name| format!("{name}: ")).unwrap_or_default();
             self.skipped(format!("{speaker}{reason}"));
@@ -74,7 +79,7 @@ impl Tally {
         }
     }
 
-    /// Prints the totals, then every skip with its reason.
+    /// Prints the totals, the tests that failed, and every skip with its reason.
     pub fn print(&self) {
         let Tally { runners, passed, failed, ignored, .. } = self;
         println!();
@@ -82,6 +87,9 @@ impl Tally {
             println!(
                 "tests: {passed} passed; {failed} failed; {ignored} ignored, in {runners} runs"
             );
+        }
+        for name in &self.failures {
+            println!("  {} {name}", paint("31", "FAILED"));
         }
         let skips: usize = self.skips.iter().map(|(_, times)| times).sum();
         if skips == 0 {
@@ -117,10 +125,12 @@ mod tests {
     #[test]
     fn totals_of_several_runners_add_up() {
         let tally = tally(
-            "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
+            "test a::b ... FAILED\n\
+             test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
              test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 7 filtered out; finished in 1.20s",
         );
         assert_eq!((tally.runners, tally.passed, tally.failed, tally.ignored), (2, 7, 3, 1));
+        assert_eq!(tally.failures, ["a::b"]);
     }
 
     #[test]
