@@ -12,13 +12,13 @@ use iomap::{Memory, PageSize};
 use super::plan::{self, Cut, Run};
 use super::road::Road;
 use super::run::direct::Direct;
-use super::run::{Job, Queue};
+use super::run::{Event, Job, Queue, Report};
 use super::{COPY_BLOCK, copiers};
 use crate::storage::file::ring::Ring;
 use crate::storage::file::{SourceFile, pread};
 
 /// The shortest cached run for which the question is asked, in bytes.
-const WORTH_ASKING: u64 = 1 << 30;
+const WORTH_ASKING: u64 = 4 << 30;
 
 /// How much is read by each road to answer it, in bytes.
 const SAMPLE: u64 = 8 << 20;
@@ -78,10 +78,14 @@ fn time(
     let (events, landed) = channel();
     let files = std::slice::from_ref(file);
     let started = Instant::now();
-    let mut work = Direct::new(&queue, files, memory.map(), Vec::new(), None, events);
+    let mut work = Direct::new(&queue, files, memory.map(), Vec::new(), None, Report::new(events));
     let ran = engine(&mut work);
     let elapsed = started.elapsed().as_secs_f64();
     drop(work);
-    let whole = landed.iter().count() == jobs.len() && !queue.is_stopped();
+    let landed = landed.iter().map(|event| match event {
+        Event::Landed(landed) => landed.len(),
+        _ => 0,
+    });
+    let whole = landed.sum::<usize>() == jobs.len();
     (ran && whole && elapsed > 0.0).then(|| SAMPLE as f64 / elapsed)
 }

@@ -68,7 +68,7 @@ use check::{Fingerprints, Part};
 use plan::Landing;
 use run::direct::Direct;
 use run::staged::{Slots, Staged};
-use run::{Event, Failure, Job, Queue};
+use run::{Event, Failure, Job, Landed, Queue, Report};
 
 use crate::storage::file::ring::Ring;
 use crate::storage::file::{SourceFile, pread};
@@ -151,7 +151,7 @@ pub struct Load<'a> {
 
 /// The most bytes that the kernel copies at once: small enough to stay in a core's cache until it
 /// is fingerprinted.
-const COPY_BLOCK: u64 = 256 << 10;
+const COPY_BLOCK: u64 = 512 << 10;
 
 /// The most threads that read one piece at a time.
 const READERS_MAX: usize = 16;
@@ -269,7 +269,14 @@ impl Load<'_> {
                     scope.spawn(move || {
                         let slot = slots.map(reader).into_iter().collect();
                         let buffer = memory.map();
-                        let mut work = Direct::new(direct, self.files, buffer, slot, None, events);
+                        let mut work = Direct::new(
+                            direct,
+                            self.files,
+                            buffer,
+                            slot,
+                            None,
+                            Report::new(events),
+                        );
                         pread::run(&mut work);
                     });
                 }
@@ -278,8 +285,14 @@ impl Load<'_> {
                 let (events, copied) = (events.clone(), &copied);
                 scope.spawn(move || {
                     let buffer = memory.map();
-                    let mut work =
-                        Direct::new(copied, self.files, buffer, Vec::new(), prints, events);
+                    let mut work = Direct::new(
+                        copied,
+                        self.files,
+                        buffer,
+                        Vec::new(),
+                        prints,
+                        Report::new(events),
+                    );
                     pread::run(&mut work);
                 });
             }
@@ -310,8 +323,14 @@ impl Load<'_> {
         let mut memory_maps = slot_maps.clone();
         memory_maps.push(memory.map());
         let unregistered = ring.register(&memory_maps).err();
-        let mut work =
-            Direct::new(queue, self.files, memory.map(), slot_maps, None, events.clone());
+        let mut work = Direct::new(
+            queue,
+            self.files,
+            memory.map(),
+            slot_maps,
+            None,
+            Report::new(events.clone()),
+        );
         if let Err(error) = ring.run(&mut work) {
             queue.stop();
             let _ = events.send(Event::Engine(error));
@@ -360,7 +379,7 @@ impl Load<'_> {
                         slots,
                         (transfer, buffer),
                         prints,
-                        events.clone(),
+                        Report::new(events.clone()),
                     );
                     if !uring {
                         pread::run(&mut work);
@@ -532,8 +551,10 @@ impl<'a> Accounts<'a> {
                 stop.store(true, Ordering::Relaxed);
             }
             match events.recv_timeout(LOOK_UP) {
-                Ok(Event::Landed(job, parts)) => {
-                    self.landed(job, parts, buffer);
+                Ok(Event::Landed(landed)) => {
+                    for landed in landed {
+                        self.landed(landed, buffer);
+                    }
                     progress(Progress { done: self.valid.bytes(), total: self.valid.wanted() });
                 }
                 Ok(Event::Failed(job, failure)) => {
@@ -556,7 +577,8 @@ impl<'a> Accounts<'a> {
         self.end = end.map(|end| self.explain(end));
     }
 
-    fn landed(&mut self, job: &Job, parts: Option<Vec<Part>>, buffer: Option<BufMap<'_>>) {
+    fn landed(&mut self, landed: Landed<'_>, buffer: Option<BufMap<'_>>) {
+        let Landed { job, parts } = landed;
         let fingerprint = parts.is_none() && self.wanted_fingerprints().is_some();
         self.parts.extend(parts.into_iter().flatten());
         for landed in job.landed() {

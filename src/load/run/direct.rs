@@ -4,12 +4,11 @@
 //! in a slot are copied from there by the CPU: the heads and tails that a drive's alignment leaves.
 
 use std::io;
-use std::sync::mpsc::Sender;
 
 use iomap::{BufMap, MapError};
 
 use super::reads::{Outcome, Reads};
-use super::{Event, Failure, Job, Queue};
+use super::{Event, Failure, Job, Queue, Report};
 use crate::load::check::{Fingerprints, Part};
 use crate::load::plan::Landing;
 use crate::storage::file::SourceFile;
@@ -24,7 +23,7 @@ pub(crate) struct Direct<'m> {
     held: Option<&'m Job>,
     reads: Reads<'m>,
     fingerprints: Option<&'m Fingerprints<'m>>,
-    events: Sender<Event<'m>>,
+    report: Report<'m>,
 }
 
 impl<'m> Direct<'m> {
@@ -37,11 +36,11 @@ impl<'m> Direct<'m> {
         buffer: BufMap<'m>,
         slots: Vec<BufMap<'m>>,
         fingerprints: Option<&'m Fingerprints<'m>>,
-        events: Sender<Event<'m>>,
+        report: Report<'m>,
     ) -> Self {
         let free = (0..slots.len()).collect();
         let reads = Reads::new(files);
-        Self { queue, buffer, slots, free, held: None, reads, fingerprints, events }
+        Self { queue, buffer, slots, free, held: None, reads, fingerprints, report }
     }
 
     fn begin(&mut self, job: &'m Job) -> Next<'m> {
@@ -89,10 +88,9 @@ impl<'m> Direct<'m> {
         Ok(())
     }
 
-    fn fail(&self, job: &'m Job, failure: Failure) {
+    fn fail(&mut self, job: &'m Job, failure: Failure) {
         self.queue.stop();
-        // The load's own thread listens until every sender is gone.
-        let _ = self.events.send(Event::Failed(job, failure));
+        self.report.failed(Event::Failed(job, failure));
     }
 }
 
@@ -103,7 +101,10 @@ impl<'m> Work<'m> for Direct<'m> {
         }
         match self.held.take().or_else(|| self.queue.take()) {
             Some(job) => self.begin(job),
-            None => Next::Done,
+            None => {
+                self.report.flush();
+                Next::Done
+            }
         }
     }
 
@@ -119,7 +120,7 @@ impl<'m> Work<'m> for Direct<'m> {
                     self.free.push(slot);
                 }
                 match self.copy_out(job, slot).and_then(|()| self.fingerprint(job)) {
-                    Ok(parts) => drop(self.events.send(Event::Landed(job, parts))),
+                    Ok(parts) => self.report.landed(job, parts),
                     Err(error) => {
                         let source = io::Error::other(error);
                         self.fail(job, Failure::Io { offset: job.piece.offset, source });

@@ -13,6 +13,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
 
 use super::check::Part;
 use super::plan::{Landing, Piece};
@@ -54,18 +55,77 @@ impl Job {
     }
 }
 
-/// What became of a job.
+/// What became of jobs.
 #[derive(Debug)]
 pub(crate) enum Event<'a> {
-    /// Its bytes are in the buffer. Fingerprints come along from an engine that had the bytes at
-    /// hand: in the CPU's cache, or in a slot that is free again by now.
-    Landed(&'a Job, Option<Vec<Part>>),
-    /// Its file could not be read.
+    /// Jobs whose bytes are in the buffer.
+    Landed(Vec<Landed<'a>>),
+    /// A job's file could not be read.
     Failed(&'a Job, Failure),
-    /// The GPU could not copy it.
+    /// The GPU could not copy one.
     Gpu(exporters::vulkan::VulkanError),
     /// The engine itself failed.
     Engine(io::Error),
+}
+
+/// A job whose bytes are in the buffer.
+#[derive(Debug)]
+pub(crate) struct Landed<'a> {
+    pub job: &'a Job,
+    /// Fingerprints from an engine that had the bytes at hand: in the CPU's cache, or in a slot that
+    /// is free again by now.
+    pub parts: Option<Vec<Part>>,
+}
+
+/// What an engine has to tell. Landed jobs are told together, because waking the load's own thread
+/// for each would cost more than copying a small one.
+#[derive(Debug)]
+pub(crate) struct Report<'a> {
+    events: Sender<Event<'a>>,
+    landed: Vec<Landed<'a>>,
+    bytes: u64,
+}
+
+impl<'a> Report<'a> {
+    /// As many bytes as are told together.
+    const TOGETHER: u64 = 2 << 20;
+
+    pub(crate) const fn new(events: Sender<Event<'a>>) -> Self {
+        Self { events, landed: Vec::new(), bytes: 0 }
+    }
+
+    fn landed(&mut self, job: &'a Job, parts: Option<Vec<Part>>) {
+        self.bytes += job.piece.need;
+        self.landed.push(Landed { job, parts });
+        if self.bytes >= Self::TOGETHER {
+            self.flush();
+        }
+    }
+
+    /// Tells what landed so far.
+    fn flush(&mut self) {
+        if !self.landed.is_empty() {
+            self.bytes = 0;
+            let landed = std::mem::take(&mut self.landed);
+            self.tell(Event::Landed(landed));
+        }
+    }
+
+    fn failed(&mut self, event: Event<'a>) {
+        self.flush();
+        self.tell(event);
+    }
+
+    fn tell(&self, event: Event<'a>) {
+        // The load's own thread listens until every sender is gone.
+        let _ = self.events.send(event);
+    }
+}
+
+impl Drop for Report<'_> {
+    fn drop(&mut self) {
+        self.flush();
+    }
 }
 
 /// Why a read failed.

@@ -7,13 +7,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 
 use exporters::vulkan::{Buffer, CopyRegion, Ticket, Transfer, VulkanError};
 use iomap::BufMap;
 
 use super::reads::{Outcome, Reads};
-use super::{Event, Failure, Job, Queue};
+use super::{Event, Failure, Job, Queue, Report};
 use crate::load::check::{Fingerprints, Part};
 use crate::load::plan::Landing;
 use crate::storage::file::SourceFile;
@@ -37,7 +36,7 @@ pub(crate) struct Staged<'m> {
     transfer: Transfer,
     buffer: &'m Arc<Buffer>,
     fingerprints: Option<&'m Fingerprints<'m>>,
-    events: Sender<Event<'m>>,
+    report: Report<'m>,
 }
 
 impl<'m> Staged<'m> {
@@ -48,7 +47,7 @@ impl<'m> Staged<'m> {
         slots: Slots<'m>,
         (transfer, buffer): (Transfer, &'m Arc<Buffer>),
         fingerprints: Option<&'m Fingerprints<'m>>,
-        events: Sender<Event<'m>>,
+        report: Report<'m>,
     ) -> Self {
         let free = (0..slots.map.len() / slots.slot_len).collect();
         Self {
@@ -61,7 +60,7 @@ impl<'m> Staged<'m> {
             transfer,
             buffer,
             fingerprints,
-            events,
+            report,
         }
     }
 
@@ -81,7 +80,7 @@ impl<'m> Staged<'m> {
             }
             if let Some((_, slot, job, parts)) = self.copying.pop_front() {
                 self.free.push(slot);
-                let _ = self.events.send(Event::Landed(job, parts));
+                self.report.landed(job, parts);
             }
         }
         Ok(())
@@ -128,16 +127,15 @@ impl<'m> Staged<'m> {
         Ok(())
     }
 
-    fn fail(&self, job: &'m Job, failure: Failure) {
+    fn fail(&mut self, job: &'m Job, failure: Failure) {
         self.queue.stop();
-        // The load's own thread listens until every sender is gone.
-        let _ = self.events.send(Event::Failed(job, failure));
+        self.report.failed(Event::Failed(job, failure));
     }
 
     fn gpu_failed(&mut self, error: VulkanError) {
         self.queue.stop();
         self.held = None;
-        let _ = self.events.send(Event::Gpu(error));
+        self.report.failed(Event::Gpu(error));
     }
 
     /// What to do when there is no job to begin: let the GPU catch up, if nothing else moves.
@@ -165,7 +163,10 @@ impl<'m> Work<'m> for Staged<'m> {
         }
         match self.held.take().or_else(|| self.queue.take()) {
             Some(job) => self.begin(job),
-            None => self.drain(),
+            None => {
+                self.report.flush();
+                self.drain()
+            }
         }
     }
 
