@@ -104,6 +104,32 @@ fn json_names_every_item_with_its_place_and_fingerprint() {
 }
 
 #[test]
+fn a_reader_that_has_read_enough_is_no_error() {
+    let files = Files::new();
+    let path = files.write("file.bin", &bytes_of(10_000));
+    for args in [&["load", &path, "--json"][..], &["load", &path], &["probe"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bufmap"));
+        let output = command.args(args).stdout(writer).output().expect("the command runs");
+        assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()), "{args:?}");
+    }
+}
+
+#[test]
+fn a_path_that_is_no_text_can_be_loaded() {
+    use std::os::unix::ffi::OsStrExt;
+    let files = Files::new();
+    let path = files.path("x").with_file_name(std::ffi::OsStr::from_bytes(b"\xff\xfe.bin"));
+    fs::write(&path, bytes_of(5000)).expect("a file");
+    for json in [None, Some("--json")] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bufmap"));
+        let output = command.arg("load").arg(&path).args(json).output().expect("the command runs");
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn one_item_of_a_file_can_be_loaded() {
     let files = Files::new();
     let path = files.write("model.safetensors", &safetensors(TWO_TENSORS, &bytes_of(3000)));

@@ -11,9 +11,9 @@ use bytesize::ByteSize;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use crate::Failure;
 use crate::args::{LoadArgs, To};
 use crate::table::table;
+use crate::{Failure, print};
 
 pub fn run(args: &LoadArgs) -> Result<(), Failure> {
     let stop = stop_on_ctrl_c()?;
@@ -48,11 +48,9 @@ pub fn run(args: &LoadArgs) -> Result<(), Failure> {
     };
     receipt.step_downs.extend(step_down);
     if args.json {
-        println!("{:#}", as_json(&manifest, &target, &receipt));
-    } else {
-        print!("{}", as_text(&manifest, &target, &receipt));
+        return print(&format!("{:#}", as_json(&manifest, &target, &receipt)));
     }
-    Ok(())
+    print(&as_text(&manifest, &target, &receipt))
 }
 
 /// A flag that Ctrl-C sets. The load then ends in order; a second Ctrl-C ends it at once.
@@ -92,7 +90,7 @@ fn as_json(manifest: &Manifest, target: &Target, receipt: &Receipt) -> serde_jso
     let items = manifest.items().enumerate().map(|(i, item)| {
         json!({
             "name": item.name,
-            "file": manifest.files()[item.request.file].path(),
+            "file": manifest.files()[item.request.file].path().display().to_string(),
             "offset": item.request.offset,
             "len": item.request.len,
             "buffer_offset": item.request.buffer_offset,
@@ -135,7 +133,7 @@ fn as_text(manifest: &Manifest, target: &Target, receipt: &Receipt) -> String {
     facts.add_row(["cost", &cpu]);
     facts.add_row(["copied", &copied(receipt)]);
     facts.add_row(["check", &check(receipt)]);
-    format!("{facts}\n")
+    facts.to_string()
 }
 
 fn copied(receipt: &Receipt) -> String {

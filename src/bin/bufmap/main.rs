@@ -5,6 +5,7 @@ mod load;
 mod probe;
 mod table;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -36,6 +37,16 @@ pub enum Failure {
     Stopped(String),
     /// It failed.
     Error(String),
+}
+
+/// Prints a report. A reader that closes the pipe early has read enough.
+pub fn print(report: &str) -> Result<(), Failure> {
+    match writeln!(io::stdout(), "{report}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Error(format!("the report cannot be written: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl<E: std::error::Error> From<E> for Failure {

@@ -10,9 +10,9 @@ use bytesize::ByteSize;
 use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 
-use crate::Failure;
 use crate::args::ProbeArgs;
 use crate::table::table;
+use crate::{Failure, print};
 
 /// Something that loading can use, and what was found of it.
 struct Finding {
@@ -23,8 +23,8 @@ struct Finding {
 pub fn run(args: &ProbeArgs) -> Result<(), Failure> {
     let findings = findings();
     if args.json {
-        println!("{:#}", json!(findings.iter().map(as_json).collect::<Vec<_>>()));
-        return Ok(());
+        let all: Vec<_> = findings.iter().map(as_json).collect();
+        return print(&format!("{:#}", json!(all)));
     }
     let mut rows = table();
     for Finding { what, found } in &findings {
@@ -33,8 +33,7 @@ pub fn run(args: &ProbeArgs) -> Result<(), Failure> {
             Err(absent) => rows.add_row([what.as_str(), "no", &absent.to_string()]),
         };
     }
-    println!("{rows}");
-    Ok(())
+    print(&rows.to_string())
 }
 
 fn as_json(finding: &Finding) -> serde_json::Value {
