@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn what_is_not_debian_or_not_read_by_apt_gives_no_mirror() {
         let ubuntu = "deb http://a.example/ubuntu noble main universe\n";
-        let docker = "deb [arch=amd64] https://a.example/linux/debian bookworm stable\n";
+        let docker = "deb [arch=amd64] https://a.example/linux/debian bookworm stable # not main\n";
         let off = "deb http://a.example/debian bookworm main\n";
         let files = [
             ("sources.list", ubuntu),
