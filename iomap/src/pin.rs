@@ -51,7 +51,8 @@ pub enum PinError {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// The memory is of a kind that cannot be pinned: read-only, or a device's (`VM_PFNMAP`).
+    /// The memory is of a kind that cannot be pinned: read-only, or a device's (`VM_PFNMAP`), or a
+    /// file's on a file system that must know of writes.
     #[error("{len} bytes cannot be pinned: {source}; only writable system memory can be")]
     Kind {
         /// How much was to be pinned, in bytes.
@@ -87,8 +88,8 @@ pub enum PinError {
 /// ```
 pub struct Pinned<'a> {
     map: BufMap<'a>,
-    /// Closing the ring unregisters its buffers, which unpins them.
-    _ring: Option<IoUring>,
+    /// Absent if there is nothing to pin.
+    ring: Option<IoUring>,
 }
 
 impl<'a> Pinned<'a> {
@@ -99,9 +100,9 @@ impl<'a> Pinned<'a> {
     /// [`PinError::Kind`] if it is no writable system memory. Nothing stays pinned.
     pub fn new(map: BufMap<'a>) -> Result<Self, PinError> {
         if map.is_empty() {
-            return Ok(Self { map, _ring: None });
+            return Ok(Self { map, ring: None });
         }
-        let ring = IoUring::new(1).map_err(unavailable)?;
+        let ring = IoUring::new(1).map_err(|source| refused(map.len(), source))?;
         let buffers: Vec<libc::iovec> = (0..map.len())
             .step_by(MAX_BUFFER)
             .map(|offset| libc::iovec {
@@ -113,13 +114,22 @@ impl<'a> Pinned<'a> {
         // ring is used for nothing, so the kernel only holds the pages (the module's law).
         unsafe { ring.submitter().register_buffers(&buffers) }
             .map_err(|source| refused(map.len(), source))?;
-        Ok(Self { map, _ring: Some(ring) })
+        Ok(Self { map, ring: Some(ring) })
     }
 
     /// The map whose pages are pinned. It may be used after the pin ends; addresses learned through
     /// the pin may not.
     pub const fn map(&self) -> BufMap<'a> {
         self.map
+    }
+}
+
+impl Drop for Pinned<'_> {
+    fn drop(&mut self) {
+        // Closing the ring alone would unpin too, but some time later, in a worker of the kernel's.
+        if let Some(ring) = &self.ring {
+            let _ = ring.submitter().unregister_buffers();
+        }
     }
 }
 
@@ -143,10 +153,7 @@ fn unavailable(source: io::Error) -> PinError {
         Some(Errno::MFILE | Errno::NFILE) => {
             ("no file descriptor is left for an io_uring", "raise RLIMIT_NOFILE (`ulimit -n`)")
         }
-        _ => (
-            "no io_uring could be set up",
-            "see io_uring_setup(2) for the kernel's answer; ENOMEM asks for a higher RLIMIT_MEMLOCK",
-        ),
+        _ => ("no io_uring could be set up", "see io_uring_setup(2) for the kernel's answer"),
     };
     PinError::Unavailable { why, fix, source }
 }
@@ -156,7 +163,7 @@ fn refused(len: usize, source: io::Error) -> PinError {
         Some(Errno::NOMEM) => {
             PinError::Limit { len, limit: getrlimit(Resource::Memlock).current, source }
         }
-        Some(Errno::NOSYS | Errno::PERM | Errno::ACCESS) => unavailable(source),
-        _ => PinError::Kind { len, source },
+        Some(Errno::FAULT | Errno::OPNOTSUPP) => PinError::Kind { len, source },
+        _ => unavailable(source),
     }
 }

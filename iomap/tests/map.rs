@@ -318,7 +318,8 @@ fn extreme_offsets() {
         assert!(map.subrange(..=at).is_err());
         assert!(map.read_field(at, iomap::field!(Pair, second)).is_err());
     }
-    assert_eq!(map.subrange(16..8).unwrap_err(), MapError::Reversed { start: 16, end: 8 });
+    let (start, end) = (16, 8);
+    assert_eq!(map.subrange(start..end).unwrap_err(), MapError::Reversed { start, end });
     assert_eq!(map.read::<[u8; 0]>(32), Ok([]));
 }
 

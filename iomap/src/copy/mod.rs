@@ -194,8 +194,8 @@ pub(crate) unsafe fn fill((dst, kind): (*mut u8, Kind), len: usize, byte: u8) {
 #[inline(never)]
 unsafe fn fill_parts((dst, kind): (*mut u8, Kind), len: usize, word: u64) {
     let stream = kind == Kind::Combining || kind == Kind::Cached && streams(len);
-    let (align, unit) = if stream { (STREAM_ALIGN, 16) } else { (8, 8) };
-    let (head, body, tail) = split(dst as usize, len, align, unit);
+    let unit = if stream { 16 } else { 8 };
+    let (head, body, tail) = split(dst as usize, len, unit, unit);
     // SAFETY: the three parts are those `len` bytes; the body is aligned as its engine asks.
     unsafe {
         portable::fill(dst, head, word);
