@@ -170,7 +170,7 @@ fn files_and_buffers_that_cannot_be_had_are_refused() {
     refused(&[&missing], &[&missing, "No such file"]);
     refused(&[&files.0.path().to_string_lossy()], &["directory"]);
     refused(&[&path, "--buffer", "4KiB"], &["too small", "10000", "4096"]);
-    refused(&[&path, "--buffer", "7EiB"], &["mmap", "bytes"]);
+    refused(&[&path, "--buffer", "7EiB"], &["8070450532247928832 bytes", "available"]);
     refused(&[&path, "--road", "staged"], &[&path, "staged", "direct"]);
 }
 

@@ -175,9 +175,9 @@ fn no_io_uring() {
 fn no_memory() {
     let limit = rustix::process::Rlimit { current: Some(1 << 30), maximum: Some(1 << 30) };
     rustix::process::setrlimit(rustix::process::Resource::As, limit).expect("a limit");
-    let error = bufmap::load::Target::memory(2 << 30).expect_err("more than the limit");
+    let error = bufmap::load::Target::memory(1 << 30).expect_err("more than the limit");
     let text = error.to_string();
-    assert!(text.contains("mmap of 2147483648 bytes"), "{text}");
+    assert!(text.contains("mmap of 1073741824 bytes"), "{text}");
 }
 
 /// An ordinary user with 64 KiB of locked memory: the ring goes unregistered and says so.

@@ -120,7 +120,7 @@ impl DmaHeap {
         if len == 0 {
             return Err(DmaHeapError::Empty { heap: self.name.clone() });
         }
-        let available = available_memory().unwrap_or(usize::MAX);
+        let available = iomap::memory::available().unwrap_or(usize::MAX);
         if self.name.starts_with("system") && len > available {
             return Err(DmaHeapError::OutOfMemory { heap: self.name.clone(), len, available });
         }
@@ -165,14 +165,6 @@ impl Exporter for DmaHeap {
             dma_bufs: Ok(vec![dma_buf]),
         })
     }
-}
-
-/// How much memory the kernel could give out without swapping, in bytes.
-fn available_memory() -> Option<usize> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
 }
 
 fn unavailable(path: &str, error: &io::Error) -> DmaHeapError {

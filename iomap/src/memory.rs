@@ -53,6 +53,17 @@ pub enum MemoryError {
         /// The length asked for, in bytes.
         len: usize,
     },
+    /// More than the machine has to give. The kernel would promise it and end a process when the
+    /// promise falls due.
+    #[error(
+        "{len} bytes were asked for and the machine has {available} available: close other programs or ask for less"
+    )]
+    TooLittle {
+        /// The length asked for, in bytes.
+        len: usize,
+        /// What the kernel could give out without swapping, in bytes.
+        available: usize,
+    },
     /// The kernel refused.
     #[error("{step} of {len} bytes in {page}-byte pages: {source}{}", remedy(*page))]
     Kernel {
@@ -98,7 +109,7 @@ impl Memory {
     /// # Errors
     /// [`MemoryError`] when `len` is out of range or the kernel has no such pages.
     pub fn anonymous(len: usize, page_size: PageSize) -> Result<Self, MemoryError> {
-        let len = whole_pages(len, page_size)?;
+        let len = affordable(len, page_size)?;
         let mut options = MmapOptions::new();
         options.len(len);
         if page_size != PageSize::Base {
@@ -119,7 +130,7 @@ impl Memory {
     /// # Errors
     /// [`MemoryError`] when `len` is out of range or the kernel has no such pages.
     pub fn memfd(name: &str, len: usize, page_size: PageSize) -> Result<Self, MemoryError> {
-        let len = whole_pages(len, page_size)?;
+        let len = affordable(len, page_size)?;
         let failed = |step| {
             move |source: io::Error| MemoryError::Kernel {
                 step,
@@ -214,6 +225,27 @@ impl Memory {
                 Access::ReadWrite,
             )
         }
+    }
+}
+
+/// How much memory the kernel could give out without swapping, in bytes: `MemAvailable` of
+/// `/proc/meminfo` (proc_meminfo(5), since Linux 3.14). `None` where `/proc` is not there.
+pub fn available() -> Option<usize> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// The length in whole pages, if the machine has so much. Pages of the hugetlb pool are set aside
+/// already.
+fn affordable(len: usize, page_size: PageSize) -> Result<usize, MemoryError> {
+    let len = whole_pages(len, page_size)?;
+    match available() {
+        Some(available) if page_size == PageSize::Base && len > available => {
+            Err(MemoryError::TooLittle { len, available })
+        }
+        _ => Ok(len),
     }
 }
 

@@ -133,7 +133,7 @@ pub enum LoadError {
         valid: Valid,
     },
     /// There is no memory for the buffer or the slots.
-    #[error("{0}; close other programs or load fewer files at once")]
+    #[error("there is no memory for the load: {0}")]
     Memory(#[from] iomap::MemoryError),
     /// The GPU refused.
     #[error(transparent)]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use exporters::Udmabuf;
-use exporters::vulkan::{self, Device};
+use exporters::vulkan::{self, Device, Way};
 use iomap::{Memory, PageSize};
 
 use super::{Destination, LoadError, Road, StepDown};
@@ -66,6 +66,17 @@ impl Target {
                 Ok((own_memory()?, Some(StepDown { road: Road::Direct, why, bytes: len })))
             }
             Err(refused) => Err(refused.into()),
+        }
+    }
+
+    /// Why the pages were not imported as a dma-buf, if they were imported otherwise.
+    pub fn no_udmabuf(&self) -> Option<&str> {
+        match self {
+            Self::Imported { buffer, .. } => match buffer.way() {
+                Way::HostPages { no_udmabuf } => Some(&no_udmabuf.why),
+                _ => None,
+            },
+            _ => None,
         }
     }
 

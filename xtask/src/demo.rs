@@ -43,16 +43,26 @@ fn load(tool: &Path, file: &Path, to: &str) -> Result<Outcome, Error> {
     Ok(Outcome::Done)
 }
 
-/// A machine need not have a Vulkan device. Only where the driver in software is there must the load succeed.
+/// A machine need not have a Vulkan device; where the tool itself sees one, the load must succeed.
 fn load_to_vulkan(tool: &Path, file: &Path) -> Result<Outcome, Error> {
-    let no_device = |why: String| Outcome::Skipped(format!("{why}\n{}", packages::vulkan_remedy()));
-    if let Some(why) = packages::missing_for_vulkan() {
-        return Ok(no_device(why.to_owned()));
+    let mut probe = Command::new(tool);
+    let found = child::output(probe.args(["probe", "--json"]), "its message says what to do")?;
+    match sees_vulkan_device(&found) {
+        true => load(tool, file, "vulkan"),
+        false => Ok(Outcome::Skipped(format!(
+            "there is no Vulkan device\n{}",
+            packages::vulkan_remedy()
+        ))),
     }
-    match load(tool, file, "vulkan") {
-        Err(error) if !packages::has_software_driver() => Ok(no_device(error.to_string())),
-        result => result,
-    }
+}
+
+/// Whether a report of `bufmap probe --json` names a Vulkan device.
+fn sees_vulkan_device(report: &str) -> bool {
+    let findings: Vec<serde_json::Value> = serde_json::from_str(report).unwrap_or_default();
+    findings
+        .iter()
+        .filter_map(|finding| finding["what"].as_str())
+        .any(|what| what.starts_with("Vulkan device"))
 }
 
 fn step_name(file: &Path, to: &str) -> String {
@@ -83,6 +93,14 @@ fn executable(messages: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_vulkan_device_is_found_in_the_tools_report() {
+        let device = r#"[{"what":"Vulkan device 0","present":true},{"what":"udmabuf"}]"#;
+        assert!(sees_vulkan_device(device));
+        assert!(!sees_vulkan_device(r#"[{"what":"Vulkan","present":false}]"#));
+        assert!(!sees_vulkan_device("no report"));
+    }
 
     #[test]
     fn the_executable_is_found_among_cargos_messages() {

@@ -58,15 +58,6 @@ pub fn provide<'p>(packages: impl IntoIterator<Item = &'p Package>, install: boo
     ))
 }
 
-/// What lacks to use Vulkan at all, if the loader or a driver of any kind does.
-pub fn missing_for_vulkan() -> Option<&'static str> {
-    match (has_vulkan_loader(), drivers().is_empty()) {
-        (false, _) => Some("Vulkan's loader (libvulkan.so.1) is not installed"),
-        (true, true) => Some("no Vulkan driver is installed"),
-        (true, false) => None,
-    }
-}
-
 /// How to get a Vulkan device on a machine without a GPU.
 pub fn vulkan_remedy() -> String {
     let names: Vec<_> = VULKAN.iter().map(|package| package.name).collect();

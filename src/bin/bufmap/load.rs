@@ -105,6 +105,7 @@ fn as_json(manifest: &Manifest, target: &Target, receipt: &Receipt) -> serde_jso
     }
     json!({
         "to": target.to_string(),
+        "no_udmabuf": target.no_udmabuf(),
         "buffer_len": target.destination().len(),
         "items": items.collect::<Vec<_>>(),
         "receipt": receipt_json,
@@ -120,6 +121,9 @@ fn as_text(manifest: &Manifest, target: &Target, receipt: &Receipt) -> String {
     let plural = if items == 1 { "" } else { "s" };
     facts.add_row(["", &format!("{items} item{plural}, {}", size(receipt.bytes))]);
     facts.add_row(["to", &target.to_string()]);
+    if let Some(why) = target.no_udmabuf() {
+        facts.add_row(["why not", &format!("udmabuf import: {why}")]);
+    }
     for share in &receipt.roads {
         facts.add_row(["road", &format!("{}: {}", share.road, size(share.bytes))]);
     }
@@ -133,7 +137,7 @@ fn as_text(manifest: &Manifest, target: &Target, receipt: &Receipt) -> String {
     facts.add_row(["cost", &cpu]);
     facts.add_row(["copied", &copied(receipt)]);
     facts.add_row(["check", &check(receipt)]);
-    facts.to_string()
+    facts.trim_fmt()
 }
 
 fn copied(receipt: &Receipt) -> String {

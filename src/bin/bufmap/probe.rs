@@ -33,7 +33,7 @@ pub fn run(args: &ProbeArgs) -> Result<(), Failure> {
             Err(absent) => rows.add_row([what.as_str(), "no", &absent.to_string()]),
         };
     }
-    print(&rows.to_string())
+    print(&rows.trim_fmt())
 }
 
 fn as_json(finding: &Finding) -> serde_json::Value {
