@@ -311,7 +311,7 @@ impl Load<'_> {
         slots: &'m SlotMemory,
         queue: &'m Queue<'m>,
         events: Sender<Event<'m>>,
-    ) -> Option<io::Error> {
+    ) -> Option<String> {
         let mut ring = match Ring::new(self.options.depth) {
             Ok(ring) => ring,
             Err(error) => {
@@ -322,7 +322,7 @@ impl Load<'_> {
         let slot_maps: Vec<_> = (0..slots.count()).filter_map(|slot| slots.map(slot)).collect();
         let mut memory_maps = slot_maps.clone();
         memory_maps.push(memory.map());
-        let unregistered = ring.register(&memory_maps).err();
+        ring.register(&memory_maps, self.options.block as usize);
         let mut work = Direct::new(
             queue,
             self.files,
@@ -335,7 +335,7 @@ impl Load<'_> {
             queue.stop();
             let _ = events.send(Event::Engine(error));
         }
-        unregistered
+        ring.refusal().map(io::Error::to_string)
     }
 
     fn fill_device(
@@ -386,8 +386,10 @@ impl Load<'_> {
                         continue;
                     }
                     let outcome = Ring::new(self.options.depth).and_then(|mut ring| {
-                        unregistered = ring.register(&[memory.map()]).err();
-                        ring.run(&mut work)
+                        ring.register(&[memory.map()], slot_len);
+                        let ran = ring.run(&mut work);
+                        unregistered = ring.refusal().map(io::Error::to_string);
+                        ran
                     });
                     if let Err(error) = outcome {
                         let _ = events.send(Event::Engine(error));
@@ -478,7 +480,7 @@ impl Engine {
         decided: &roads::Decided,
         readers: usize,
         copiers: usize,
-        unregistered: Option<io::Error>,
+        unregistered: Option<String>,
         slots: u64,
     ) -> Self {
         let mut words = Vec::new();

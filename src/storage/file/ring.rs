@@ -20,8 +20,15 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use io_uring::{IoUring, opcode, squeue, types};
 use iomap::{Access, BufMap};
 
-/// The longest run of memory that the kernel takes as one registered buffer.
+/// The longest run of memory that the kernel takes as one registered buffer, in bytes.
 const REGISTERED_MAX: usize = 1 << 30;
+
+/// How much memory is pinned at a time, in bytes: pinning touches every page, and the drive should
+/// not wait for more than this.
+const WINDOW: usize = 16 << 20;
+
+/// The most registered buffers that the kernel takes (`IORING_MAX_REG_BUFFERS`).
+const WINDOWS_MAX: usize = 1 << 14;
 
 /// A read for the kernel to do.
 #[derive(Debug)]
@@ -57,10 +64,24 @@ pub trait Work<'m> {
     fn completed(&mut self, tag: usize, result: io::Result<usize>);
 }
 
+/// Memory to be registered as one buffer when the first read comes to it.
+struct Window<'m> {
+    map: BufMap<'m>,
+    registered: bool,
+}
+
+impl Window<'_> {
+    fn holds(&self, map: &BufMap<'_>) -> bool {
+        let (own, other) = (self.map.as_ptr() as usize, map.as_ptr() as usize);
+        other >= own && other + map.len() <= own + self.map.len()
+    }
+}
+
 /// An io_uring and the memory registered with it.
 pub struct Ring<'m> {
     uring: IoUring,
-    registered: Vec<BufMap<'m>>,
+    windows: Vec<Window<'m>>,
+    refusal: Option<io::Error>,
 }
 
 impl<'m> Ring<'m> {
@@ -78,34 +99,32 @@ impl<'m> Ring<'m> {
                     _ => Err(error),
                 },
             )?;
-        Ok(Self { uring, registered: Vec::new() })
+        Ok(Self { uring, windows: Vec::new(), refusal: None })
     }
 
-    /// Registers memory, so that the kernel pins its pages once and not at every read. Reads into
-    /// other memory stay possible. One call a ring.
-    ///
-    /// # Errors
-    /// The kernel's answer: `ENOMEM` beyond `RLIMIT_MEMLOCK`, `EFAULT` for memory that cannot be
-    /// pinned. The ring works on without.
-    pub fn register(&mut self, maps: &[BufMap<'m>]) -> io::Result<()> {
-        let mut parts = Vec::new();
-        for &map in maps {
-            let mut rest = map;
-            while rest.len() > REGISTERED_MAX {
-                let Ok((part, after)) = rest.split_at(REGISTERED_MAX) else { break };
-                parts.push(part);
-                rest = after;
-            }
-            parts.push(rest);
+    /// Has memory registered window by window as reads of at most `longest` bytes come to it, so
+    /// that the kernel pins its pages once and not at every read. Where it refuses, reads go on
+    /// without: see [`refusal`](Self::refusal). One call a ring.
+    pub fn register(&mut self, maps: &[BufMap<'m>], longest: usize) {
+        // Windows reach a read's length into each other: whatever read begins in one ends there.
+        let len = WINDOW.saturating_add(longest).min(REGISTERED_MAX);
+        let parts = maps.iter().flat_map(|map| {
+            let starts = (0..map.len()).step_by(WINDOW);
+            starts.filter_map(move |at| map.subrange(at..map.len().min(at + len)).ok())
+        });
+        self.windows =
+            parts.take(WINDOWS_MAX).map(|map| Window { map, registered: false }).collect();
+        let count = self.windows.len() as u32;
+        if let Err(error) = self.uring.submitter().register_buffers_sparse(count) {
+            self.windows.clear();
+            self.refusal = Some(error);
         }
-        let iovecs: Vec<_> = parts
-            .iter()
-            .map(|part| libc::iovec { iov_base: part.as_ptr().cast(), iov_len: part.len() })
-            .collect();
-        // SAFETY: the maps are valid for `'m`; from here on the kernel's own pin keeps the pages.
-        unsafe { self.uring.submitter().register_buffers(&iovecs)? };
-        self.registered = parts;
-        Ok(())
+    }
+
+    /// Why not all memory is registered, once the kernel refused: `ENOMEM` beyond
+    /// `RLIMIT_MEMLOCK`, `EINVAL` before Linux 5.19, `EFAULT` for memory that cannot be pinned.
+    pub fn refusal(&self) -> Option<&io::Error> {
+        self.refusal.as_ref()
     }
 
     /// Runs `work` to its end, with no more reads in flight than the ring's depth.
@@ -114,13 +133,22 @@ impl<'m> Ring<'m> {
     /// When the ring itself fails. Errors of single reads go to [`Work::completed`].
     pub fn run(&mut self, work: &mut impl Work<'m>) -> io::Result<()> {
         let depth = self.uring.params().sq_entries();
-        let registered = &self.registered;
         let mut flight = InFlight { uring: &mut self.uring, reads: 0 };
         loop {
             let mut done = false;
             while flight.reads < depth {
                 match work.next() {
-                    Next::Read(read) => flight.push(registered, &read)?,
+                    Next::Read(read) => {
+                        let window = match flight.window(&mut self.windows, &read.into) {
+                            Ok(window) => window,
+                            Err(error) => {
+                                self.windows.clear();
+                                self.refusal = Some(error);
+                                None
+                            }
+                        };
+                        flight.push(&read, window)?;
+                    }
                     Next::Wait => break,
                     Next::Done => {
                         done = true;
@@ -150,8 +178,27 @@ struct InFlight<'r> {
 }
 
 impl InFlight<'_> {
-    fn push(&mut self, registered: &[BufMap<'_>], read: &Read<'_>) -> io::Result<()> {
-        let entry = entry(registered, read)?;
+    /// The number of the registered buffer that holds `map`; registers it at the first call.
+    fn window(&mut self, windows: &mut [Window<'_>], map: &BufMap<'_>) -> io::Result<Option<u16>> {
+        let Some(index) = windows.iter().position(|window| window.holds(map)) else {
+            return Ok(None);
+        };
+        let window = &mut windows[index];
+        if !window.registered {
+            self.uring.submit()?; // The drive works while the pages are touched.
+            let (iov_base, iov_len) = (window.map.as_ptr().cast(), window.map.len());
+            let buffer = libc::iovec { iov_base, iov_len };
+            // SAFETY: the map is valid for `'m`; from here on the kernel's own pin keeps the pages.
+            unsafe {
+                self.uring.submitter().register_buffers_update(index as u32, &[buffer], None)?;
+            }
+            window.registered = true;
+        }
+        Ok(Some(index as u16))
+    }
+
+    fn push(&mut self, read: &Read<'_>, window: Option<u16>) -> io::Result<()> {
+        let entry = entry(read, window)?;
         // SAFETY: laws 1 and 2: file and memory outlive the read's completion. The queue has room,
         // because no more reads are ever in flight than it has entries.
         unsafe { self.uring.submission().push(&entry) }
@@ -195,21 +242,16 @@ impl Drop for InFlight<'_> {
     }
 }
 
-fn entry(registered: &[BufMap<'_>], read: &Read<'_>) -> io::Result<squeue::Entry> {
+fn entry(read: &Read<'_>, window: Option<u16>) -> io::Result<squeue::Entry> {
     let into = &read.into;
     let len = u32::try_from(into.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     if into.access() == Access::ReadOnly {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the map is read-only"));
     }
     let fd = types::Fd(read.file.as_raw_fd());
-    let start = into.as_ptr() as usize;
-    let inside = |part: &BufMap<'_>| {
-        let base = part.as_ptr() as usize;
-        start >= base && start + into.len() <= base + part.len()
-    };
-    let entry = match registered.iter().position(inside) {
+    let entry = match window {
         Some(index) => {
-            opcode::ReadFixed::new(fd, into.as_ptr(), len, index as u16).offset(read.offset).build()
+            opcode::ReadFixed::new(fd, into.as_ptr(), len, index).offset(read.offset).build()
         }
         None => opcode::Read::new(fd, into.as_ptr(), len).offset(read.offset).build(),
     };
