@@ -3,7 +3,7 @@
 //! A [`Load`] moves [`Request`]s (so many bytes of a file, to there in the buffer) into a
 //! [`Destination`] and ends in a [`Receipt`]. Its parts, in the order in which data flows:
 //!
-//! * [`format`]: what a file holds, as items; [`layout`]: where they go in the buffer; [`Manifest`]
+//! * [`mod@format`]: what a file holds, as items; [`layout`]: where they go in the buffer; [`Manifest`]
 //!   does both for files named by path, and [`Target`] makes the buffer;
 //! * `roads`: which [`Road`] each byte takes, and why not a better one; `plan`: which reads that
 //!   makes;

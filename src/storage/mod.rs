@@ -1,5 +1,5 @@
 //! Consumers that read drives.
 //!
-//! [`file`] reads through the kernel: any file on any file system.
+//! [`mod@file`] reads through the kernel: any file on any file system.
 
 pub mod file;

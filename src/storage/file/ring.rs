@@ -10,7 +10,7 @@
 //! 1. A read is pushed only inside [`Ring::run`], with a map and a file that live for `'m`, which
 //!    outlasts the call.
 //! 2. `run` does not return, nor unwind, before the kernel has completed every read it was given:
-//!    [`InFlight`] waits for them when it is dropped.
+//!    `InFlight` waits for them when it is dropped.
 //! 3. The kernel writes only inside the map of a read, which is writable.
 #![allow(unsafe_code)]
 
