@@ -307,7 +307,7 @@ impl<'a> BufMap<'a> {
     ///
     /// # Errors
     /// [`MapError::OutOfBounds`] if the range reaches past the end, [`MapError::Reversed`].
-    #[inline]
+    #[inline(always)]
     pub fn subrange(self, range: impl RangeBounds<usize>) -> Result<Self, MapError> {
         let (offset, end) = resolve(&range, self.len);
         let Some(len) = end.checked_sub(offset) else {
@@ -486,7 +486,7 @@ impl<'a> BufMap<'a> {
     ///
     /// # Errors
     /// [`MapError::ReadOnly`], [`MapError::Length`].
-    #[inline]
+    #[inline(always)]
     pub fn copy_from(&self, src: &BufMap<'_>) -> Result<(), MapError> {
         self.check_writable()?;
         if src.len != self.len {
@@ -562,6 +562,7 @@ impl PartialEq for BufMap<'_> {
 
 impl Eq for BufMap<'_> {}
 
+#[inline(always)]
 fn resolve(range: &impl RangeBounds<usize>, len: usize) -> (usize, usize) {
     let start = match range.start_bound() {
         Bound::Included(&start) => start,

@@ -138,7 +138,7 @@ pub(crate) unsafe fn store_word<T: NoUninit>(value: T, base: *mut u8, offset: us
 ///
 /// # Safety
 /// `src` is readable and `dst` writable over `len` bytes.
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn copy(
     (src, src_kind): (*const u8, Kind),
     (dst, dst_kind): (*mut u8, Kind),
@@ -203,7 +203,7 @@ unsafe fn fill_parts((dst, kind): (*mut u8, Kind), len: usize, word: u64) {
 ///
 /// # Safety
 /// As [`copy`].
-#[inline]
+#[inline(always)]
 unsafe fn cached(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
     // SAFETY: the caller's; whole words at an aligned address are what `words` takes.
     unsafe {
@@ -219,7 +219,7 @@ unsafe fn cached(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
 ///
 /// # Safety
 /// As [`copy`]; `len` and the anchor's address are multiples of 8.
-#[inline]
+#[inline(always)]
 unsafe fn words(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
     // SAFETY: the caller's.
     unsafe {

@@ -50,16 +50,21 @@ pub(super) unsafe fn word(src: *const u8, dst: *mut u8, width: usize) {
 pub(super) unsafe fn copy_few(src: *const u8, dst: *mut u8, len: usize) -> bool {
     // SAFETY: the caller's; each function gets the lengths it can take, and vectors the CPU has.
     unsafe {
-        match len {
-            33..=64 if WIDE.load(Relaxed) => few_wide_32_to_64(src, dst, len),
-            65..=128 if WIDE.load(Relaxed) => few_64_to_128(src, dst, len),
-            129..=256 if WIDE.load(Relaxed) => few_128_to_256(src, dst, len),
-            257..=512 if WIDE.load(Relaxed) => few_256_to_512(src, dst, len),
-            16..=32 => few_16_to_32(src, dst, len),
-            33..=64 => few_32_to_64(src, dst, len),
-            8 => word(src, dst, 8),
-            0 => {}
-            _ => return false,
+        if len > 64 {
+            if len > 256 || !WIDE.load(Relaxed) {
+                return false;
+            }
+            if len <= 128 {
+                few_64_to_128(src, dst, len);
+            } else {
+                few_128_to_256(src, dst, len);
+            }
+        } else if len > 32 {
+            few_32_to_64(src, dst, len);
+        } else if len >= 16 {
+            few_16_to_32(src, dst, len);
+        } else if len == 8 {
+            word(src, dst, 8);
         }
     }
     true
@@ -77,7 +82,7 @@ static WIDE: AtomicBool = AtomicBool::new(false);
 pub(super) unsafe fn copy_words(src: *const u8, dst: *mut u8, len: usize) {
     // SAFETY: the caller's; the CPU has the vectors.
     unsafe {
-        if matches!(len, 513..=STRING_FROM) && WIDE.load(Relaxed) {
+        if matches!(len, 257..=STRING_FROM) && WIDE.load(Relaxed) {
             copy_64(src, dst, len);
         } else {
             copy_any(src, dst, len);
@@ -139,18 +144,8 @@ macro_rules! few {
 few!(few_16_to_32, "movups", ("xmm0", 0, "xmm1", 16));
 few!(few_32_to_64, "movups", ("xmm0", 0, "xmm1", 16), ("xmm2", 16, "xmm3", 32));
 // Registers from 16 on leave the upper halves of the lower ones clean: no vzeroupper.
-few!(few_wide_32_to_64, "vmovups", ("ymm16", 0, "ymm17", 32));
 few!(few_64_to_128, "vmovups", ("zmm16", 0, "zmm17", 64));
 few!(few_128_to_256, "vmovups", ("zmm16", 0, "zmm17", 64), ("zmm18", 64, "zmm19", 128));
-few!(
-    few_256_to_512,
-    "vmovups",
-    ("zmm16", 0, "zmm17", 64),
-    ("zmm18", 64, "zmm19", 128),
-    ("zmm20", 128, "zmm21", 192),
-    ("zmm22", 192, "zmm23", 256)
-);
-
 /// Defines a loop of four vectors a turn. The last turn ends where the copy ends and may overlap the
 /// one before.
 macro_rules! vector_copy {
