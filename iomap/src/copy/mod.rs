@@ -55,12 +55,15 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    #[inline]
+    #[inline(always)]
     pub(crate) const fn of(location: Location, caching: Caching) -> Self {
-        match (location, caching) {
-            (_, Caching::WriteCombining) => Self::Combining,
-            (Location::System, Caching::WriteBack | Caching::WriteThrough) => Self::Cached,
-            (Location::System, Caching::Uncached) | (Location::Io, _) => Self::Strict,
+        let cached = matches!(caching, Caching::WriteBack | Caching::WriteThrough);
+        if matches!(location, Location::System) && cached {
+            Self::Cached
+        } else if matches!(caching, Caching::WriteCombining) {
+            Self::Combining
+        } else {
+            Self::Strict
         }
     }
 }
