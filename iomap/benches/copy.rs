@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use iomap::{Access, BufMap, Caching, Location, Memory, PageSize};
 
-const LARGEST: usize = 4 << 10;
+const LARGEST: usize = 64 << 20;
 const ROUNDS: usize = 41;
 
 fn main() {

@@ -51,13 +51,15 @@ pub(super) unsafe fn copy_few(src: *const u8, dst: *mut u8, len: usize) -> bool 
     // SAFETY: the caller's; each function gets the lengths it can take, and vectors the CPU has.
     unsafe {
         if len > 64 {
-            if len > 256 || !WIDE.load(Relaxed) {
+            if len > 512 || !WIDE.load(Relaxed) {
                 return false;
             }
             if len <= 128 {
                 few_64_to_128(src, dst, len);
-            } else {
+            } else if len <= 256 {
                 few_128_to_256(src, dst, len);
+            } else {
+                few_256_to_512(src, dst, len);
             }
         } else if len > 32 {
             few_32_to_64(src, dst, len);
@@ -82,7 +84,7 @@ static WIDE: AtomicBool = AtomicBool::new(false);
 pub(super) unsafe fn copy_words(src: *const u8, dst: *mut u8, len: usize) {
     // SAFETY: the caller's; the CPU has the vectors.
     unsafe {
-        if matches!(len, 257..=STRING_FROM) && WIDE.load(Relaxed) {
+        if matches!(len, 513..=STRING_FROM) && WIDE.load(Relaxed) {
             copy_64(src, dst, len);
         } else {
             copy_any(src, dst, len);
@@ -146,6 +148,15 @@ few!(few_32_to_64, "movups", ("xmm0", 0, "xmm1", 16), ("xmm2", 16, "xmm3", 32));
 // Registers from 16 on leave the upper halves of the lower ones clean: no vzeroupper.
 few!(few_64_to_128, "vmovups", ("zmm16", 0, "zmm17", 64));
 few!(few_128_to_256, "vmovups", ("zmm16", 0, "zmm17", 64), ("zmm18", 64, "zmm19", 128));
+few!(
+    few_256_to_512,
+    "vmovups",
+    ("zmm16", 0, "zmm17", 64),
+    ("zmm18", 64, "zmm19", 128),
+    ("zmm20", 128, "zmm21", 192),
+    ("zmm22", 192, "zmm23", 256)
+);
+
 /// Defines a loop of four vectors a turn. The last turn ends where the copy ends and may overlap the
 /// one before.
 macro_rules! vector_copy {
