@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use iomap::{Access, BufMap, Caching, Location, Memory, PageSize};
 
-const LARGEST: usize = 4 << 10;
+const LARGEST: usize = 64 << 20;
 const ROUNDS: usize = 41;
 
 fn main() {
@@ -42,18 +42,18 @@ fn copies(src: &Memory, dst: &Memory, src_skew: usize, dst_skew: usize) {
         let line = race(
             len,
             [
-                &mut || {
+                &mut repeat(|| {
                     let len = black_box(len);
                     // SAFETY: as above.
                     unsafe { from.as_ptr().copy_to_nonoverlapping(to.as_ptr(), len) };
-                },
-                &mut || {
+                }),
+                &mut repeat(|| {
                     let len = black_box(len);
                     let (from, to) = (from.subrange(..len).unwrap(), to.subrange(..len).unwrap());
                     to.copy_from(&from).unwrap();
-                },
-                &mut || to.copy_from_slice(0, source(black_box(len))).unwrap(),
-                &mut || from.copy_to_slice(0, destination(black_box(len))).unwrap(),
+                }),
+                &mut repeat(|| to.copy_from_slice(0, source(black_box(len))).unwrap()),
+                &mut repeat(|| from.copy_to_slice(0, destination(black_box(len))).unwrap()),
             ],
         );
         println!(
@@ -75,8 +75,8 @@ fn fills(dst: &Memory) {
             len,
             [
                 // SAFETY: mapped over `len` bytes, and nobody else uses them.
-                &mut || unsafe { to.as_ptr().write_bytes(black_box(5), black_box(len)) },
-                &mut || to.subrange(..black_box(len)).unwrap().fill(black_box(5)).unwrap(),
+                &mut repeat(|| unsafe { to.as_ptr().write_bytes(black_box(5), black_box(len)) }),
+                &mut repeat(|| to.subrange(..black_box(len)).unwrap().fill(black_box(5)).unwrap()),
             ],
         );
         let rate = len as f64 / line.first / 1e9;
@@ -93,34 +93,34 @@ fn typed(memory: &Memory) {
     let line = race(
         WORDS * 8,
         [
-            &mut || {
+            &mut repeat(|| {
                 let at = black_box(map.as_ptr().cast::<u64>());
                 // SAFETY: mapped over `WORDS` words.
                 let sum = (0..WORDS)
                     .fold(0u64, |sum, i| sum.wrapping_add(unsafe { at.add(i).read_volatile() }));
                 black_box(sum);
-            },
-            &mut || {
+            }),
+            &mut repeat(|| {
                 let map = black_box(map);
                 let sum = (0..WORDS)
                     .fold(0u64, |sum, i| sum.wrapping_add(map.read::<u64>(i * 8).unwrap()));
                 black_box(sum);
-            },
+            }),
         ],
     );
     print_typed("read", &line, WORDS);
     let line = race(
         WORDS * 8,
         [
-            &mut || {
+            &mut repeat(|| {
                 let at = black_box(map.as_ptr().cast::<u64>());
                 // SAFETY: mapped over `WORDS` words.
                 (0..WORDS).for_each(|i| unsafe { at.add(i).write_volatile(i as u64) });
-            },
-            &mut || {
+            }),
+            &mut repeat(|| {
                 let map = black_box(map);
                 (0..WORDS).for_each(|i| map.write(i * 8, i as u64).unwrap());
-            },
+            }),
         ],
     );
     print_typed("write", &line, WORDS);
@@ -130,7 +130,7 @@ fn typed(memory: &Memory) {
     let line = race(
         WORDS * 8,
         [
-            &mut || {
+            &mut repeat(|| {
                 let at = black_box(map.as_ptr().cast::<u64>());
                 let mut next = 0;
                 for _ in 0..WORDS {
@@ -138,15 +138,15 @@ fn typed(memory: &Memory) {
                     next = unsafe { at.byte_add(next as usize).read_volatile() };
                 }
                 black_box(next);
-            },
-            &mut || {
+            }),
+            &mut repeat(|| {
                 let map = black_box(map);
                 let mut next = 0;
                 for _ in 0..WORDS {
                     next = map.read::<u64>(next as usize).unwrap();
                 }
                 black_box(next);
-            },
+            }),
         ],
     );
     print_typed("dependent read", &line, WORDS);
@@ -180,11 +180,11 @@ fn combining(src: &Memory, dst: &Memory) {
             len,
             [
                 // SAFETY: both are mapped over `len` bytes, and nobody else uses them.
-                &mut || unsafe {
+                &mut repeat(|| unsafe {
                     from.as_ptr().copy_to_nonoverlapping(to.as_ptr(), black_box(len));
-                },
-                &mut || to.copy_from(&slow_from).unwrap(),
-                &mut || slow_to.copy_from(&from).unwrap(),
+                }),
+                &mut repeat(|| to.copy_from(&slow_from).unwrap()),
+                &mut repeat(|| slow_to.copy_from(&from).unwrap()),
             ],
         );
         let rate = len as f64 / line.first / 1e9;
@@ -203,14 +203,17 @@ struct Line {
     ratios: Vec<f64>,
 }
 
+/// One call of a rival, made into a loop of them: all rivals' loops are alike.
+fn repeat(mut call: impl FnMut()) -> impl FnMut(usize) {
+    move |calls| (0..calls).for_each(|_| call())
+}
+
 /// Times the rivals by turns. `bytes` is the size of one call's work.
-fn race<const N: usize>(bytes: usize, mut rivals: [&mut dyn FnMut(); N]) -> Line {
+fn race<const N: usize>(bytes: usize, mut rivals: [&mut dyn FnMut(usize); N]) -> Line {
     let calls = ((8 << 20) / bytes).clamp(1, 16384);
     let mut time = |rival: usize| {
         let begin = Instant::now();
-        for _ in 0..calls {
-            rivals[rival]();
-        }
+        rivals[rival](calls);
         begin.elapsed().as_secs_f64() / calls as f64
     };
     (0..N).for_each(|rival| {

@@ -19,7 +19,6 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::mem::MaybeUninit;
 use std::ops::{Bound, RangeBounds};
 
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -308,7 +307,7 @@ impl<'a> BufMap<'a> {
     ///
     /// # Errors
     /// [`MapError::OutOfBounds`] if the range reaches past the end, [`MapError::Reversed`].
-    #[inline]
+    #[inline(always)]
     pub fn subrange(self, range: impl RangeBounds<usize>) -> Result<Self, MapError> {
         let (offset, end) = resolve(&range, self.len);
         let Some(len) = end.checked_sub(offset) else {
@@ -354,20 +353,28 @@ impl<'a> BufMap<'a> {
     /// [`MapError::OutOfBounds`]; [`MapError::Misaligned`] in I/O memory.
     #[inline]
     pub fn read<T: AnyBitPattern>(&self, offset: usize) -> Result<T, MapError> {
+        self.check(offset, size_of::<T>())?;
+        // SAFETY: checked above: so many bytes at `offset` are readable (law 1), and any bytes make
+        // a valid `T`.
+        match unsafe { copy::load_word::<T>(self.addr, offset) } {
+            Some(value) => Ok(value),
+            None => self.read_parts(offset),
+        }
+    }
+
+    /// Reads a `T` that is not one aligned word, inside the map.
+    #[cold]
+    fn read_parts<T: AnyBitPattern>(&self, offset: usize) -> Result<T, MapError> {
         let width = size_of::<T>();
         self.check(offset, width)?;
-        let mut value = MaybeUninit::<T>::uninit();
-        let dst = value.as_mut_ptr().cast::<u8>();
-        // SAFETY: checked above: `width` bytes at `offset` are readable (law 1); `value` is `width`
+        self.check_aligned(offset, width)?;
+        let mut value = T::zeroed();
+        let src = (self.addr.wrapping_add(offset).cast_const(), self.kind());
+        let dst = ((&raw mut value).cast::<u8>(), Kind::Cached);
+        // SAFETY: checked above: `width` bytes at `src` are readable (law 1); `value` is `width`
         // bytes of our own, and any bytes make a valid `T`.
-        unsafe {
-            if !copy::load_word(self.addr, offset, dst, width) {
-                self.check_aligned(offset, width)?;
-                let src = (self.addr.wrapping_add(offset).cast_const(), self.kind());
-                copy::copy_cold(src, (dst, Kind::Cached), width, Anchor::Source);
-            }
-            Ok(value.assume_init())
-        }
+        unsafe { copy::copy(src, dst, width, Anchor::Source) };
+        Ok(value)
     }
 
     /// Writes a `T` at `offset`, with the widths of [`read`](Self::read).
@@ -376,20 +383,21 @@ impl<'a> BufMap<'a> {
     /// [`MapError::ReadOnly`], [`MapError::OutOfBounds`]; [`MapError::Misaligned`] in I/O memory.
     #[inline]
     pub fn write<T: NoUninit>(&self, offset: usize, value: T) -> Result<(), MapError> {
-        let width = size_of::<T>();
         self.check_writable()?;
-        self.check(offset, width)?;
-        let src = (&raw const value).cast::<u8>();
-        // SAFETY: checked above: `width` bytes at `offset` are writable (law 1); `value` has no
-        // uninitialised bytes.
-        unsafe {
-            if !copy::store_word(src, self.addr, offset, width) {
-                self.check_aligned(offset, width)?;
-                let dst = (self.addr.wrapping_add(offset), self.kind());
-                copy::copy_cold((src, Kind::Cached), dst, width, Anchor::Destination);
-            }
+        self.check(offset, size_of::<T>())?;
+        // SAFETY: checked above: so many bytes at `offset` are writable (law 1), and `value` has no
+        // uninitialised ones.
+        if unsafe { copy::store_word(value, self.addr, offset) } {
+            return Ok(());
         }
-        Ok(())
+        self.write_parts(offset, value)
+    }
+
+    /// Writes a `T` that is not one aligned word, inside the map.
+    #[cold]
+    fn write_parts<T: NoUninit>(&self, offset: usize, value: T) -> Result<(), MapError> {
+        self.check_aligned(offset, size_of::<T>())?;
+        self.copy_from_slice(offset, bytemuck::bytes_of(&value))
     }
 
     /// Reads one field of a struct that lies at `offset`.
@@ -478,7 +486,7 @@ impl<'a> BufMap<'a> {
     ///
     /// # Errors
     /// [`MapError::ReadOnly`], [`MapError::Length`].
-    #[inline]
+    #[inline(always)]
     pub fn copy_from(&self, src: &BufMap<'_>) -> Result<(), MapError> {
         self.check_writable()?;
         if src.len != self.len {
@@ -554,6 +562,7 @@ impl PartialEq for BufMap<'_> {
 
 impl Eq for BufMap<'_> {}
 
+#[inline(always)]
 fn resolve(range: &impl RangeBounds<usize>, len: usize) -> (usize, usize) {
     let start = match range.start_bound() {
         Bound::Included(&start) => start,

@@ -204,25 +204,26 @@ impl fmt::Display for Phyr {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PhyrList {
     ranges: Vec<Phyr>,
-    total: u64,
+    /// The length of all ranges but the last, which may still grow.
+    before_last: u64,
 }
 
 impl PhyrList {
     /// A list of nothing.
     pub const fn new() -> Self {
-        Self { ranges: Vec::new(), total: 0 }
+        Self { ranges: Vec::new(), before_last: 0 }
     }
 
     /// Appends a range. It becomes one with the last if it begins where that ends and is of the
     /// same kind.
     #[inline]
     pub fn push(&mut self, range: Phyr) {
-        self.total = self.total.saturating_add(range.len());
-        if let Some(last) = self.ranges.last_mut()
-            && let Some(joined) = last.joined(range)
-        {
-            *last = joined;
-            return;
+        if let Some(last) = self.ranges.last_mut() {
+            if let Some(joined) = last.joined(range) {
+                *last = joined;
+                return;
+            }
+            self.before_last = self.before_last.saturating_add(last.len());
         }
         self.ranges.push(range);
     }
@@ -239,8 +240,8 @@ impl PhyrList {
 
     /// The length of all ranges together in bytes. (A list that names some memory again and again
     /// may hold more than 2^64 - 1 bytes; then that is the answer.)
-    pub const fn total(&self) -> u64 {
-        self.total
+    pub fn total(&self) -> u64 {
+        self.before_last.saturating_add(self.ranges.last().map_or(0, |last| last.len()))
     }
 
     /// Whether the list has no ranges.
@@ -258,9 +259,10 @@ impl PhyrList {
     /// # Errors
     /// [`PhyrError::OutOfBounds`] if the part is reversed or reaches past [`total`](Self::total).
     pub fn subrange(&self, part: impl RangeBounds<u64>) -> Result<Self, PhyrError> {
-        let (start, end) = resolve(&part, self.total);
-        if start > end || end > self.total {
-            return Err(PhyrError::OutOfBounds { start, end, total: self.total });
+        let total = self.total();
+        let (start, end) = resolve(&part, total);
+        if start > end || end > total {
+            return Err(PhyrError::OutOfBounds { start, end, total });
         }
         let mut list = Self::new();
         let (mut skip, mut left) = (start, end - start);
@@ -325,23 +327,17 @@ impl Extend<Phyr> for PhyrList {
     fn extend<I: IntoIterator<Item = Phyr>>(&mut self, ranges: I) {
         // The growing range is held here, not in the vector: a page costs an addition.
         let mut ranges = ranges.into_iter();
-        let Some(mut last) = self.ranges.pop().or_else(|| {
-            let first = ranges.next()?;
-            self.total = self.total.saturating_add(first.len());
-            Some(first)
-        }) else {
+        let Some(mut last) = self.ranges.pop().or_else(|| ranges.next()) else {
             return;
         };
-        let mut total = self.total;
         for range in ranges {
-            total = total.saturating_add(range.len());
             last = last.joined(range).unwrap_or_else(|| {
+                self.before_last = self.before_last.saturating_add(last.len());
                 self.ranges.push(last);
                 range
             });
         }
         self.ranges.push(last);
-        self.total = total;
     }
 }
 

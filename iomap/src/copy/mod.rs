@@ -23,7 +23,10 @@
 //! then. Where both ends agree modulo 8, words are whole on both.
 #![allow(unsafe_code)]
 
+use std::mem::transmute_copy;
 use std::sync::OnceLock;
+
+use bytemuck::{AnyBitPattern, NoUninit};
 
 use crate::{Caching, Location};
 
@@ -52,12 +55,15 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    #[inline]
+    #[inline(always)]
     pub(crate) const fn of(location: Location, caching: Caching) -> Self {
-        match (location, caching) {
-            (_, Caching::WriteCombining) => Self::Combining,
-            (Location::System, Caching::WriteBack | Caching::WriteThrough) => Self::Cached,
-            (Location::System, Caching::Uncached) | (Location::Io, _) => Self::Strict,
+        let cached = matches!(caching, Caching::WriteBack | Caching::WriteThrough);
+        if matches!(location, Location::System) && cached {
+            Self::Cached
+        } else if matches!(caching, Caching::WriteCombining) {
+            Self::Combining
+        } else {
+            Self::Strict
         }
     }
 }
@@ -79,81 +85,63 @@ impl Anchor {
     }
 }
 
-/// Loads one word of `width` bytes at `base + offset` into memory of our own, or does nothing and
-/// returns false where `width` is not 1, 2, 4 or 8 or base and offset are not both aligned to it.
+/// Loads a `T` at `base + offset` by one access, or does nothing where it is not 1, 2, 4 or 8 bytes
+/// wide or base and offset are not both aligned to that.
 ///
 /// (Asking it of both lets the compiler drop the question for an offset that it knows, and ask it
 /// once for all accesses of a loop.)
 ///
 /// # Safety
-/// `base + offset` is readable and `dst` writable over `width` bytes.
+/// `base + offset` is readable over the size of `T`, for which any bytes are valid.
 #[inline(always)]
-pub(crate) unsafe fn load_word(base: *const u8, offset: usize, dst: *mut u8, width: usize) -> bool {
+pub(crate) unsafe fn load_word<T: AnyBitPattern>(base: *const u8, offset: usize) -> Option<T> {
+    let width = size_of::<T>();
     if width != 0 && !(base as usize | offset).is_multiple_of(width) {
-        return false;
+        return None;
     }
-    // SAFETY: the caller's, and the source is aligned.
+    // SAFETY: the caller's; the source is aligned, and a word of `T`'s size is read as its bytes.
     unsafe {
         let src = base.add(offset);
-        match width {
-            1 => dst.write(src.read_volatile()),
-            2 => dst.cast::<u16>().write_unaligned(src.cast::<u16>().read_volatile()),
-            4 => dst.cast::<u32>().write_unaligned(src.cast::<u32>().read_volatile()),
-            8 => dst.cast::<u64>().write_unaligned(src.cast::<u64>().read_volatile()),
-            _ => return false,
-        }
+        Some(match width {
+            1 => transmute_copy(&src.read_volatile()),
+            2 => transmute_copy(&src.cast::<u16>().read_volatile()),
+            4 => transmute_copy(&src.cast::<u32>().read_volatile()),
+            8 => transmute_copy(&src.cast::<u64>().read_volatile()),
+            _ => return None,
+        })
     }
-    true
 }
 
-/// Stores one word of `width` bytes from memory of our own, as [`load_word`] loads one.
+/// Stores a `T` at `base + offset` as [`load_word`] loads one. Returns whether it did.
 ///
 /// # Safety
-/// `src` is readable and `base + offset` writable over `width` bytes.
+/// `base + offset` is writable over the size of `T`.
 #[inline(always)]
-pub(crate) unsafe fn store_word(
-    src: *const u8,
-    base: *mut u8,
-    offset: usize,
-    width: usize,
-) -> bool {
+pub(crate) unsafe fn store_word<T: NoUninit>(value: T, base: *mut u8, offset: usize) -> bool {
+    let width = size_of::<T>();
     if width != 0 && !(base as usize | offset).is_multiple_of(width) {
         return false;
     }
-    // SAFETY: the caller's, and the destination is aligned.
+    // SAFETY: the caller's; the destination is aligned, and `T`'s bytes, which are all initialised,
+    // are written as a word of its size.
     unsafe {
         let dst = base.add(offset);
         match width {
-            1 => dst.write_volatile(src.read()),
-            2 => dst.cast::<u16>().write_volatile(src.cast::<u16>().read_unaligned()),
-            4 => dst.cast::<u32>().write_volatile(src.cast::<u32>().read_unaligned()),
-            8 => dst.cast::<u64>().write_volatile(src.cast::<u64>().read_unaligned()),
+            1 => dst.write_volatile(transmute_copy(&value)),
+            2 => dst.cast::<u16>().write_volatile(transmute_copy(&value)),
+            4 => dst.cast::<u32>().write_volatile(transmute_copy(&value)),
+            8 => dst.cast::<u64>().write_volatile(transmute_copy(&value)),
             _ => return false,
         }
     }
     true
-}
-
-/// [`copy`], out of line: for typed accesses that are not one word.
-///
-/// # Safety
-/// As [`copy`].
-#[cold]
-pub(crate) unsafe fn copy_cold(
-    src: (*const u8, Kind),
-    dst: (*mut u8, Kind),
-    len: usize,
-    anchor: Anchor,
-) {
-    // SAFETY: the caller's.
-    unsafe { copy(src, dst, len, anchor) }
 }
 
 /// Copies `len` bytes; the ends may overlap.
 ///
 /// # Safety
 /// `src` is readable and `dst` writable over `len` bytes.
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn copy(
     (src, src_kind): (*const u8, Kind),
     (dst, dst_kind): (*mut u8, Kind),
@@ -218,7 +206,7 @@ unsafe fn fill_parts((dst, kind): (*mut u8, Kind), len: usize, word: u64) {
 ///
 /// # Safety
 /// As [`copy`].
-#[inline]
+#[inline(always)]
 unsafe fn cached(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
     // SAFETY: the caller's; whole words at an aligned address are what `words` takes.
     unsafe {
@@ -234,7 +222,7 @@ unsafe fn cached(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
 ///
 /// # Safety
 /// As [`copy`]; `len` and the anchor's address are multiples of 8.
-#[inline]
+#[inline(always)]
 unsafe fn words(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
     // SAFETY: the caller's.
     unsafe {

@@ -50,21 +50,29 @@ pub(super) unsafe fn word(src: *const u8, dst: *mut u8, width: usize) {
 pub(super) unsafe fn copy_few(src: *const u8, dst: *mut u8, len: usize) -> bool {
     // SAFETY: the caller's; each function gets the lengths it can take, and vectors the CPU has.
     unsafe {
-        match len {
-            33..=64 => few_32_to_64(src, dst, len),
-            65..=128 if WIDE.load(Relaxed) => few_64_to_128(src, dst, len),
-            129..=256 if WIDE.load(Relaxed) => few_128_to_256(src, dst, len),
-            257..=512 if WIDE.load(Relaxed) => few_256_to_512(src, dst, len),
-            16..=32 => few_16_to_32(src, dst, len),
-            8 => word(src, dst, 8),
-            0 => {}
-            _ => return false,
+        if len > 64 {
+            if len > 512 || !WIDE.load(Relaxed) {
+                return false;
+            }
+            if len <= 128 {
+                few_64_to_128(src, dst, len);
+            } else if len <= 256 {
+                few_128_to_256(src, dst, len);
+            } else {
+                few_256_to_512(src, dst, len);
+            }
+        } else if len > 32 {
+            few_32_to_64(src, dst, len);
+        } else if len >= 16 {
+            few_16_to_32(src, dst, len);
+        } else if len == 8 {
+            word(src, dst, 8);
         }
     }
     true
 }
 
-/// Whether the CPU is known to have AVX-512. The first copy that asks finds out; until then the
+/// Whether the CPU is known to have AVX-512 (with VL, which all but the first have). The first copy that asks finds out; until then the
 /// shorter ones do without, and need not be able to make the call that finds out.
 static WIDE: AtomicBool = AtomicBool::new(false);
 
@@ -72,13 +80,30 @@ static WIDE: AtomicBool = AtomicBool::new(false);
 ///
 /// # Safety
 /// As [`copy_few`], and the ends are disjoint.
+#[inline]
 pub(super) unsafe fn copy_words(src: *const u8, dst: *mut u8, len: usize) {
+    // SAFETY: the caller's; the CPU has the vectors.
+    unsafe {
+        if matches!(len, 513..=STRING_FROM) && WIDE.load(Relaxed) {
+            copy_64(src, dst, len);
+        } else {
+            copy_any(src, dst, len);
+        }
+    }
+}
+
+/// [`copy_words`] by whatever the CPU has.
+///
+/// # Safety
+/// As [`copy_words`].
+#[inline(never)]
+unsafe fn copy_any(src: *const u8, dst: *mut u8, len: usize) {
     // SAFETY: the caller's; each function gets the lengths it can take, and vectors the CPU has.
     unsafe {
         if copy_few(src, dst, len) {
             return;
         }
-        let wide = has!("avx512f");
+        let wide = has!("avx512vl");
         if wide && !WIDE.load(Relaxed) {
             WIDE.store(true, Relaxed);
         }
@@ -328,7 +353,7 @@ pub(super) unsafe fn fill_words(dst: *mut u8, len: usize, word: u64) {
                 inout("rdi") dst => _, inout("rcx") len / 8 => _, in("rax") word,
                 options(nostack, preserves_flags),
             );
-        } else if len > 128 && has!("avx512f") {
+        } else if len > 128 && has!("avx512vl") {
             fill_64(dst, len, word);
         } else if len > 64 && has!("avx") {
             fill_32(dst, len, word);
