@@ -199,6 +199,12 @@ fn impossible_requests_are_refused_before_anything_is_read() {
     ));
     let twice = [Request::new(0, 0, 10, 0), Request::new(0, 50, 10, 9)];
     assert!(matches!(ask(&twice), LoadError::Overlap { at: 9 }));
+    let request = [Request::new(0, 0, 1, 0)];
+    for (depth, block) in [(0, 4096), (5000, 4096), (1, 0), (1, 5000), (1, 1 << 31)] {
+        let options = Options { depth, block, ..Options::default() };
+        let refused = load(&source, &request, Around::Untouched, &memory, options);
+        assert!(matches!(refused, Err(LoadError::Options(_))), "depth {depth}, block {block}");
+    }
     assert_same(&contents(&memory), &[UNTOUCHED; 4096]);
 }
 

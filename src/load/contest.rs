@@ -9,11 +9,12 @@ use std::time::Instant;
 
 use iomap::{Memory, PageSize};
 
+use super::fill::copiers;
 use super::plan::{self, Cut, Run};
 use super::road::Road;
+use super::roads::COPY_BLOCK;
 use super::run::direct::Direct;
 use super::run::{Event, Job, Queue, Report};
-use super::{COPY_BLOCK, copiers};
 use crate::storage::file::ring::Ring;
 use crate::storage::file::{SourceFile, pread};
 

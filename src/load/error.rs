@@ -27,6 +27,9 @@ pub enum LoadError {
         /// The first file.
         path: PathBuf,
     },
+    /// Options outside their ranges.
+    #[error("{0}")]
+    Options(&'static str),
     /// A request reaches past the end of its file.
     #[error(
         "{}: {len} bytes at offset {offset} reach past the end of the file at {file_len}; it may be truncated: fetch it again",

@@ -10,8 +10,12 @@ use super::receipt::{Share, StepDown};
 use super::request::Around;
 use super::road::Road;
 use super::run::Job;
-use super::{COPY_BLOCK, Destination, Load, LoadError};
+use super::{Destination, Load, LoadError};
 use crate::storage::file::{Alignment, SourceFile, cache};
+
+/// The most bytes that the kernel copies at once: small enough to stay in a core's cache until it
+/// is fingerprinted.
+pub(super) const COPY_BLOCK: u64 = 512 << 10;
 
 /// The part of a file for which the page cache is asked at once, if only some of it is cached.
 const WINDOW: u64 = 1 << 20;

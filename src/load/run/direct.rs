@@ -7,8 +7,8 @@ use std::io;
 
 use iomap::{BufMap, MapError};
 
-use super::reads::{Outcome, Reads};
-use super::{Event, Failure, Job, Queue, Report};
+use super::intake::Intake;
+use super::{Job, Queue, Report};
 use crate::load::check::{Fingerprints, Part};
 use crate::load::plan::Landing;
 use crate::storage::file::SourceFile;
@@ -16,14 +16,10 @@ use crate::storage::file::ring::{Next, Work};
 
 /// Takes jobs from a queue and fills system memory.
 pub(crate) struct Direct<'m> {
-    queue: &'m Queue<'m>,
+    intake: Intake<'m>,
     buffer: BufMap<'m>,
     slots: Vec<BufMap<'m>>,
-    free: Vec<usize>,
-    held: Option<&'m Job>,
-    reads: Reads<'m>,
     fingerprints: Option<&'m Fingerprints<'m>>,
-    report: Report<'m>,
 }
 
 impl<'m> Direct<'m> {
@@ -38,41 +34,20 @@ impl<'m> Direct<'m> {
         fingerprints: Option<&'m Fingerprints<'m>>,
         report: Report<'m>,
     ) -> Self {
-        let free = (0..slots.len()).collect();
-        let reads = Reads::new(files);
-        Self { queue, buffer, slots, free, held: None, reads, fingerprints, report }
+        let intake = Intake::new(queue, files, slots.len(), report);
+        Self { intake, buffer, slots, fingerprints }
     }
 
     fn begin(&mut self, job: &'m Job) -> Next<'m> {
-        let len = job.piece.len as usize;
-        let place = match job.piece.landing {
-            Landing::Buffer(at) => Some((self.buffer, at as usize, None)),
-            Landing::Slot(_) => self.free.pop().map(|slot| (self.slots[slot], 0, Some(slot))),
-        };
-        let Some((map, at, slot)) = place else {
-            self.held = Some(job);
-            return Next::Wait;
-        };
-        match map.subrange(at..at.saturating_add(len)) {
-            Ok(into) => Next::Read(self.reads.start(job, slot, into)),
-            Err(error) => {
-                self.fail(
-                    job,
-                    Failure::Io { offset: job.piece.offset, source: io::Error::other(error) },
-                );
-                Next::Done
+        match job.piece.landing {
+            Landing::Buffer(at) => {
+                self.intake.start(job, None, self.buffer.subrange(at as usize..))
             }
+            Landing::Slot(_) => match self.intake.free.pop() {
+                Some(slot) => self.intake.start(job, Some(slot), Ok(self.slots[slot])),
+                None => self.intake.hold(job),
+            },
         }
-    }
-
-    fn fingerprint(&self, job: &Job) -> Result<Option<Vec<Part>>, MapError> {
-        let Some(fingerprints) = self.fingerprints else { return Ok(None) };
-        let mut parts = Vec::new();
-        for landed in job.landed() {
-            let bytes = self.buffer.subrange(landed.start as usize..landed.end as usize)?;
-            parts.extend(fingerprints.of(landed, &bytes)?);
-        }
-        Ok(Some(parts))
     }
 
     fn copy_out(&self, job: &Job, slot: Option<usize>) -> Result<(), MapError> {
@@ -88,45 +63,35 @@ impl<'m> Direct<'m> {
         Ok(())
     }
 
-    fn fail(&mut self, job: &'m Job, failure: Failure) {
-        self.queue.stop();
-        self.report.failed(Event::Failed(job, failure));
+    fn fingerprint(&self, job: &Job) -> Result<Option<Vec<Part>>, MapError> {
+        let Some(fingerprints) = self.fingerprints else { return Ok(None) };
+        let mut parts = Vec::new();
+        for landed in job.landed() {
+            let bytes = self.buffer.subrange(landed.start as usize..landed.end as usize)?;
+            parts.extend(fingerprints.of(landed, &bytes)?);
+        }
+        Ok(Some(parts))
     }
 }
 
 impl<'m> Work<'m> for Direct<'m> {
     fn next(&mut self) -> Next<'m> {
-        if let Some(rest) = self.reads.rest() {
+        if let Some(rest) = self.intake.rest() {
             return Next::Read(rest);
         }
-        match self.held.take().or_else(|| self.queue.take()) {
+        match self.intake.take() {
             Some(job) => self.begin(job),
-            None => {
-                self.report.flush();
-                Next::Done
-            }
+            None => Next::Done,
         }
     }
 
     fn completed(&mut self, tag: usize, result: io::Result<usize>) {
-        match self.reads.finish(tag, result) {
-            Outcome::Partial => {}
-            Outcome::Failed(job, slot, failure) => {
-                self.free.extend(slot);
-                self.fail(job, failure);
-            }
-            Outcome::Complete(job, slot) => {
-                if let Some(slot) = slot {
-                    self.free.push(slot);
-                }
-                match self.copy_out(job, slot).and_then(|()| self.fingerprint(job)) {
-                    Ok(parts) => self.report.landed(job, parts),
-                    Err(error) => {
-                        let source = io::Error::other(error);
-                        self.fail(job, Failure::Io { offset: job.piece.offset, source });
-                    }
-                }
-            }
+        let Some((job, slot)) = self.intake.finish(tag, result) else { return };
+        let parts = self.copy_out(job, slot).and_then(|()| self.fingerprint(job));
+        self.intake.free.extend(slot);
+        match parts {
+            Ok(parts) => self.intake.report.landed(job, parts),
+            Err(error) => self.intake.misplaced(job, error),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! Whoever completes a piece sends an [`Event`] to the load's own thread, which keeps the accounts.
 
 pub(crate) mod direct;
+mod intake;
 mod reads;
 pub(crate) mod staged;
 

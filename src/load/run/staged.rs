@@ -9,10 +9,10 @@ use std::io;
 use std::sync::Arc;
 
 use exporters::vulkan::{Buffer, CopyRegion, Ticket, Transfer, VulkanError};
-use iomap::BufMap;
+use iomap::{BufMap, MapError};
 
-use super::reads::{Outcome, Reads};
-use super::{Event, Failure, Job, Queue, Report};
+use super::intake::Intake;
+use super::{Event, Job, Queue, Report};
 use crate::load::check::{Fingerprints, Part};
 use crate::load::plan::Landing;
 use crate::storage::file::SourceFile;
@@ -25,18 +25,33 @@ pub(crate) struct Slots<'m> {
     pub(crate) slot_len: usize,
 }
 
+impl<'m> Slots<'m> {
+    fn count(&self) -> usize {
+        self.map.len() / self.slot_len
+    }
+
+    fn slot(&self, slot: usize) -> Result<BufMap<'m>, MapError> {
+        let start = slot * self.slot_len;
+        self.map.subrange(start..start + self.slot_len)
+    }
+}
+
+/// A copy that the GPU has not finished.
+struct Copying<'m> {
+    ticket: Ticket,
+    slot: usize,
+    job: &'m Job,
+    parts: Option<Vec<Part>>,
+}
+
 /// Takes jobs from a queue and fills a device buffer.
 pub(crate) struct Staged<'m> {
-    queue: &'m Queue<'m>,
+    intake: Intake<'m>,
     slots: Slots<'m>,
-    free: Vec<usize>,
-    held: Option<&'m Job>,
-    reads: Reads<'m>,
-    copying: VecDeque<(Ticket, usize, &'m Job, Option<Vec<Part>>)>,
+    copying: VecDeque<Copying<'m>>,
     transfer: Transfer,
     buffer: &'m Arc<Buffer>,
     fingerprints: Option<&'m Fingerprints<'m>>,
-    report: Report<'m>,
 }
 
 impl<'m> Staged<'m> {
@@ -49,140 +64,104 @@ impl<'m> Staged<'m> {
         fingerprints: Option<&'m Fingerprints<'m>>,
         report: Report<'m>,
     ) -> Self {
-        let free = (0..slots.map.len() / slots.slot_len).collect();
-        Self {
-            queue,
-            slots,
-            free,
-            held: None,
-            reads: Reads::new(files),
-            copying: VecDeque::new(),
-            transfer,
-            buffer,
-            fingerprints,
-            report,
-        }
+        let intake = Intake::new(queue, files, slots.count(), report);
+        Self { intake, slots, copying: VecDeque::new(), transfer, buffer, fingerprints }
     }
 
-    fn slot(&self, slot: usize) -> BufMap<'m> {
-        let start = slot * self.slots.slot_len;
-        self.slots.map.subrange(start..start + self.slots.slot_len).unwrap_or(BufMap::null())
+    fn begin(&mut self, job: &'m Job) -> Next<'m> {
+        match self.intake.free.pop() {
+            Some(slot) => self.intake.start(job, Some(slot), self.slots.slot(slot)),
+            None => self.intake.hold(job),
+        }
     }
 
     /// Frees the slots that the GPU is done with; waits for the oldest copy if `wait`.
     fn reap(&mut self, mut wait: bool) -> Result<(), VulkanError> {
-        while let Some((ticket, ..)) = self.copying.front() {
+        while let Some(Copying { ticket, .. }) = self.copying.front() {
             if wait {
                 self.transfer.wait(*ticket)?;
                 wait = false;
             } else if !self.transfer.is_done(*ticket)? {
                 break;
             }
-            if let Some((_, slot, job, parts)) = self.copying.pop_front() {
-                self.free.push(slot);
-                self.report.landed(job, parts);
+            if let Some(done) = self.copying.pop_front() {
+                self.intake.free.push(done.slot);
+                self.intake.report.landed(done.job, done.parts);
             }
         }
         Ok(())
     }
 
-    fn begin(&mut self, job: &'m Job) -> Next<'m> {
-        let Some(slot) = self.free.pop() else {
-            self.held = Some(job);
-            return Next::Wait;
-        };
-        match self.slot(slot).subrange(..job.piece.len as usize) {
-            Ok(into) => Next::Read(self.reads.start(job, Some(slot), into)),
-            Err(error) => {
-                self.fail(
-                    job,
-                    Failure::Io { offset: job.piece.offset, source: io::Error::other(error) },
-                );
-                Next::Done
-            }
-        }
+    /// [`reap`](Self::reap), the GPU's failure ending the work. Returns whether it went well.
+    fn reaped(&mut self, wait: bool) -> bool {
+        let Err(error) = self.reap(wait) else { return true };
+        self.copying.clear();
+        self.intake.fail(Event::Gpu(error));
+        false
     }
 
-    /// Fingerprints a slot and has the GPU copy it out.
-    fn ship(&mut self, job: &'m Job, slot: usize) -> Result<(), VulkanError> {
-        let Landing::Slot(copies) = &job.piece.landing else { return Ok(()) };
-        let map = self.slot(slot);
-        let mut parts = self.fingerprints.map(|_| Vec::new());
-        let mut regions = Vec::with_capacity(copies.len());
+    /// Fingerprints what a slot holds for a job.
+    fn fingerprint(&self, job: &Job, slot: usize) -> Result<Option<Vec<Part>>, MapError> {
+        let (Some(prints), Landing::Slot(copies)) = (self.fingerprints, &job.piece.landing) else {
+            return Ok(None);
+        };
+        let map = self.slots.slot(slot)?;
+        let mut parts = Vec::new();
         for copy in copies {
             let from = copy.slot_offset as usize..(copy.slot_offset + copy.len) as usize;
             let landed = copy.buffer_offset..copy.buffer_offset + copy.len;
-            if let (Some(prints), Some(parts)) = (self.fingerprints, &mut parts) {
-                let bytes = map.subrange(from.clone()).unwrap_or(BufMap::null());
-                parts.extend(prints.of(landed, &bytes).unwrap_or_default());
-            }
-            regions.push(CopyRegion {
-                src_offset: slot * self.slots.slot_len + from.start,
+            parts.extend(prints.of(landed, &map.subrange(from)?)?);
+        }
+        Ok(Some(parts))
+    }
+
+    /// Has the GPU copy a slot out to where its bytes belong.
+    fn ship(&mut self, job: &Job, slot: usize) -> Result<Ticket, VulkanError> {
+        let copies = match &job.piece.landing {
+            Landing::Slot(copies) => copies.as_slice(),
+            Landing::Buffer(_) => &[],
+        };
+        let start = slot * self.slots.slot_len;
+        let regions: Vec<_> = copies
+            .iter()
+            .map(|copy| CopyRegion {
+                src_offset: start + copy.slot_offset as usize,
                 dst_offset: copy.buffer_offset as usize,
                 len: copy.len as usize,
-            });
-        }
-        let ticket = self.transfer.copy(self.slots.imported, self.buffer, &regions)?;
-        self.copying.push_back((ticket, slot, job, parts));
-        Ok(())
-    }
-
-    fn fail(&mut self, job: &'m Job, failure: Failure) {
-        self.queue.stop();
-        self.report.failed(Event::Failed(job, failure));
-    }
-
-    fn gpu_failed(&mut self, error: VulkanError) {
-        self.queue.stop();
-        self.held = None;
-        self.report.failed(Event::Gpu(error));
-    }
-
-    /// What to do when there is no job to begin: let the GPU catch up, if nothing else moves.
-    fn drain(&mut self) -> Next<'m> {
-        while self.reads.is_empty() && !self.copying.is_empty() {
-            if let Err(error) = self.reap(true) {
-                self.copying.clear();
-                self.gpu_failed(error);
-            }
-        }
-        Next::Done
+            })
+            .collect();
+        self.transfer.copy(self.slots.imported, self.buffer, &regions)
     }
 }
 
 impl<'m> Work<'m> for Staged<'m> {
     fn next(&mut self) -> Next<'m> {
-        if let Some(rest) = self.reads.rest() {
+        if let Some(rest) = self.intake.rest() {
             return Next::Read(rest);
         }
-        let stuck = self.free.is_empty() && self.reads.is_empty();
-        if let Err(error) = self.reap(stuck) {
-            self.copying.clear();
-            self.gpu_failed(error);
+        let stuck = self.intake.free.is_empty() && self.intake.reads.is_empty();
+        if !self.reaped(stuck) {
             return Next::Done;
         }
-        match self.held.take().or_else(|| self.queue.take()) {
-            Some(job) => self.begin(job),
-            None => {
-                self.report.flush();
-                self.drain()
-            }
+        if let Some(job) = self.intake.take() {
+            return self.begin(job);
         }
+        // Nothing is left to begin: where nothing is read either, only the GPU is at work.
+        while self.intake.reads.is_empty() && !self.copying.is_empty() {
+            self.reaped(true);
+        }
+        Next::Done
     }
 
     fn completed(&mut self, tag: usize, result: io::Result<usize>) {
-        match self.reads.finish(tag, result) {
-            Outcome::Partial => {}
-            Outcome::Failed(job, slot, failure) => {
-                self.free.extend(slot);
-                self.fail(job, failure);
-            }
-            Outcome::Complete(job, slot) => {
-                let Some(slot) = slot else { return };
-                if let Err(error) = self.ship(job, slot) {
-                    self.gpu_failed(error);
-                }
-            }
+        let Some((job, Some(slot))) = self.intake.finish(tag, result) else { return };
+        let parts = match self.fingerprint(job, slot) {
+            Ok(parts) => parts,
+            Err(error) => return self.intake.misplaced(job, error),
+        };
+        match self.ship(job, slot) {
+            Ok(ticket) => self.copying.push_back(Copying { ticket, slot, job, parts }),
+            Err(error) => self.intake.fail(Event::Gpu(error)),
         }
     }
 }

@@ -1,0 +1,140 @@
+//! The accounts of a load: what landed, its fingerprints, and what went wrong first.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use exporters::vulkan;
+use iomap::BufMap;
+
+use super::check::{Fingerprints, Part};
+use super::run::{Event, Failure, Job, Landed};
+use super::{Load, LoadError, Progress, Valid, Verify};
+
+/// What ended a load early.
+enum End<'a> {
+    Failed(&'a Job, Failure),
+    Gpu(vulkan::VulkanError),
+    Engine(io::Error),
+}
+
+impl End<'_> {
+    fn lies_behind(&self, job: &Job) -> bool {
+        matches!(self, Self::Failed(failed, _)
+            if (failed.piece.file, failed.piece.offset) > (job.piece.file, job.piece.offset))
+    }
+}
+
+/// The accounts of a load, kept on its own thread.
+pub(super) struct Accounts<'a> {
+    load: &'a Load<'a>,
+    fingerprints: &'a Fingerprints<'a>,
+    parts: Vec<Part>,
+    valid: Valid,
+    end: Option<LoadError>,
+}
+
+impl<'a> Accounts<'a> {
+    pub(super) fn new(load: &'a Load<'a>, fingerprints: &'a Fingerprints<'a>) -> Self {
+        let wanted = load.requests.iter().map(|request| request.len).sum();
+        let valid = Valid::none_of(wanted);
+        Self { load, fingerprints, parts: Vec::new(), valid, end: None }
+    }
+
+    pub(super) fn wanted_fingerprints(&self) -> Option<&'a Fingerprints<'a>> {
+        (self.load.options.verify != Verify::None).then_some(self.fingerprints)
+    }
+
+    /// Takes events until every engine is done. `buffer` is what to fingerprint what landed
+    /// unfingerprinted by.
+    pub(super) fn listen(
+        &mut self,
+        events: &Receiver<Event<'_>>,
+        buffer: Option<BufMap<'_>>,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(Progress),
+    ) {
+        const LOOK_UP: Duration = Duration::from_millis(50);
+        let mut end: Option<End<'_>> = None;
+        loop {
+            if self.load.stop.load(Ordering::Relaxed) {
+                stop.store(true, Ordering::Relaxed);
+            }
+            match events.recv_timeout(LOOK_UP) {
+                Ok(Event::Landed(landed)) => {
+                    for landed in landed {
+                        self.landed(landed, buffer);
+                    }
+                    progress(Progress { done: self.valid.bytes(), total: self.valid.wanted() });
+                }
+                Ok(Event::Failed(job, failure)) => {
+                    // Several reads may fail before the rest is stopped: the first place counts.
+                    if !matches!(&end, Some(end) if !end.lies_behind(job)) {
+                        end = Some(End::Failed(job, failure));
+                    }
+                }
+                Ok(Event::Gpu(error)) => {
+                    end.get_or_insert(End::Gpu(error));
+                }
+                Ok(Event::Engine(error)) => {
+                    stop.store(true, Ordering::Relaxed);
+                    end.get_or_insert(End::Engine(error));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.end = end.map(|end| self.explain(end));
+    }
+
+    fn landed(&mut self, landed: Landed<'_>, buffer: Option<BufMap<'_>>) {
+        let Landed { job, parts } = landed;
+        let fingerprint = parts.is_none() && self.wanted_fingerprints().is_some();
+        self.parts.extend(parts.into_iter().flatten());
+        for landed in job.landed() {
+            for (_, place) in self.fingerprints.filled(landed.clone()) {
+                self.valid.insert(place);
+            }
+            let (true, Some(buffer)) = (fingerprint, buffer) else { continue };
+            let bytes = buffer.subrange(landed.start as usize..landed.end as usize);
+            let parts = bytes.and_then(|bytes| self.fingerprints.of(landed, &bytes));
+            // A piece that landed lies inside the buffer.
+            self.parts.extend(parts.unwrap_or_default());
+        }
+    }
+
+    fn explain(&self, end: End<'_>) -> LoadError {
+        let valid = self.valid.clone();
+        match end {
+            End::Failed(job, failure) => {
+                let file = &self.load.files[job.piece.file];
+                let path = file.path().into();
+                match failure {
+                    Failure::Io { offset, source } => {
+                        LoadError::Read { path, offset, source, valid }
+                    }
+                    Failure::Ended { at } => {
+                        let at = file.current_len().map_or(at, |now| now.min(at));
+                        LoadError::Shrank { path, at, file_len: file.len(), valid }
+                    }
+                }
+            }
+            End::Gpu(error) => LoadError::Vulkan(error),
+            End::Engine(source) => LoadError::Engine { step: "the io_uring", source, valid },
+        }
+    }
+
+    pub(super) fn finish(self, stopped: bool) -> Result<(Vec<Part>, Valid), LoadError> {
+        match self.end {
+            Some(error) => Err(error),
+            None if self.valid.bytes() == self.valid.wanted() => Ok((self.parts, self.valid)),
+            None if stopped => Err(LoadError::Stopped { valid: self.valid }),
+            None => Err(LoadError::Engine {
+                step: "a thread of the load",
+                source: io::Error::other("it ended before its work was done"),
+                valid: self.valid,
+            }),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What both kinds of work have in common: they take jobs from the queue, hold one back while no
+//! slot is free, keep account of reads in flight, and report.
+
+use std::io;
+
+use iomap::{BufMap, MapError};
+
+use super::reads::{Outcome, Reads};
+use super::{Event, Failure, Job, Queue, Report};
+use crate::storage::file::SourceFile;
+use crate::storage::file::ring::{Next, Read};
+
+pub(super) struct Intake<'m> {
+    queue: &'m Queue<'m>,
+    held: Option<&'m Job>,
+    /// The slots that nothing is read into or copied from.
+    pub(super) free: Vec<usize>,
+    pub(super) reads: Reads<'m>,
+    pub(super) report: Report<'m>,
+}
+
+impl<'m> Intake<'m> {
+    pub(super) fn new(
+        queue: &'m Queue<'m>,
+        files: &'m [SourceFile],
+        slots: usize,
+        report: Report<'m>,
+    ) -> Self {
+        let free = (0..slots).collect();
+        Self { queue, held: None, free, reads: Reads::new(files), report }
+    }
+
+    /// The rest of a read that came in part.
+    pub(super) fn rest(&mut self) -> Option<Read<'m>> {
+        self.reads.rest()
+    }
+
+    /// The next job, the one held back first.
+    pub(super) fn take(&mut self) -> Option<&'m Job> {
+        let job = self.held.take().or_else(|| self.queue.take());
+        if job.is_none() {
+            self.report.flush();
+        }
+        job
+    }
+
+    /// Keeps a job for later, when there is a slot for it.
+    pub(super) fn hold(&mut self, job: &'m Job) -> Next<'m> {
+        self.held = Some(job);
+        Next::Wait
+    }
+
+    /// Begins to read a job into the beginning of `place`.
+    pub(super) fn start(
+        &mut self,
+        job: &'m Job,
+        slot: Option<usize>,
+        place: Result<BufMap<'m>, MapError>,
+    ) -> Next<'m> {
+        match place.and_then(|place| place.subrange(..job.piece.len as usize)) {
+            Ok(into) => Next::Read(self.reads.start(job, slot, into)),
+            Err(error) => {
+                self.misplaced(job, error);
+                Next::Done
+            }
+        }
+    }
+
+    /// A job whose bytes are all there, in its slot if it has one.
+    pub(super) fn finish(
+        &mut self,
+        tag: usize,
+        result: io::Result<usize>,
+    ) -> Option<(&'m Job, Option<usize>)> {
+        match self.reads.finish(tag, result) {
+            Outcome::Complete(job, slot) => Some((job, slot)),
+            Outcome::Partial => None,
+            Outcome::Failed(job, slot, failure) => {
+                self.free.extend(slot);
+                self.fail(Event::Failed(job, failure));
+                None
+            }
+        }
+    }
+
+    /// A job that reaches past its memory: the plan was wrong.
+    pub(super) fn misplaced(&mut self, job: &'m Job, error: MapError) {
+        let source = io::Error::other(error);
+        self.fail(Event::Failed(job, Failure::Io { offset: job.piece.offset, source }));
+    }
+
+    /// Ends the work: nothing more is begun.
+    pub(super) fn fail(&mut self, event: Event<'m>) {
+        self.queue.stop();
+        self.held = None;
+        self.report.failed(event);
+    }
+}
