@@ -141,19 +141,56 @@ fn against_fio(path: &Path) {
         "into system memory, by O_DIRECT, beside fio",
         FILE,
         &mut [
-            ("fio, io_uring with fixed buffers", &mut || fio(path)),
+            ("fio, io_uring with fixed buffers", &mut || fio(path, &[])),
             ("bufmap, no check", &mut || ours.borrow_mut()(Verify::None)),
             ("bufmap, fingerprints", &mut || ours.borrow_mut()(Verify::Hash)),
         ],
     );
+    let Some(_pages) = HugePages::reserve(DEPTH as usize + 2) else {
+        return println!("\nSKIPPED: beside fio in huge pages: none can be reserved (root can)");
+    };
+    let huge = ["--mem=shmhuge", "--hugepage-size=2m"];
+    race(
+        "the same, fio's buffers in huge pages as the load's are",
+        FILE,
+        &mut [
+            ("fio, io_uring with fixed buffers", &mut || fio(path, &huge)),
+            ("bufmap, no check", &mut || ours.borrow_mut()(Verify::None)),
+        ],
+    );
 }
 
-fn fio(path: &Path) -> Cost {
+/// Pages of 2 MiB set aside for the hugetlb pool, and given back.
+struct HugePages {
+    before: String,
+}
+
+impl HugePages {
+    const POOL: &str = "/proc/sys/vm/nr_hugepages";
+
+    fn reserve(pages: usize) -> Option<Self> {
+        let before = std::fs::read_to_string(Self::POOL).ok()?;
+        let there: usize = before.trim().parse().ok()?;
+        std::fs::write(Self::POOL, (there + pages).to_string()).ok()?;
+        let reserved = Self { before };
+        let now: usize = std::fs::read_to_string(Self::POOL).ok()?.trim().parse().ok()?;
+        (now == there + pages).then_some(reserved)
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        let _ = std::fs::write(Self::POOL, self.before.trim());
+    }
+}
+
+fn fio(path: &Path, more: &[&str]) -> Cost {
     let output = Command::new("fio")
         .args(["--name=read", "--rw=read", "--direct=1", "--ioengine=io_uring", "--fixedbufs"])
         .args([format!("--bs={BLOCK}"), format!("--iodepth={DEPTH}"), format!("--size={FILE}")])
         .args(["--output-format=json", "--invalidate=1"])
         .arg(format!("--filename={}", path.display()))
+        .args(more)
         .output()
         .expect("fio runs");
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("fio's JSON");
