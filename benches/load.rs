@@ -133,17 +133,16 @@ fn against_fio(path: &Path) {
         return println!("\nSKIPPED: loads against fio: it is not installed (apt-get install fio)");
     }
     let memory = populated(FILE);
-    let mut ours = |verify| {
+    let ours = |verify| {
         timed(|| drop(load(path, Destination::Memory(&memory), Some(Road::Direct), verify)))
     };
-    let ours = std::cell::RefCell::new(&mut ours);
     race(
         "into system memory, by O_DIRECT, beside fio",
         FILE,
         &mut [
             ("fio, io_uring with fixed buffers", &mut || fio(path, &[])),
-            ("bufmap, no check", &mut || ours.borrow_mut()(Verify::None)),
-            ("bufmap, fingerprints", &mut || ours.borrow_mut()(Verify::Hash)),
+            ("bufmap, no check", &mut || ours(Verify::None)),
+            ("bufmap, fingerprints", &mut || ours(Verify::Hash)),
         ],
     );
     let Some(_pages) = HugePages::reserve(DEPTH as usize + 2) else {
@@ -155,7 +154,7 @@ fn against_fio(path: &Path) {
         FILE,
         &mut [
             ("fio, io_uring with fixed buffers", &mut || fio(path, &huge)),
-            ("bufmap, no check", &mut || ours.borrow_mut()(Verify::None)),
+            ("bufmap, no check", &mut || ours(Verify::None)),
         ],
     );
 }
