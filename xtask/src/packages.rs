@@ -28,8 +28,9 @@ pub const VULKAN: [Package; 2] = [
 pub const FIO: Package = Package { name: "fio", is_there: || program("fio").is_some() };
 
 /// All that tests use beside [`VULKAN`] and [`FIO`].
-pub const TOOLS: [Package; 3] = [
+pub const TOOLS: [Package; 4] = [
     Package { name: "vulkan-validationlayers", is_there: has_validation_layer },
+    Package { name: "valgrind", is_there: || program("valgrind").is_some() },
     Package { name: "squashfs-tools", is_there: || program("mksquashfs").is_some() },
     Package { name: "python3-pip", is_there: || inputs::are_cached() || inputs::has_pip() },
 ];
