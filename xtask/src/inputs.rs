@@ -12,12 +12,12 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::apt_sources::{self, Mirror};
 use crate::child::{self, Error};
+use crate::files::{file_error, lock, make_directory, remove_directory};
 use crate::steps::Outcome;
 
 /// Names the directory of the inputs: read by tests and benchmarks, and by this program where the user sets it.
@@ -84,13 +84,20 @@ pub fn are_cached() -> bool {
 
 /// The directory that keeps the inputs.
 pub fn directory() -> Result<PathBuf, Error> {
-    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = || absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
     let named = env::var_os(VARIABLE).and_then(|path| std::path::absolute(path).ok());
-    let directory = named.or_else(|| Some(cache()?.join("bufmap/inputs")));
-    directory.ok_or_else(|| Error::Missing {
-        what: "there is no place for the real inputs".to_owned(),
-        remedy: format!("set {VARIABLE} to a directory, or HOME"),
+    match named {
+        Some(directory) => Ok(directory),
+        None => Ok(cache()?.join("inputs")),
+    }
+}
+
+/// The project's directory in the user's cache.
+pub fn cache() -> Result<PathBuf, Error> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    cache.map(|cache| cache.join("bufmap")).ok_or_else(|| Error::Missing {
+        what: "there is no place to keep what is fetched".to_owned(),
+        remedy: "set XDG_CACHE_HOME or HOME".to_owned(),
     })
 }
 
@@ -173,7 +180,7 @@ fn fetch_pack(work: &Path) -> Result<PathBuf, Error> {
 }
 
 /// The mirror the user names, else the one the host's apt uses.
-fn mirror() -> Result<Mirror, Error> {
+pub fn mirror() -> Result<Mirror, Error> {
     if let Ok(uri) = env::var(MIRROR_VARIABLE) {
         const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
         let signed_by = Path::new(KEYRING).exists().then(|| KEYRING.to_owned());
@@ -248,31 +255,4 @@ fn downloaded(work: &Path, extension: &str) -> Result<PathBuf, Error> {
         what: format!("the download left no .{extension} file in {}", work.display()),
         remedy: "run the command again".to_owned(),
     })
-}
-
-fn lock(path: &Path) -> Result<File, Error> {
-    let file = File::create(path).map_err(file_error("create", path))?;
-    if file.try_lock().is_err() {
-        println!("waiting for another command that fetches (it holds {})", path.display());
-        file.lock().map_err(file_error("lock", path))?;
-    }
-    Ok(file)
-}
-
-fn make_directory(path: &Path) -> Result<(), Error> {
-    fs::create_dir_all(path).map_err(file_error("create", path))
-}
-
-fn remove_directory(path: &Path) -> Result<(), Error> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-    .map_err(file_error("remove", path))
-}
-
-fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_owned();
-    let remedy = "check its permissions and the space that is left";
-    move |source| Error::File { action, path, source, remedy }
 }

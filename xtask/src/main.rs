@@ -10,12 +10,14 @@ mod apt_sources;
 mod bench;
 mod child;
 mod demo;
+mod files;
 mod fuzz;
 mod inputs;
 mod packages;
 mod steps;
 mod tally;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -39,6 +41,8 @@ enum Command {
     Bench(bench::Options),
     /// Run every fuzz target for a while
     Fuzz(fuzz::Options),
+    /// Boot a machine in software and run a command in it
+    Vm(vm::Options),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +51,10 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Vm(options) => match vm::run(&options) {
+            Ok(status) => return ExitCode::from(status.clamp(0, 255) as u8),
+            Err(error) => Err(error),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

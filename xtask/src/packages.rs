@@ -35,6 +35,29 @@ pub const TOOLS: [Package; 4] = [
     Package { name: "python3-pip", is_there: || inputs::are_cached() || inputs::has_pip() },
 ];
 
+/// What makes and boots the guests of the bench.
+pub const BENCH: [Package; 5] = [
+    Package { name: "qemu-system-x86", is_there: || program("qemu-system-x86_64").is_some() },
+    Package { name: "mmdebstrap", is_there: || program("mmdebstrap").is_some() },
+    Package { name: "cpio", is_there: || program("cpio").is_some() },
+    Package { name: "xz-utils", is_there: || program("xz").is_some() },
+    Package { name: "debian-archive-keyring", is_there: has_archive_keys },
+];
+
+fn has_archive_keys() -> bool {
+    Path::new("/usr/share/keyrings/debian-archive-keyring.gpg").exists()
+}
+
+/// Installs what the bench needs, or says what is missing.
+pub fn need_for_guest() -> Result<(), Error> {
+    match provide(&BENCH, true) {
+        Outcome::Done => Ok(()),
+        Outcome::Skipped(why) | Outcome::Failed(why) => {
+            Err(Error::Missing { what: why, remedy: "then run the command again".to_owned() })
+        }
+    }
+}
+
 /// Installs those of `packages` that are not there, if `install` allows it and this user may.
 pub fn provide<'p>(packages: impl IntoIterator<Item = &'p Package>, install: bool) -> Outcome {
     let wanted: Vec<_> = packages.into_iter().collect();

@@ -1,0 +1,253 @@
+//! Booting a guest and running a command in it.
+//!
+//! The command's input and output go through serial ports of their own, apart from the kernel's console, and its exit
+//! status through a file in the session's directory, which host and guest share.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::guest::Guest;
+use super::topologies::Topology;
+use crate::child::Error;
+use crate::files;
+
+/// What to boot and run.
+pub struct Boot<'a> {
+    pub guest: &'a Guest,
+    pub topology: &'a Topology,
+    /// One guest nanosecond is one guest instruction (`-icount`).
+    pub counted: bool,
+    /// The command and its arguments; a shell if there are none.
+    pub command: &'a [String],
+    /// Directories that the guest sees where the host has them, read-only.
+    pub shares: &'a [PathBuf],
+    /// A directory that is a writable file system of its own in the guest, on a disk.
+    pub scratch: &'a Path,
+    /// Variables of the command's environment.
+    pub environment: &'a [(String, String)],
+    pub limit: Duration,
+}
+
+/// The length of the scratch disk and of a topology's drives, in bytes.
+const SCRATCH: u64 = 4 << 30;
+const DRIVE: u64 = 64 << 20;
+
+impl Boot<'_> {
+    /// Boots, runs the command, and returns its exit status. The command's output goes where ours goes.
+    pub fn run(&self, output: impl Into<Stdio>) -> Result<i32, Error> {
+        let session = Session::new()?;
+        self.write_session(&session.path)?;
+        let mut qemu = self.qemu(&session.path);
+        if self.command.is_empty() {
+            qemu.stdin(Stdio::inherit());
+        } else {
+            qemu.stdin(Stdio::null());
+        }
+        let words = session.path.join("qemu");
+        let words = File::create(&words).map_err(files::file_error("create", &words))?;
+        let started = qemu.stdout(output).stderr(words).spawn();
+        let child = started.map_err(|source| Error::Start {
+            command: "qemu-system-x86_64".to_owned(),
+            source,
+            remedy: "install it: apt-get install qemu-system-x86".to_owned(),
+        })?;
+        let ended = Running(child).wait(self.limit);
+        let status = fs::read_to_string(session.path.join("exit"));
+        match (ended, status.ok().and_then(|status| status.trim().parse().ok())) {
+            (true, Some(status)) => Ok(status),
+            (in_time, _) => {
+                let what = match in_time {
+                    true => "the guest ended before its command did".to_owned(),
+                    false => format!("the guest was ended after {} s", self.limit.as_secs()),
+                };
+                print_end_of("QEMU's words", &session.path.join("qemu"));
+                print_end_of("the guest's console", &session.path.join("console"));
+                Err(Error::Missing {
+                    what,
+                    remedy: "the end of its kernel's log is above; --time-limit gives it longer"
+                        .to_owned(),
+                })
+            }
+        }
+    }
+
+    fn qemu(&self, session: &Path) -> Command {
+        let Topology { cpu, iommu, devices, drives, others, .. } = self.topology;
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-machine", "q35,kernel-irqchip=off", "-cpu", cpu, "-m", "3072"]);
+        match self.counted {
+            true => qemu.args(["-accel", "tcg", "-icount", "shift=0,sleep=off", "-smp", "1"]),
+            false => qemu.args(["-accel", "tcg,thread=multi", "-smp", "2"]),
+        };
+        qemu.args(["-nodefaults", "-display", "none", "-no-reboot"]);
+        if *iommu {
+            qemu.args(["-device", "intel-iommu"]);
+        }
+        let iommu_on = if *iommu { " intel_iommu=on" } else { "" };
+        qemu.arg("-kernel").arg(&self.guest.kernel).arg("-initrd").arg(&self.guest.initramfs);
+        qemu.args(["-append", &format!("console=ttyS0 panic=-1{iommu_on}")]);
+        qemu.args(["-serial", &format!("file:{}", session.join("console").display())]);
+        qemu.args(["-chardev", "stdio,id=out,signal=off", "-serial", "chardev:out"]);
+        let ours = format!("file,id=err,path=/proc/{}/fd/2,append=on", std::process::id());
+        qemu.args(["-chardev", &ours, "-serial", "chardev:err"]);
+        share(&mut qemu, "root", &self.guest.root, true);
+        share(&mut qemu, "session", session, false);
+        for (i, directory) in self.shares.iter().enumerate() {
+            share(&mut qemu, &format!("share{i}"), directory, true);
+        }
+        let scratch = session.join("scratch").display().to_string();
+        qemu.args([
+            "-drive",
+            &format!("file={scratch},if=none,id=scratch,format=raw,cache=unsafe"),
+        ]);
+        qemu.args(["-device", "virtio-blk-pci,drive=scratch"]);
+        for drive in *drives {
+            let file = session.join(drive).display().to_string();
+            qemu.args(["-drive", &format!("file={file},if=none,id={drive},format=raw")]);
+        }
+        for device in *devices {
+            qemu.args(["-device", device]);
+        }
+        qemu.args(*others);
+        qemu
+    }
+
+    fn write_session(&self, session: &Path) -> Result<(), Error> {
+        let write = |name: &str, text: &[u8]| {
+            let file = session.join(name);
+            fs::write(&file, text).map_err(files::file_error("write", &file))
+        };
+        let shares = self.shares.iter().enumerate();
+        let shares = shares.map(|(i, path)| format!("share{i} {}\n", path.display()));
+        write("shares", shares.collect::<String>().as_bytes())?;
+        write("run", self.script().as_bytes())?;
+        for drive in self.topology.drives {
+            write(drive, &pattern(DRIVE))?;
+        }
+        let scratch = session.join("scratch");
+        File::create(&scratch)
+            .and_then(|file| file.set_len(SCRATCH))
+            .map_err(files::file_error("create", &scratch))
+    }
+
+    /// What the guest runs once its root is there.
+    fn script(&self) -> String {
+        let mut script = String::from(
+            "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
+             XDG_RUNTIME_DIR=/tmp\nmodprobe -a virtio_blk ext4",
+        );
+        for module in self.topology.modules {
+            script += &format!(" {module}");
+        }
+        let scratch = quoted(&self.scratch.display().to_string());
+        script +=
+            &format!("\nmke2fs -q -F /dev/vda && mkdir -p {scratch} && mount /dev/vda {scratch}\n");
+        for (name, value) in self.environment {
+            script += &format!("export {name}={}\n", quoted(value));
+        }
+        let command = match self.command {
+            [] => "setsid -c sh -i".to_owned(),
+            command => command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
+        };
+        let mode = if self.command.is_empty() { "sane" } else { "raw -echo" };
+        script += &format!(
+            "stty -F /dev/ttyS1 {mode}; stty -F /dev/ttyS2 raw -echo\n\
+             ( exec </dev/ttyS1 >/dev/ttyS1 2>/dev/ttyS2; cd {}; {command} )\n\
+             echo $? >/session/exit\nsync\nbusybox reboot -f\n",
+            quoted(&self.shares.first().map_or("/".into(), |path| path.display().to_string()))
+        );
+        script
+    }
+}
+
+fn share(qemu: &mut Command, tag: &str, path: &Path, read_only: bool) {
+    let mode = if read_only { ",readonly=on" } else { "" };
+    let path = path.display();
+    qemu.args([
+        "-virtfs",
+        &format!("local,path={path},mount_tag={tag},security_model=none,multidevs=remap{mode}"),
+    ]);
+}
+
+/// A word as the shell reads it back.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// Bytes of which each block of 8 tells its own place.
+fn pattern(len: u64) -> Vec<u8> {
+    (0..len / 8).flat_map(|i| (i ^ 0x5A5A_0000_0000_0000).to_le_bytes()).collect()
+}
+
+/// A directory that host and guest share while the guest runs, and that goes with it.
+struct Session {
+    path: PathBuf,
+}
+
+impl Session {
+    fn new() -> Result<Self, Error> {
+        let path = std::env::temp_dir().join(format!("bufmap-vm-{}", std::process::id()));
+        files::remove_directory(&path)?;
+        files::make_directory(&path)?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// A QEMU that is ended when nobody waits for it any more.
+struct Running(Child);
+
+impl Running {
+    /// Waits until it ends; false if that takes longer than `limit`.
+    fn wait(mut self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            if !matches!(self.0.try_wait(), Ok(None)) {
+                return true;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        false
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Prints the last lines of a log.
+fn print_end_of(title: &str, log: &Path) {
+    const LINES: usize = 40;
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<_> = text.lines().collect();
+    eprintln!("== {title}");
+    for line in &lines[lines.len().saturating_sub(LINES)..] {
+        eprintln!("{}", line.trim_end());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_the_shell() {
+        for word in ["plain", "two words", "it's", "$HOME `x` \\ \"", ""] {
+            let mut shell = Command::new("sh");
+            let printed = shell.args(["-c", &format!("printf %s {}", quoted(word))]).output();
+            assert_eq!(printed.map(|out| out.stdout).ok().as_deref(), Some(word.as_bytes()));
+        }
+    }
+}

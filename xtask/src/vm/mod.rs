@@ -1,0 +1,72 @@
+//! `cargo xtask vm`: the virtual test bench, a machine in software with the hardware in it.
+
+pub mod boot;
+pub mod guest;
+pub mod topologies;
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use clap::Args;
+
+use self::boot::Boot;
+use self::topologies::TOPOLOGIES;
+use crate::child::Error;
+use crate::files;
+
+#[derive(Args)]
+pub struct Options {
+    /// Which machine to boot
+    #[arg(long, default_value = "plain", value_name = "NAME")]
+    topology: String,
+    /// List the machines and end
+    #[arg(long)]
+    list: bool,
+    /// Make one guest nanosecond one guest instruction, so that a cost is a count
+    #[arg(long)]
+    counted: bool,
+    /// End the guest after so many seconds
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    time_limit: u64,
+    /// What to run in it, with the host's files where the host has them; a shell if nothing is given
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// Boots a machine and runs a command in it. Returns the command's exit status.
+pub fn run(options: &Options) -> Result<i32, Error> {
+    if options.list {
+        for topology in TOPOLOGIES {
+            println!("{:10} {}", topology.name, topology.shows);
+        }
+        return Ok(0);
+    }
+    let topology = topologies::named(&options.topology).ok_or_else(|| Error::Missing {
+        what: format!("no machine is called {}", options.topology),
+        remedy: "see `cargo xtask vm --list`".to_owned(),
+    })?;
+    let guest = guest::prepare()?;
+    for line in guest.versions.lines() {
+        eprintln!("{}", line.replace('\t', " "));
+    }
+    let repository = repository();
+    let boot = Boot {
+        guest: &guest,
+        topology,
+        counted: options.counted,
+        command: &options.command,
+        scratch: &repository.join("target/tmp"),
+        shares: std::slice::from_ref(&repository),
+        environment: &[("BUFMAP_TOPOLOGY".to_owned(), topology.name.to_owned())],
+        limit: Duration::from_secs(options.time_limit),
+    };
+    files::make_directory(boot.scratch)?;
+    boot.run(Stdio::inherit())
+}
+
+/// The directory of the project.
+pub fn repository() -> PathBuf {
+    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    own.parent().map_or(own.clone(), PathBuf::from)
+}

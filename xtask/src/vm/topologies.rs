@@ -1,0 +1,146 @@
+//! The machines that the bench can be, as data.
+//!
+//! To add one, add an entry to [`TOPOLOGIES`]: what it shows, the processor, the devices as QEMU takes them, the drives
+//! they name, and the modules to load in the guest.
+
+/// A machine in software.
+pub struct Topology {
+    pub name: &'static str,
+    /// What it is for, in a line.
+    pub shows: &'static str,
+    pub cpu: &'static str,
+    /// Whether there is an IOMMU, and the kernel uses it.
+    pub iommu: bool,
+    /// The arguments of `-device`, in order.
+    pub devices: &'static [&'static str],
+    /// Drives that the devices name, 64 MiB each, filled with a pattern.
+    pub drives: &'static [&'static str],
+    /// Other arguments of QEMU.
+    pub others: &'static [&'static str],
+    /// Modules to load in the guest.
+    pub modules: &'static [&'static str],
+}
+
+const NONE: Topology = Topology {
+    name: "plain",
+    shows: "a machine with a disk, udmabuf and nothing else",
+    cpu: "max",
+    iommu: false,
+    devices: &[],
+    drives: &[],
+    others: &[],
+    modules: &["udmabuf"],
+};
+
+const TWO_DRIVES: Topology =
+    Topology { drives: &["provider", "reader"], modules: &["nvme", "udmabuf"], ..NONE };
+
+const SWITCH: &[&str] = &[
+    "pcie-root-port,id=root,chassis=1,slot=1",
+    "x3130-upstream,id=up,bus=root",
+    "xio3130-downstream,id=left,bus=up,chassis=2,slot=0",
+    "xio3130-downstream,id=right,bus=up,chassis=3,slot=1",
+    "nvme,serial=provider,drive=provider,cmb_size_mb=64,bus=left",
+    "nvme,serial=reader,drive=reader,bus=right",
+];
+
+const APART: &[&str] = &[
+    "pcie-root-port,id=left,chassis=1,slot=1",
+    "pcie-root-port,id=right,chassis=2,slot=2",
+    "nvme,serial=provider,drive=provider,cmb_size_mb=64,bus=left",
+    "nvme,serial=reader,drive=reader,bus=right",
+];
+
+/// Every machine, by name.
+pub const TOPOLOGIES: &[Topology] = &[
+    NONE,
+    Topology {
+        name: "switch",
+        shows: "two drives under one PCIe switch, one with peer memory: peer-to-peer by bus address",
+        devices: SWITCH,
+        ..TWO_DRIVES
+    },
+    Topology {
+        name: "apart",
+        shows: "the same drives under two root ports that the kernel does not trust: refused",
+        devices: APART,
+        ..TWO_DRIVES
+    },
+    Topology {
+        name: "zen",
+        shows: "the same on a processor whose host bridge the kernel trusts: through the bridge",
+        cpu: "EPYC",
+        devices: APART,
+        ..TWO_DRIVES
+    },
+    Topology {
+        name: "zen-iommu",
+        shows: "the same with an IOMMU: the peer memory gets an IOVA",
+        cpu: "EPYC",
+        iommu: true,
+        devices: APART,
+        ..TWO_DRIVES
+    },
+    Topology {
+        name: "liar",
+        shows: "an IOMMU and a switch that forwards nothing: success is reported, nothing arrives",
+        cpu: "EPYC",
+        iommu: true,
+        devices: SWITCH,
+        ..TWO_DRIVES
+    },
+    Topology {
+        name: "vfio",
+        shows: "a drive and a device with memory in a BAR, for vfio-pci, each under its own root port",
+        cpu: "EPYC",
+        iommu: true,
+        devices: &[
+            "pcie-root-port,id=left,chassis=1,slot=1",
+            "pcie-root-port,id=right,chassis=2,slot=2",
+            "ivshmem-plain,memdev=vram,bus=left",
+            "nvme,serial=reader,drive=reader,bus=right",
+        ],
+        drives: &["reader"],
+        others: &["-object", "memory-backend-ram,id=vram,size=64M,share=on"],
+        modules: &["vfio-pci", "vfio_iommu_type1", "udmabuf"],
+    },
+    Topology {
+        name: "gpu",
+        shows: "virtio-gpu, bochs and vgem, udmabuf, dma-heap, and Mesa's lavapipe with dma-bufs",
+        devices: &["virtio-gpu-pci", "bochs-display"],
+        modules: &["vgem", "udmabuf", "virtio-gpu", "bochs"],
+        ..NONE
+    },
+    Topology {
+        name: "rdma",
+        shows: "RDMA in software (rxe) over a virtio network card",
+        others: &["-nic", "user,model=virtio-net-pci"],
+        modules: &["virtio_net", "rdma_rxe"],
+        ..NONE
+    },
+];
+
+/// The machine of this name.
+pub fn named(name: &str) -> Option<&'static Topology> {
+    TOPOLOGIES.iter().find(|topology| topology.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_drives_are_named_by_devices() {
+        for (i, topology) in TOPOLOGIES.iter().enumerate() {
+            assert!(TOPOLOGIES[..i].iter().all(|other| other.name != topology.name));
+            for drive in topology.drives {
+                let named = format!("drive={drive}");
+                assert!(
+                    topology.devices.iter().any(|device| device.split(',').any(|p| p == named)),
+                    "{}: {drive}",
+                    topology.name
+                );
+            }
+        }
+    }
+}
