@@ -36,7 +36,7 @@ pub const TOOLS: [Package; 4] = [
 ];
 
 /// What makes and boots the guests of the bench.
-pub const BENCH: [Package; 5] = [
+const BENCH: [Package; 5] = [
     Package { name: "qemu-system-x86", is_there: || program("qemu-system-x86_64").is_some() },
     Package { name: "mmdebstrap", is_there: || program("mmdebstrap").is_some() },
     Package { name: "cpio", is_there: || program("cpio").is_some() },
@@ -48,13 +48,11 @@ fn has_archive_keys() -> bool {
     Path::new("/usr/share/keyrings/debian-archive-keyring.gpg").exists()
 }
 
-/// Installs what the bench needs, or says what is missing.
-pub fn need_for_guest() -> Result<(), Error> {
-    match provide(&BENCH, true) {
+/// Installs what the bench needs, where that is allowed. The error says what is missing.
+pub fn bench_is_there(install: bool) -> Result<(), String> {
+    match provide(&BENCH, install) {
         Outcome::Done => Ok(()),
-        Outcome::Skipped(why) | Outcome::Failed(why) => {
-            Err(Error::Missing { what: why, remedy: "then run the command again".to_owned() })
-        }
+        Outcome::Skipped(why) | Outcome::Failed(why) => Err(why),
     }
 }
 

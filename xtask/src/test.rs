@@ -10,6 +10,7 @@ use crate::inputs;
 use crate::packages::{self, FIO, TOOLS, VULKAN};
 use crate::steps::{Outcome, Steps};
 use crate::tally::Tally;
+use crate::vm;
 
 #[derive(Args)]
 pub struct Options {
@@ -19,6 +20,9 @@ pub struct Options {
     /// Formats, lints and the unit tests beside the code; nothing is installed or fetched
     #[arg(long)]
     quick: bool,
+    /// Only the tests that run in the machines of the bench
+    #[arg(long, conflicts_with = "quick")]
+    bench: bool,
 }
 
 const WHY: &str = "the messages above say why";
@@ -26,19 +30,28 @@ const WHY: &str = "the messages above say why";
 pub fn run(options: &Options) -> Result<(), Error> {
     let mut steps = Steps::default();
     let mut tally = Tally::default();
+    if options.bench {
+        vm::suite::run(&mut steps, &mut tally, !options.no_install);
+        return end(&steps, &tally);
+    }
     if !options.quick {
         prepare(&mut steps, !options.no_install);
     }
     lint(&mut steps);
     if options.quick {
         test(&mut steps, &mut tally, "unit tests", &["--lib", "--bins"]);
-        for left_out in ["packages", "real inputs", "integration tests", "documentation"] {
+        for left_out in ["packages", "real inputs", "integration tests", "documentation", "bench"] {
             steps.skip(left_out, "--quick");
         }
     } else {
         test(&mut steps, &mut tally, "tests", &["--tests", "--examples"]);
         test_documentation(&mut steps, &mut tally);
+        vm::suite::run(&mut steps, &mut tally, !options.no_install);
     }
+    end(&steps, &tally)
+}
+
+fn end(steps: &Steps, tally: &Tally) -> Result<(), Error> {
     steps.print_summary();
     tally.print();
     steps.verdict()

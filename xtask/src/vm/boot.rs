@@ -143,8 +143,9 @@ impl Boot<'_> {
             script += &format!(" {module}");
         }
         let scratch = quoted(&self.scratch.display().to_string());
-        script +=
-            &format!("\nmke2fs -q -F /dev/vda && mkdir -p {scratch} && mount /dev/vda {scratch}\n");
+        script += &format!(
+            "\nmke2fs -q -F -t ext4 /dev/vda && mkdir -p {scratch} && mount /dev/vda {scratch}\n"
+        );
         for (name, value) in self.environment {
             script += &format!("export {name}={}\n", quoted(value));
         }

@@ -11,7 +11,6 @@ use crate::apt_sources::Mirror;
 use crate::child::{self, Error};
 use crate::files;
 use crate::inputs;
-use crate::packages;
 
 /// Debian's release that the guest runs, and where its kernel and Mesa come from.
 const SUITE: &str = "trixie";
@@ -57,7 +56,6 @@ pub fn prepare() -> Result<Guest, Error> {
 }
 
 fn make(place: &Path) -> Result<(), Error> {
-    packages::need_for_guest()?;
     let root = place.join("root");
     files::remove_directory(&root)?;
     make_root(&root, &inputs::mirror()?)?;

@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod guest;
+pub mod suite;
 pub mod topologies;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use self::boot::Boot;
 use self::topologies::TOPOLOGIES;
 use crate::child::Error;
 use crate::files;
+use crate::packages;
 
 #[derive(Args)]
 pub struct Options {
@@ -46,6 +48,8 @@ pub fn run(options: &Options) -> Result<i32, Error> {
         what: format!("no machine is called {}", options.topology),
         remedy: "see `cargo xtask vm --list`".to_owned(),
     })?;
+    packages::bench_is_there(true)
+        .map_err(|what| Error::Missing { what, remedy: "then run the command again".to_owned() })?;
     let guest = guest::prepare()?;
     for line in guest.versions.lines() {
         eprintln!("{}", line.replace('\t', " "));

@@ -23,17 +23,17 @@ pub struct Topology {
 
 const NONE: Topology = Topology {
     name: "plain",
-    shows: "a machine with a disk, udmabuf and nothing else",
+    shows: "a machine with a disk and nothing else",
     cpu: "max",
     iommu: false,
     devices: &[],
     drives: &[],
     others: &[],
-    modules: &["udmabuf"],
+    modules: &[],
 };
 
 const TWO_DRIVES: Topology =
-    Topology { drives: &["provider", "reader"], modules: &["nvme", "udmabuf"], ..NONE };
+    Topology { drives: &["provider", "reader"], modules: &["nvme"], ..NONE };
 
 const SWITCH: &[&str] = &[
     "pcie-root-port,id=root,chassis=1,slot=1",
@@ -102,13 +102,13 @@ pub const TOPOLOGIES: &[Topology] = &[
         ],
         drives: &["reader"],
         others: &["-object", "memory-backend-ram,id=vram,size=64M,share=on"],
-        modules: &["vfio-pci", "vfio_iommu_type1", "udmabuf"],
+        modules: &["vfio-pci", "vfio_iommu_type1"],
     },
     Topology {
         name: "gpu",
         shows: "virtio-gpu, bochs and vgem, udmabuf, dma-heap, and Mesa's lavapipe with dma-bufs",
         devices: &["virtio-gpu-pci", "bochs-display"],
-        modules: &["vgem", "udmabuf", "virtio-gpu", "bochs"],
+        modules: &["vgem", "virtio-gpu", "bochs"],
         ..NONE
     },
     Topology {

@@ -1,0 +1,61 @@
+//! What the tests of the virtual bench share.
+//!
+//! Each program in `tests/` is for the machine of its name (`cargo xtask vm --list`, `_` for `-`) and
+//! holds the real kernel to what it is known to do there. `cargo xtask test` boots each machine once
+//! and runs its program inside; anywhere else its tests are counted as ignored.
+#![deny(unsafe_code)]
+
+pub mod drive;
+pub mod peer;
+
+use std::fmt::Display;
+use std::process::{Command, ExitCode};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+/// What a test ends with.
+pub type Outcome = Result<(), Failed>;
+
+/// A test and its name.
+pub type Test<'a> = (&'a str, fn() -> Outcome);
+
+/// The variable in which the guest names its machine.
+const MACHINE: &str = "BUFMAP_TOPOLOGY";
+
+/// Runs tests one at a time, or ignores them where this is not the machine `machine`.
+pub fn run(machine: &'static str, tests: &[Test<'_>]) -> ExitCode {
+    let here = std::env::var(MACHINE).is_ok_and(|here| here == machine);
+    let trials = tests.iter().map(|&(name, test)| {
+        Trial::ignorable_test(format!("{machine}::{name}"), move || match here {
+            true => test().map(|()| Completion::Completed),
+            false => Ok(Completion::ignored_with(format!(
+                "needs the machine {machine} of the bench: cargo xtask test"
+            ))),
+        })
+    });
+    let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+/// Fails a test unless it holds.
+pub fn check(holds: bool, what: impl Display) -> Outcome {
+    if holds { Ok(()) } else { Err(what.to_string().into()) }
+}
+
+/// What the kernel has said since it was booted.
+pub fn kernel_log() -> Result<String, Failed> {
+    said("dmesg", &[])
+}
+
+/// Runs a program that must succeed, and returns what it printed.
+pub fn said(program: &str, arguments: &[&str]) -> Result<String, Failed> {
+    let output = Command::new(program).args(arguments).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    match output.status.success() {
+        true => Ok(text),
+        false => {
+            Err(format!("{program} {arguments:?}: {}: {text}{complaint}", output.status).into())
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Render nodes, udmabuf, dma-heaps, and a Vulkan driver that imports dma-bufs.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bufmap::load::{Load, Manifest, Options, Road, Target, Verify};
+use bufmap::storage::file::{SourceFile, pread};
+use bufmap_bench::drive::pattern;
+use bufmap_bench::peer::frames;
+use bufmap_bench::{Outcome, check};
+use exporters::vulkan::{Device, Way};
+use exporters::{DmaBuf, DmaHeap, Intent, Udmabuf};
+use iomap::{Memory, PageSize};
+use libtest_mimic::Failed;
+
+const LEN: usize = 1 << 20;
+
+fn main() -> ExitCode {
+    bufmap_bench::run(
+        "gpu",
+        &[
+            ("the_nodes_are_there", nodes_are_there),
+            ("a_memfd_under_a_udmabuf_takes_direct_reads", memfd_takes_direct_reads),
+            ("a_mapping_of_a_udmabuf_takes_none", || takes_no_direct_reads(&udmabuf()?)),
+            ("a_mapping_of_a_heap_s_buffer_takes_none", || {
+                takes_no_direct_reads(&DmaHeap::open("system")?.allocate(LEN)?)
+            }),
+            ("a_load_lands_in_a_udmabuf_that_vulkan_imports", load_lands_in_a_udmabuf),
+        ],
+    )
+}
+
+fn nodes_are_there() -> Outcome {
+    let count = |prefix: &str| -> Result<usize, Failed> {
+        let entries = std::fs::read_dir("/dev/dri")?.flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        Ok(names.filter(|name| name.starts_with(prefix)).count())
+    };
+    let (cards, renderers) = (count("card")?, count("renderD")?);
+    check((cards, renderers) == (3, 2), format!("{cards} cards, {renderers} renderers"))?;
+    for node in ["/dev/udmabuf", "/dev/dma_heap/system"] {
+        check(Path::new(node).exists(), node)?;
+    }
+    Ok(())
+}
+
+/// A file on a real file system, with a known pattern.
+fn source() -> Result<SourceFile, Failed> {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pattern");
+    let mut file = File::create(&path)?;
+    file.write_all(&pattern(LEN))?;
+    file.sync_all()?;
+    Ok(SourceFile::open(path)?)
+}
+
+fn udmabuf() -> Result<DmaBuf, Failed> {
+    let memory = Arc::new(Memory::memfd("test", LEN, PageSize::Base)?);
+    let shared = Udmabuf::open()?.share(memory)?;
+    shared.dma_bufs().first().cloned().ok_or_else(|| "no dma-buf".into())
+}
+
+fn memfd_takes_direct_reads() -> Outcome {
+    let source = source()?;
+    let memory = Arc::new(Memory::memfd("test", LEN, PageSize::Base)?);
+    let shared = Udmabuf::open()?.share(Arc::clone(&memory))?;
+    let direct = source.direct().map_err(str::to_owned)?;
+    let answer = pread::read_at(direct, 0, &memory.map());
+    check(matches!(answer, Ok(LEN)), format!("{answer:?}"))?;
+
+    let mapping = shared.dma_bufs()[0].map()?;
+    let access = mapping.begin_cpu_access(Intent::Read)?;
+    let mut bytes = vec![0; LEN];
+    access.map().copy_to_slice(0, &mut bytes)?;
+    access.finish()?;
+    check(bytes == pattern(LEN), "the udmabuf shows other bytes than the memfd was given")
+}
+
+fn takes_no_direct_reads(dma_buf: &DmaBuf) -> Outcome {
+    let source = source()?;
+    let mapping = dma_buf.map()?;
+    let access = mapping.begin_cpu_access(Intent::ReadWrite)?;
+    access.map().fill(1)?;
+    let told = frames(&access.map())?;
+    check(told.iter().all(|&frame| frame == 0), "pagemap tells frames of a dma-buf's mapping")?;
+    let direct = source.direct().map_err(str::to_owned)?;
+    let answer = pread::read_at(direct, 0, &access.map());
+    let refused = answer.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EFAULT));
+    check(refused, format!("{answer:?}"))
+}
+
+fn load_lands_in_a_udmabuf() -> Outcome {
+    let path = source()?.path().to_owned();
+    let manifest = Manifest::open(&[path], None, &[])?;
+    let device = Device::open(None)?;
+    let (target, _) = Target::vulkan(&device, manifest.buffer_len(), Some(Road::Direct))?;
+    let Target::Imported { buffer, .. } = &target else { return Err("not imported".into()) };
+    check(*buffer.way() == Way::Udmabuf, buffer.way())?;
+    let receipt = Load {
+        files: manifest.files(),
+        requests: manifest.requests(),
+        around: bufmap::load::Around::Scratch,
+        destination: target.destination(),
+        options: Options { road: Some(Road::Direct), verify: Verify::Full, ..Options::default() },
+        stop: &AtomicBool::new(false),
+    }
+    .run(&mut |_| {})?;
+    check(receipt.checked.compared == LEN as u64, "not every byte was compared")?;
+    check(receipt.cpu_copied == 0, format!("the CPU copied {} bytes", receipt.cpu_copied))
+}

@@ -1,0 +1,55 @@
+//! Reads from one drive into the peer memory of another, as every machine with two drives does them.
+
+use std::io;
+
+use bufmap::storage::file::{SourceFile, pread};
+use bufmap_bench::drive::{Drive, pattern};
+use bufmap_bench::peer::PeerMemory;
+use bufmap_bench::{Outcome, check, kernel_log};
+use libtest_mimic::Failed;
+
+pub const LEN: usize = 64 << 10;
+
+/// What the memory holds before anything is read into it.
+const BEFORE: u8 = 0x11;
+
+/// Reads the first bytes of the drive `reader` past the page cache into peer memory of the drive
+/// `provider`. Returns the kernel's answer, and what the memory holds then.
+pub fn read() -> Result<(io::Result<usize>, Vec<u8>), Failed> {
+    let memory = PeerMemory::of(&Drive::with_serial("provider")?, LEN)?;
+    memory.map().fill(BEFORE)?;
+    let source = SourceFile::open(Drive::with_serial("reader")?.block)?;
+    let direct = source.direct().map_err(str::to_owned)?;
+    let answer = pread::read_at(direct, 0, &memory.map());
+    Ok((answer, memory.contents()?))
+}
+
+/// The read succeeds and the bytes arrive.
+#[allow(dead_code)] // Not on every machine.
+pub fn arrives() -> Outcome {
+    let (answer, bytes) = read()?;
+    check(matches!(answer, Ok(LEN)), format!("{answer:?}"))?;
+    check(bytes == pattern(LEN), "the bytes are not the drive's")
+}
+
+/// The read is refused with `EINVAL`, and the kernel says why.
+#[allow(dead_code)] // Not on every machine.
+pub fn is_refused() -> Outcome {
+    let (answer, bytes) = read()?;
+    let refused = answer.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL));
+    check(refused, format!("{answer:?}"))?;
+    check(bytes.iter().all(|&byte| byte == BEFORE), "something arrived all the same")?;
+    let why = "do not share an upstream bridge or whitelisted host bridge";
+    check(kernel_log()?.contains(why), "the kernel's log does not say why")
+}
+
+/// The read is reported to succeed, nothing arrives, and the IOMMU has seen why.
+#[allow(dead_code)] // Not on every machine.
+pub fn is_a_lie() -> Outcome {
+    let (answer, bytes) = read()?;
+    check(matches!(answer, Ok(LEN)), format!("{answer:?}"))?;
+    check(bytes.iter().all(|&byte| byte == BEFORE), "something arrived")?;
+    let log = kernel_log()?;
+    check(log.contains("DMAR: [DMA Write NO_PASID]"), "the IOMMU saw no write")?;
+    check(log.contains("PTE Write access is not set"), "the IOMMU saw no fault")
+}

@@ -1,0 +1,173 @@
+//! The tests that run in guests: built once, each machine booted once.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use super::boot::Boot;
+use super::guest::Guest;
+use super::topologies::{TOPOLOGIES, Topology};
+use crate::child::{self, Error, cargo};
+use crate::inputs;
+use crate::packages;
+use crate::steps::{Outcome, Steps};
+use crate::tally::Tally;
+
+/// The package whose test programs are named after machines.
+const PACKAGE: &str = "bufmap-bench";
+
+/// Programs of other packages that run in a machine too, for what the host lacks.
+const GUESTS: [(&str, &str, &str); 3] = [
+    ("gpu", "bufmap-exporters", "buffers"),
+    ("gpu", "bufmap-exporters", "vulkan"),
+    ("gpu", "bufmap", "load_vulkan"),
+];
+
+/// How long one machine may take for its tests.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// Runs every machine's tests as a step of its own.
+pub fn run(steps: &mut Steps, tally: &mut Tally, install: bool) {
+    let mut guest = None;
+    steps.run("bench: the guest", || match packages::bench_is_there(install) {
+        Err(why) => Ok(Outcome::Skipped(why)),
+        Ok(()) => {
+            guest = Some(super::guest::prepare()?);
+            Ok(Outcome::Done)
+        }
+    });
+    let mut programs = Vec::new();
+    steps.run("bench: build", || {
+        programs = build()?;
+        Ok(Outcome::Done)
+    });
+    for topology in TOPOLOGIES {
+        let own: Vec<_> = programs.iter().filter(|program| program.runs_in(topology)).collect();
+        let name = format!("bench: {}", topology.name);
+        match &guest {
+            _ if own.is_empty() => {}
+            None => steps.skip(&name, "there is no guest, see above"),
+            Some(guest) => {
+                steps.run(&name, || run_in(guest, topology, &own, tally));
+            }
+        }
+    }
+}
+
+/// A test program that cargo built.
+struct Program {
+    package: String,
+    name: String,
+    executable: PathBuf,
+}
+
+impl Program {
+    fn runs_in(&self, topology: &Topology) -> bool {
+        let own = self.package == PACKAGE && self.name.replace('_', "-") == topology.name;
+        own || GUESTS.contains(&(topology.name, self.package.as_str(), self.name.as_str()))
+    }
+}
+
+fn build() -> Result<Vec<Program>, Error> {
+    let mut build = cargo(&["test", "--no-run", "--tests", "--message-format=json"]);
+    build.args(["--package", PACKAGE]);
+    for (_, package, name) in GUESTS {
+        build.args(["--package", package, "--test", name]);
+    }
+    for topology in TOPOLOGIES {
+        let name = topology.name.replace('-', "_");
+        if super::repository().join(format!("bench/tests/{name}.rs")).is_file() {
+            build.args(["--test", &name]);
+        }
+    }
+    let messages = child::output(&mut build, "the messages above say why")?;
+    let messages = messages.lines().filter_map(|line| serde_json::from_str(line).ok());
+    Ok(messages.filter_map(|message: serde_json::Value| program(&message)).collect())
+}
+
+/// The test program that a message of cargo's tells of.
+fn program(message: &serde_json::Value) -> Option<Program> {
+    let is_test = message["target"]["kind"].as_array()?.iter().any(|kind| kind == "test");
+    let id = message["package_id"].as_str()?;
+    // `path+file:///DIR#NAME@VERSION`, or `…/NAME#VERSION` where the directory has that name.
+    let package = match id.rsplit_once('#')? {
+        (_, named) if named.contains('@') => named.split('@').next()?,
+        (directory, _) => directory.rsplit('/').next()?,
+    };
+    is_test.then_some(Program {
+        package: package.to_owned(),
+        name: message["target"]["name"].as_str()?.to_owned(),
+        executable: message["executable"].as_str()?.into(),
+    })
+}
+
+fn run_in(
+    guest: &Guest,
+    topology: &Topology,
+    programs: &[&Program],
+    tally: &mut Tally,
+) -> Result<Outcome, Error> {
+    let script = programs.iter().map(|program| {
+        format!("'{}' --show-output --color=never || failed=1; ", program.executable.display())
+    });
+    let script = format!("failed=0; {}exit $failed", script.collect::<String>());
+    let repository = super::repository();
+    let inputs = inputs::directory()?;
+    let mut shares = vec![repository.clone()];
+    let mut environment = vec![("BUFMAP_TOPOLOGY".to_owned(), topology.name.to_owned())];
+    if inputs.is_dir() {
+        environment.push((inputs::VARIABLE.to_owned(), inputs.display().to_string()));
+        shares.push(inputs);
+    }
+    let boot = Boot {
+        guest,
+        topology,
+        counted: false,
+        command: &["sh".to_owned(), "-c".to_owned(), script],
+        scratch: &repository.join("target/tmp"),
+        shares: &shares,
+        environment: &environment,
+        limit: LIMIT,
+    };
+    let (reader, writer) = std::io::pipe().map_err(|source| Error::Start {
+        command: "pipe".to_owned(),
+        source,
+        remedy: "close other programs".to_owned(),
+    })?;
+    let status = thread::scope(|scope| {
+        let lines = scope.spawn(move || {
+            let lines = BufReader::new(reader).lines().map_while(Result::ok);
+            for line in lines.filter(|line| tally.read(line.trim_end())) {
+                println!("{}", line.trim_end());
+            }
+        });
+        let status = boot.run(writer);
+        let _ = lines.join();
+        status
+    })?;
+    match status {
+        0 => Ok(Outcome::Done),
+        status => Ok(Outcome::Failed(format!("the tests' exit status is {status}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_read_from_cargos_messages() {
+        let message = |id: &str, kind: &str| {
+            serde_json::json!({ "package_id": id, "executable": "/x/zen_iommu-1",
+                "target": { "kind": [kind], "name": "zen_iommu" } })
+        };
+        let named = program(&message("path+file:///p/bench#bufmap-bench@0.1.0", "test"));
+        let named = named.expect("a test program");
+        assert_eq!((named.package.as_str(), named.name.as_str()), ("bufmap-bench", "zen_iommu"));
+        assert!(super::super::topologies::named("zen-iommu").is_some_and(|t| named.runs_in(t)));
+        let short = program(&message("path+file:///p/bufmap#0.1.0", "test"));
+        assert_eq!(short.map(|program| program.package).as_deref(), Some("bufmap"));
+        assert!(program(&message("path+file:///p/bench#bufmap-bench@0.1.0", "lib")).is_none());
+    }
+}
