@@ -14,7 +14,9 @@ fn ping() -> Outcome {
     let link = said("ip", &["-br", "link"])?;
     let name = |line: &str| line.split_whitespace().next().map(str::to_owned);
     let card = link.lines().filter_map(name).find(|name| name != "lo").ok_or("no network card")?;
-    said("ip", &["link", "set", &card, "up"])?;
+    for link in ["lo", &card] {
+        said("ip", &["link", "set", link, "up"])?;
+    }
     said("ip", &["addr", "add", "10.0.2.15/24", "dev", &card])?;
     said("rdma", &["link", "add", "rxe0", "type", "rxe", "netdev", &card])?;
     let arguments = ["-d", "rxe0", "-g", "1"];

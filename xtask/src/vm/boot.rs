@@ -4,6 +4,7 @@
 //! status through a file in the session's directory, which host and guest share.
 
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -35,43 +36,62 @@ pub struct Boot<'a> {
 const SCRATCH: u64 = 4 << 30;
 const DRIVE: u64 = 64 << 20;
 
+/// How often a guest that breaks before its command has begun is booted.
+const BOOTS: u32 = 3;
+
 impl Boot<'_> {
-    /// Boots, runs the command, and returns its exit status. The command's output goes where ours goes.
-    pub fn run(&self, output: impl Into<Stdio>) -> Result<i32, Error> {
+    /// Boots, runs the command, and returns its exit status. The command's output goes to `output`.
+    pub fn run(&self, output: OwnedFd) -> Result<i32, Error> {
         let session = Session::new()?;
         self.write_session(&session.path)?;
-        let mut qemu = self.qemu(&session.path);
-        if self.command.is_empty() {
-            qemu.stdin(Stdio::inherit());
-        } else {
-            qemu.stdin(Stdio::null());
+        let mut boots = 0;
+        loop {
+            boots += 1;
+            let ended = self.boot(&session.path, &output)?;
+            let status = fs::read_to_string(session.path.join("exit"));
+            if let (Ended::Itself, Some(status)) =
+                (&ended, status.ok().and_then(|status| status.trim().parse().ok()))
+            {
+                return Ok(status);
+            }
+            print_end_of("QEMU's words", &session.path.join("qemu"));
+            print_end_of("the guest's console", &session.path.join("console"));
+            // QEMU's emulation of several processors now and then breaks a kernel that patches
+            // itself while it boots: before the command has begun, booting again is harmless.
+            let begun = session.path.join("begun").exists();
+            if !matches!(ended, Ended::Itself) || begun || boots == BOOTS {
+                return Err(self.explain(&ended, begun));
+            }
+            eprintln!("the guest ended while it booted: booting again");
         }
-        let words = session.path.join("qemu");
+    }
+
+    /// Boots once and waits for the guest's end.
+    fn boot(&self, session: &Path, output: &OwnedFd) -> Result<Ended, Error> {
+        let words = session.join("qemu");
         let words = File::create(&words).map_err(files::file_error("create", &words))?;
-        let started = qemu.stdout(output).stderr(words).spawn();
-        let child = started.map_err(|source| Error::Start {
+        let start = || {
+            let mut qemu = self.qemu(session);
+            qemu.stdin(if self.command.is_empty() { Stdio::inherit() } else { Stdio::null() });
+            qemu.stdout(output.try_clone()?).stderr(words).spawn()
+        };
+        let child = start().map_err(|source| Error::Start {
             command: "qemu-system-x86_64".to_owned(),
             source,
             remedy: "install it: apt-get install qemu-system-x86".to_owned(),
         })?;
-        let ended = Running(child).wait(self.limit);
-        let status = fs::read_to_string(session.path.join("exit"));
-        match (ended, status.ok().and_then(|status| status.trim().parse().ok())) {
-            (true, Some(status)) => Ok(status),
-            (in_time, _) => {
-                let what = match in_time {
-                    true => "the guest ended before its command did".to_owned(),
-                    false => format!("the guest was ended after {} s", self.limit.as_secs()),
-                };
-                print_end_of("QEMU's words", &session.path.join("qemu"));
-                print_end_of("the guest's console", &session.path.join("console"));
-                Err(Error::Missing {
-                    what,
-                    remedy: "the end of its kernel's log is above; --time-limit gives it longer"
-                        .to_owned(),
-                })
-            }
-        }
+        Ok(Running(child).wait(self.limit))
+    }
+
+    fn explain(&self, ended: &Ended, begun: bool) -> Error {
+        let what = match ended {
+            Ended::Late => format!("the guest was ended after {} s", self.limit.as_secs()),
+            Ended::Interrupted => "the guest was ended by Ctrl-C".to_owned(),
+            Ended::Itself if begun => "the guest ended before its command did".to_owned(),
+            Ended::Itself => format!("the guest did not boot, {BOOTS} times in a row"),
+        };
+        let remedy = "the end of its kernel's log is above; --time-limit gives it longer";
+        Error::Missing { what, remedy: remedy.to_owned() }
     }
 
     fn qemu(&self, session: &Path) -> Command {
@@ -136,7 +156,7 @@ impl Boot<'_> {
     /// What the guest runs once its root is there.
     fn script(&self) -> String {
         let mut script = String::from(
-            "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
+            ": >/session/begun\nexport PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
              XDG_RUNTIME_DIR=/tmp\nmodprobe -a virtio_blk ext4",
         );
         for module in self.topology.modules {
@@ -206,17 +226,27 @@ impl Drop for Session {
 /// A QEMU that is ended when nobody waits for it any more.
 struct Running(Child);
 
+/// How a guest came to its end.
+enum Ended {
+    Itself,
+    Late,
+    Interrupted,
+}
+
 impl Running {
-    /// Waits until it ends; false if that takes longer than `limit`.
-    fn wait(mut self, limit: Duration) -> bool {
+    /// Waits until it ends, or ends it.
+    fn wait(mut self, limit: Duration) -> Ended {
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
             if !matches!(self.0.try_wait(), Ok(None)) {
-                return true;
+                return if super::interrupted() { Ended::Interrupted } else { Ended::Itself };
+            }
+            if super::interrupted() {
+                return Ended::Interrupted;
             }
             thread::sleep(Duration::from_millis(20));
         }
-        false
+        Ended::Late
     }
 }
 

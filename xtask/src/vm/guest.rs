@@ -18,7 +18,7 @@ const NEWER: &str = "trixie-backports";
 
 /// What the guest holds beside the release's base.
 const INCLUDED: &str = "busybox-static,kmod,e2fsprogs,iproute2,libvulkan1,mesa-vulkan-drivers,\
-    vulkan-validationlayers,rdma-core,ibverbs-utils,linux-image-amd64";
+    vulkan-validationlayers,rdma-core,ibverbs-providers,ibverbs-utils,linux-image-amd64";
 
 /// The modules that the initramfs needs to mount the root, each before those that need it.
 const MODULES: [&str; 5] = [
@@ -41,18 +41,36 @@ pub struct Guest {
     pub versions: String,
 }
 
+/// All that decides what a guest is made of, but for the versions of its packages.
+fn recipe() -> String {
+    format!("{SUITE} {NEWER} {INCLUDED} {MODULES:?}\n{}", include_str!("init.sh"))
+}
+
 /// The guest in the cache, made now if it is not there.
 pub fn prepare() -> Result<Guest, Error> {
     let place = inputs::cache()?.join("vm");
     files::make_directory(&place)?;
     let _one_at_a_time = files::lock(&place.join(".lock"))?;
-    if !place.join("versions").is_file() {
+    // A guest made by an older recipe is made anew.
+    let made_by = place.join("recipe");
+    if fs::read_to_string(&made_by).ok() != Some(recipe()) {
         make(&place)?;
+        fs::write(&made_by, recipe()).map_err(files::file_error("write", &made_by))?;
     }
     let root = place.join("root");
     let versions = fs::read_to_string(place.join("versions"))
         .map_err(files::file_error("read", &place.join("versions")))?;
     Ok(Guest { kernel: kernel(&root)?.1, initramfs: place.join("initramfs"), root, versions })
+}
+
+/// A guest whose root the user gives. It needs what [`INCLUDED`] lists, or its counterparts.
+pub fn given(root: &Path) -> Result<Guest, Error> {
+    let place = inputs::cache()?.join("vm-given");
+    files::make_directory(&place)?;
+    make_initramfs(&place, root)?;
+    let (version, kernel) = kernel(root)?;
+    let versions = format!("kernel {version} of {}\n", root.display());
+    Ok(Guest { kernel, initramfs: place.join("initramfs"), root: root.to_owned(), versions })
 }
 
 fn make(place: &Path) -> Result<(), Error> {

@@ -5,8 +5,9 @@ pub mod guest;
 pub mod suite;
 pub mod topologies;
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
@@ -31,9 +32,26 @@ pub struct Options {
     /// End the guest after so many seconds
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     time_limit: u64,
+    /// A root file system of your own, with a kernel in /boot, instead of the one made from Debian's packages
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
     /// What to run in it, with the host's files where the host has them; a shell if nothing is given
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
+}
+
+/// Set by Ctrl-C once a guest may be running: it is ended in order, and leaves nothing behind.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Has Ctrl-C end guests in order from now on.
+fn end_guests_on_ctrl_c() -> Result<(), Error> {
+    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).map_err(|error| {
+        Error::Missing { what: error.to_string(), remedy: "run the command again".to_owned() }
+    })
+}
+
+fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
 }
 
 /// Boots a machine and runs a command in it. Returns the command's exit status.
@@ -48,9 +66,13 @@ pub fn run(options: &Options) -> Result<i32, Error> {
         what: format!("no machine is called {}", options.topology),
         remedy: "see `cargo xtask vm --list`".to_owned(),
     })?;
-    packages::bench_is_there(true)
+    packages::bench_is_there(options.root.is_none())
         .map_err(|what| Error::Missing { what, remedy: "then run the command again".to_owned() })?;
-    let guest = guest::prepare()?;
+    end_guests_on_ctrl_c()?;
+    let guest = match &options.root {
+        Some(root) => guest::given(root)?,
+        None => guest::prepare()?,
+    };
     for line in guest.versions.lines() {
         eprintln!("{}", line.replace('\t', " "));
     }
@@ -66,7 +88,12 @@ pub fn run(options: &Options) -> Result<i32, Error> {
         limit: Duration::from_secs(options.time_limit),
     };
     files::make_directory(boot.scratch)?;
-    boot.run(Stdio::inherit())
+    let output = std::io::stdout().as_fd().try_clone_to_owned();
+    boot.run(output.map_err(|source| Error::Start {
+        command: "dup".to_owned(),
+        source,
+        remedy: "close other programs".to_owned(),
+    })?)
 }
 
 /// The directory of the project.

@@ -33,6 +33,7 @@ pub fn run(steps: &mut Steps, tally: &mut Tally, install: bool) {
     steps.run("bench: the guest", || match packages::bench_is_there(install) {
         Err(why) => Ok(Outcome::Skipped(why)),
         Ok(()) => {
+            super::end_guests_on_ctrl_c()?;
             guest = Some(super::guest::prepare()?);
             Ok(Outcome::Done)
         }
@@ -142,7 +143,7 @@ fn run_in(
                 println!("{}", line.trim_end());
             }
         });
-        let status = boot.run(writer);
+        let status = boot.run(writer.into());
         let _ = lines.join();
         status
     })?;
