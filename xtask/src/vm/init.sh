@@ -11,6 +11,7 @@ $B mount -t 9p -o $p9,ro,cache=loose root /lower
 $B mount -t tmpfs tmpfs /upper
 $B mkdir /upper/data /upper/work
 $B mount -t overlay -o lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work overlay /root
+$B mount -t tmpfs tmpfs /root/tmp # Before the shares, which may lie below it.
 $B mkdir -p /root/session
 $B mount -t 9p -o $p9 session /root/session
 while read -r tag path; do
@@ -18,5 +19,4 @@ while read -r tag path; do
     $B mount -t 9p -o $p9,ro,cache=loose "$tag" "/root$path"
 done </root/session/shares
 for directory in proc sys dev; do $B mount --move "/$directory" "/root/$directory"; done
-$B mount -t tmpfs tmpfs /root/tmp
 exec $B chroot /root /bin/sh /session/run
