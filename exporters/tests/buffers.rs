@@ -68,9 +68,17 @@ fn absent_devices_come_with_a_remedy() -> Outcome {
         }
         Err(e) => return Err(e.into()),
     }
-    for name in ["no-such-heap", "../null", ""] {
+    // A name that is no name is refused as such, before any file is opened.
+    for (name, why) in [
+        ("no-such-heap", "cannot be opened"),
+        ("../null", "no name of a heap"),
+        ("..", "no name of a heap"),
+        ("", "no name of a heap"),
+    ] {
         match DmaHeap::open(name) {
-            Err(DmaHeapError::Unavailable(absent)) => check(!absent.fix.is_empty(), &absent)?,
+            Err(DmaHeapError::Unavailable(absent)) => {
+                check(absent.why.contains(why) && !absent.fix.is_empty(), &absent)?;
+            }
             other => return Err(Stop::Failed(format!("heap {name:?}: {other:?}"))),
         }
     }

@@ -355,6 +355,10 @@ fn other_devices_are_kept_apart(device: &Device) -> Outcome {
     check(matches!(refused, Err(VulkanError::OtherDevice)), format!("{refused:?}"))?;
     let second = imported(device, &noise(4096, 3))?;
     let ticket = transfer.copy(&ours, &second, &whole(4096))?;
+    // Both have made one copy, so only the ticket's origin tells them apart.
+    let fourth = imported(&other, &noise(4096, 4))?;
+    let own = elsewhere.copy(&theirs, &fourth, &whole(4096))?;
+    elsewhere.wait(own)?;
     let refused = elsewhere.wait(ticket);
     check(matches!(refused, Err(VulkanError::OtherTransfer)), format!("{refused:?}"))?;
     transfer.wait(ticket)?;
