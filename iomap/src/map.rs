@@ -186,6 +186,8 @@ pub struct BufMap<'a> {
     location: Location,
     caching: Caching,
     access: Access,
+    /// What location and caching come to for a copy, so that short copies need not ask again.
+    kind: Kind,
     _borrow: PhantomData<&'a Cell<u8>>,
 }
 
@@ -198,6 +200,7 @@ impl<'a> BufMap<'a> {
             location: Location::System,
             caching: Caching::WriteBack,
             access: Access::ReadOnly,
+            kind: Kind::Cached,
             _borrow: PhantomData,
         }
     }
@@ -235,7 +238,8 @@ impl<'a> BufMap<'a> {
         caching: Caching,
         access: Access,
     ) -> Self {
-        Self { addr, len, location, caching, access, _borrow: PhantomData }
+        let kind = Kind::of(location, caching);
+        Self { addr, len, location, caching, access, kind, _borrow: PhantomData }
     }
 
     /// The length in bytes.
@@ -369,7 +373,7 @@ impl<'a> BufMap<'a> {
         self.check(offset, width)?;
         self.check_aligned(offset, width)?;
         let mut value = T::zeroed();
-        let src = (self.addr.wrapping_add(offset).cast_const(), self.kind());
+        let src = (self.addr.wrapping_add(offset).cast_const(), self.kind);
         let dst = ((&raw mut value).cast::<u8>(), Kind::Cached);
         // SAFETY: checked above: `width` bytes at `src` are readable (law 1); `value` is `width`
         // bytes of our own, and any bytes make a valid `T`.
@@ -454,7 +458,7 @@ impl<'a> BufMap<'a> {
         self.check_writable()?;
         self.check(offset, bytes.len())?;
         let src = (bytes.as_ptr(), Kind::Cached);
-        let dst = (self.addr.wrapping_add(offset), self.kind());
+        let dst = (self.addr.wrapping_add(offset), self.kind);
         // SAFETY: checked above: `bytes.len()` bytes at `dst` are writable (law 1).
         unsafe { copy::copy(src, dst, bytes.len(), Anchor::Destination) };
         Ok(())
@@ -471,7 +475,7 @@ impl<'a> BufMap<'a> {
     #[inline]
     pub fn copy_to_slice(&self, offset: usize, bytes: &mut [u8]) -> Result<(), MapError> {
         self.check(offset, bytes.len())?;
-        let src = (self.addr.wrapping_add(offset).cast_const(), self.kind());
+        let src = (self.addr.wrapping_add(offset).cast_const(), self.kind);
         let dst = (bytes.as_mut_ptr(), Kind::Cached);
         // SAFETY: checked above: `bytes.len()` bytes at `src` are readable (law 1).
         unsafe { copy::copy(src, dst, bytes.len(), Anchor::Source) };
@@ -492,9 +496,9 @@ impl<'a> BufMap<'a> {
         if src.len != self.len {
             return Err(MapError::Length { src: src.len, dst: self.len });
         }
-        let from = (src.addr.cast_const(), src.kind());
+        let from = (src.addr.cast_const(), src.kind);
         // SAFETY: both maps are valid over `len` bytes (law 1) and this one is writable.
-        unsafe { copy::copy(from, (self.addr, self.kind()), self.len, Anchor::Destination) };
+        unsafe { copy::copy(from, (self.addr, self.kind), self.len, Anchor::Destination) };
         Ok(())
     }
 
@@ -512,16 +516,12 @@ impl<'a> BufMap<'a> {
     ///
     /// # Errors
     /// [`MapError::ReadOnly`].
+    #[inline]
     pub fn fill(&self, byte: u8) -> Result<(), MapError> {
         self.check_writable()?;
         // SAFETY: the map is valid over `len` bytes (law 1) and writable.
-        unsafe { copy::fill((self.addr, self.kind()), self.len, byte) };
+        unsafe { copy::fill((self.addr, self.kind), self.len, byte) };
         Ok(())
-    }
-
-    #[inline]
-    const fn kind(&self) -> Kind {
-        Kind::of(self.location, self.caching)
     }
 
     /// For an access that was not made in one because its parts are not both aligned.

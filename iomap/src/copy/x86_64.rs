@@ -72,8 +72,9 @@ pub(super) unsafe fn copy_few(src: *const u8, dst: *mut u8, len: usize) -> bool 
     true
 }
 
-/// Whether the CPU is known to have AVX-512 (with VL, which all but the first have). The first copy that asks finds out; until then the
-/// shorter ones do without, and need not be able to make the call that finds out.
+/// Whether the CPU is known to have AVX-512 (with VL, which all but the first have). The first copy
+/// that asks finds out; until then the shorter ones do without, and need not be able to make the
+/// call that finds out.
 static WIDE: AtomicBool = AtomicBool::new(false);
 
 /// Copies whole words between cached memory that does not overlap.
