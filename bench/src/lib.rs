@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod drive;
+pub mod monitor;
 pub mod peer;
 
 use std::fmt::Display;

@@ -109,15 +109,11 @@ impl<'a> Accounts<'a> {
         match end {
             End::Failed(job, failure) => {
                 let file = &self.load.files[job.piece.file];
-                let path = file.path().into();
                 match failure {
                     Failure::Io { offset, source } => {
-                        LoadError::Read { path, offset, source, valid }
+                        LoadError::Read { path: file.path().into(), offset, source, valid }
                     }
-                    Failure::Ended { at } => {
-                        let at = file.current_len().map_or(at, |now| now.min(at));
-                        LoadError::Shrank { path, at, file_len: file.len(), valid }
-                    }
+                    Failure::Ended { at } => LoadError::ended(file, at, valid),
                 }
             }
             End::Gpu(error) => LoadError::Vulkan(error),

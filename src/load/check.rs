@@ -198,14 +198,7 @@ fn read_exact(file: &SourceFile, offset: u64, out: &mut [u8]) -> Result<(), Load
             valid: Valid::default(),
         };
         match pread::read_at(file, offset + at, &rest).map_err(failed)? {
-            0 => {
-                return Err(LoadError::Shrank {
-                    path: file.path().into(),
-                    at: offset + at,
-                    file_len: file.len(),
-                    valid: Valid::default(),
-                });
-            }
+            0 => return Err(LoadError::ended(file, offset + at, Valid::default())),
             got => at += got as u64,
         }
     }

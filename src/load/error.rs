@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::road::Road;
 use super::valid::Valid;
+use crate::storage::file::SourceFile;
 
 /// Why a load failed. Every variant says what failed, where, and what to do; those that end a load
 /// in the middle say which bytes of the buffer are valid.
@@ -144,6 +145,20 @@ pub enum LoadError {
 }
 
 /// What to do about a kernel's answer.
+impl LoadError {
+    /// For a read that found no bytes at `at`, where `file` had some when it was opened: a file
+    /// shrank; a drive does not, it is gone, and the kernel has set its length to zero.
+    pub(super) fn ended(file: &SourceFile, at: u64, valid: Valid) -> Self {
+        let path = file.path().into();
+        if file.is_block_device() {
+            let source = io::Error::from_raw_os_error(libc::ENODEV);
+            return Self::Read { path, offset: at, source, valid };
+        }
+        let at = file.current_len().map_or(at, |now| now.min(at));
+        Self::Shrank { path, at, file_len: file.len(), valid }
+    }
+}
+
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "check the path",
@@ -153,6 +168,9 @@ fn remedy(error: &io::Error) -> &'static str {
         io::ErrorKind::InvalidInput => "name a regular file or a block device",
         _ if error.raw_os_error() == Some(libc::EIO) => {
             "the drive or its file system failed, the kernel's log (dmesg) says more"
+        }
+        _ if error.raw_os_error() == Some(libc::ENODEV) => {
+            "the drive is gone: plug it in again, the kernel's log (dmesg) may say why"
         }
         _ => "the kernel's log (dmesg) may say more",
     }

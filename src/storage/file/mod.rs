@@ -50,6 +50,7 @@ pub struct SourceFile {
     path: PathBuf,
     len: u64,
     device: u64,
+    drive: bool,
     buffered: File,
     direct: Result<Direct, String>,
 }
@@ -82,7 +83,8 @@ impl SourceFile {
         }
         let len = buffered.seek(SeekFrom::End(0))?;
         let direct = open_direct(&path);
-        Ok(Self { path, len, device: metadata.dev(), buffered, direct })
+        let (device, drive) = (metadata.dev(), kind.is_block_device());
+        Ok(Self { path, len, device, drive, buffered, direct })
     }
 
     /// The path it was opened by.
@@ -111,6 +113,11 @@ impl SourceFile {
     /// The device the file system lies on (`st_dev`).
     pub fn device(&self) -> u64 {
         self.device
+    }
+
+    /// Whether it is a block device: a whole drive or a part of one.
+    pub fn is_block_device(&self) -> bool {
+        self.drive
     }
 
     /// The file opened past the page cache, or why it cannot be.

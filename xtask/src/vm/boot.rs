@@ -97,6 +97,7 @@ impl Boot<'_> {
     fn qemu(&self, session: &Path) -> Command {
         let Topology { cpu, iommu, devices, drives, others, .. } = self.topology;
         let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.current_dir(session);
         qemu.args(["-machine", "q35,kernel-irqchip=off", "-cpu", cpu, "-m", "3072"]);
         match self.counted {
             true => qemu.args(["-accel", "tcg", "-icount", "shift=0,sleep=off", "-smp", "1"]),
@@ -125,8 +126,8 @@ impl Boot<'_> {
         ]);
         qemu.args(["-device", "virtio-blk-pci,drive=scratch"]);
         for drive in *drives {
-            let file = session.join(drive).display().to_string();
-            qemu.args(["-drive", &format!("file={file},if=none,id={drive},format=raw")]);
+            let medium = drive.medium.describe(drive.name, DRIVE);
+            qemu.args(["-drive", &format!("if=none,id={},format=raw,{medium}", drive.name)]);
         }
         for device in *devices {
             qemu.args(["-device", device]);
@@ -145,7 +146,7 @@ impl Boot<'_> {
         write("shares", shares.collect::<String>().as_bytes())?;
         write("run", self.script().as_bytes())?;
         for drive in self.topology.drives {
-            write(drive, &pattern(DRIVE))?;
+            write(drive.name, &pattern(DRIVE))?;
         }
         let scratch = session.join("scratch");
         File::create(&scratch)

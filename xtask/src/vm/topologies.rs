@@ -14,11 +14,47 @@ pub struct Topology {
     /// The arguments of `-device`, in order.
     pub devices: &'static [&'static str],
     /// Drives that the devices name, 64 MiB each, filled with a pattern.
-    pub drives: &'static [&'static str],
-    /// Other arguments of QEMU.
+    pub drives: &'static [Drive],
+    /// Other arguments of QEMU, which runs in the session's directory.
     pub others: &'static [&'static str],
     /// Modules to load in the guest.
     pub modules: &'static [&'static str],
+}
+
+/// What a device's `drive=NAME` names.
+pub struct Drive {
+    pub name: &'static str,
+    pub medium: Medium,
+}
+
+/// How a drive's medium behaves.
+pub enum Medium {
+    Sound,
+    /// Reads that touch the sector in its middle fail.
+    Failing,
+    /// It gives 4 MiB a second.
+    Slow,
+}
+
+impl Medium {
+    /// QEMU's description of such a medium whose bytes are in `file`.
+    pub fn describe(&self, file: &str, len: u64) -> String {
+        match self {
+            Self::Sound => format!("file={file}"),
+            Self::Slow => format!("file={file},throttling.bps-read={}", 4 << 20),
+            Self::Failing => format!(
+                "file.driver=blkdebug,file.image.driver=file,file.image.filename={file},\
+                 file.inject-error.0.event=read_aio,file.inject-error.0.iotype=read,\
+                 file.inject-error.0.errno=5,file.inject-error.0.once=off,\
+                 file.inject-error.0.sector={}",
+                len / 2 / 512
+            ),
+        }
+    }
+}
+
+const fn sound(name: &'static str) -> Drive {
+    Drive { name, medium: Medium::Sound }
 }
 
 const NONE: Topology = Topology {
@@ -33,7 +69,7 @@ const NONE: Topology = Topology {
 };
 
 const TWO_DRIVES: Topology =
-    Topology { drives: &["provider", "reader"], modules: &["nvme"], ..NONE };
+    Topology { drives: &[sound("provider"), sound("reader")], modules: &["nvme"], ..NONE };
 
 const SWITCH: &[&str] = &[
     "pcie-root-port,id=root,chassis=1,slot=1",
@@ -100,9 +136,37 @@ pub const TOPOLOGIES: &[Topology] = &[
             "ivshmem-plain,memdev=vram,bus=left",
             "nvme,serial=reader,drive=reader,bus=right",
         ],
-        drives: &["reader"],
+        drives: &[sound("reader")],
         others: &["-object", "memory-backend-ram,id=vram,size=64M,share=on"],
         modules: &["vfio-pci", "vfio_iommu_type1"],
+    },
+    Topology {
+        name: "faults",
+        shows: "a drive that fails, a slow one, and one that the guest can unplug by QEMU's monitor",
+        devices: &[
+            "nvme,serial=failing,drive=failing",
+            "nvme,serial=slow,drive=slow",
+            "pcie-root-port,id=left,chassis=1,slot=1",
+            "nvme,id=victim,serial=victim,drive=victim,bus=left",
+        ],
+        drives: &[
+            Drive { name: "failing", medium: Medium::Failing },
+            Drive { name: "slow", medium: Medium::Slow },
+            Drive { name: "victim", medium: Medium::Slow },
+        ],
+        // The monitor is the guest's fourth serial port, by a socket of QEMU's own.
+        others: &[
+            "-chardev",
+            "socket,id=monitor,path=monitor,server=on,wait=off",
+            "-mon",
+            "chardev=monitor,mode=control",
+            "-chardev",
+            "socket,id=plug,path=monitor",
+            "-serial",
+            "chardev:plug",
+        ],
+        modules: &["nvme"],
+        ..NONE
     },
     Topology {
         name: "gpu",
@@ -134,11 +198,12 @@ mod tests {
         for (i, topology) in TOPOLOGIES.iter().enumerate() {
             assert!(TOPOLOGIES[..i].iter().all(|other| other.name != topology.name));
             for drive in topology.drives {
-                let named = format!("drive={drive}");
+                let named = format!("drive={}", drive.name);
                 assert!(
                     topology.devices.iter().any(|device| device.split(',').any(|p| p == named)),
-                    "{}: {drive}",
-                    topology.name
+                    "{}: {}",
+                    topology.name,
+                    drive.name
                 );
             }
         }
