@@ -11,16 +11,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::guest::Guest;
-use super::topologies::Topology;
+use super::topologies::{Machine, Topology};
 use crate::child::Error;
 use crate::files;
 
 /// What to boot and run.
 pub struct Boot<'a> {
     pub guest: &'a Guest,
-    pub topology: &'a Topology,
-    /// One guest nanosecond is one guest instruction (`-icount`).
-    pub counted: bool,
+    pub machine: Machine,
     /// The command and its arguments; a shell if there are none.
     pub command: &'a [String],
     /// Directories that the guest sees where the host has them, read-only.
@@ -95,11 +93,11 @@ impl Boot<'_> {
     }
 
     fn qemu(&self, session: &Path) -> Command {
-        let Topology { cpu, iommu, devices, drives, others, .. } = self.topology;
+        let Topology { cpu, iommu, devices, drives, others, .. } = self.machine.topology;
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.current_dir(session);
         qemu.args(["-machine", "q35,kernel-irqchip=off", "-cpu", cpu, "-m", "3072"]);
-        match self.counted {
+        match self.machine.counted {
             true => qemu.args(["-accel", "tcg", "-icount", "shift=0,sleep=off", "-smp", "1"]),
             false => qemu.args(["-accel", "tcg,thread=multi", "-smp", "2"]),
         };
@@ -108,7 +106,7 @@ impl Boot<'_> {
             qemu.args(["-device", "intel-iommu"]);
         }
         let iommu_on = if *iommu { " intel_iommu=on" } else { "" };
-        qemu.arg("-kernel").arg(&self.guest.kernel).arg("-initrd").arg(&self.guest.initramfs);
+        qemu.arg("-kernel").arg(&self.guest.kernel.image).arg("-initrd").arg(&self.guest.initramfs);
         qemu.args(["-append", &format!("console=ttyS0 panic=-1{iommu_on}")]);
         qemu.args(["-serial", &format!("file:{}", session.join("console").display())]);
         qemu.args(["-chardev", "stdio,id=out,signal=off", "-serial", "chardev:out"]);
@@ -116,6 +114,7 @@ impl Boot<'_> {
         qemu.args(["-chardev", &ours, "-serial", "chardev:err"]);
         share(&mut qemu, "root", &self.guest.root, true);
         share(&mut qemu, "session", session, false);
+        share(&mut qemu, "modules", &self.guest.kernel.modules, true);
         for (i, directory) in self.shares.iter().enumerate() {
             share(&mut qemu, &format!("share{i}"), directory, true);
         }
@@ -141,11 +140,13 @@ impl Boot<'_> {
             let file = session.join(name);
             fs::write(&file, text).map_err(files::file_error("write", &file))
         };
-        let shares = self.shares.iter().enumerate();
-        let shares = shares.map(|(i, path)| format!("share{i} {}\n", path.display()));
-        write("shares", shares.collect::<String>().as_bytes())?;
+        let mut shares = format!("modules /usr/lib/modules/{}\n", self.guest.kernel.version);
+        for (i, path) in self.shares.iter().enumerate() {
+            shares += &format!("share{i} {}\n", path.display());
+        }
+        write("shares", shares.as_bytes())?;
         write("run", self.script().as_bytes())?;
-        for drive in self.topology.drives {
+        for drive in self.machine.topology.drives {
             write(drive.name, &pattern(DRIVE))?;
         }
         let scratch = session.join("scratch");
@@ -160,7 +161,7 @@ impl Boot<'_> {
             ": >/session/begun\nexport PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
              XDG_RUNTIME_DIR=/tmp\nmodprobe -a virtio_blk ext4",
         );
-        for module in self.topology.modules {
+        for module in self.machine.topology.modules {
             script += &format!(" {module}");
         }
         let scratch = quoted(&self.scratch.display().to_string());

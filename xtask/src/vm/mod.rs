@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::Args;
 
 use self::boot::Boot;
-use self::topologies::TOPOLOGIES;
+use self::topologies::{Machine, TOPOLOGIES};
 use crate::child::Error;
 use crate::files;
 use crate::packages;
@@ -32,9 +32,8 @@ pub struct Options {
     /// End the guest after so many seconds
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     time_limit: u64,
-    /// A root file system of your own, with a kernel in /boot, instead of the one made from Debian's packages
-    #[arg(long, value_name = "DIR")]
-    root: Option<PathBuf>,
+    #[command(flatten)]
+    given: guest::Given,
     /// What to run in it, with the host's files where the host has them; a shell if nothing is given
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -62,29 +61,26 @@ pub fn run(options: &Options) -> Result<i32, Error> {
         }
         return Ok(0);
     }
-    let topology = topologies::named(&options.topology).ok_or_else(|| Error::Missing {
-        what: format!("no machine is called {}", options.topology),
-        remedy: "see `cargo xtask vm --list`".to_owned(),
-    })?;
-    packages::bench_is_there(options.root.is_none())
+    let machine =
+        Machine::named(&options.topology, options.counted).ok_or_else(|| Error::Missing {
+            what: format!("no machine is called {}", options.topology),
+            remedy: "see `cargo xtask vm --list`".to_owned(),
+        })?;
+    packages::bench_is_there(options.given.needs_root())
         .map_err(|what| Error::Missing { what, remedy: "then run the command again".to_owned() })?;
     end_guests_on_ctrl_c()?;
-    let guest = match &options.root {
-        Some(root) => guest::given(root)?,
-        None => guest::prepare()?,
-    };
+    let guest = options.given.guest()?;
     for line in guest.versions.lines() {
         eprintln!("{}", line.replace('\t', " "));
     }
     let repository = repository();
     let boot = Boot {
         guest: &guest,
-        topology,
-        counted: options.counted,
+        machine,
         command: &options.command,
         scratch: &repository.join("target/tmp"),
         shares: std::slice::from_ref(&repository),
-        environment: &[("BUFMAP_TOPOLOGY".to_owned(), topology.name.to_owned())],
+        environment: &[("BUFMAP_TOPOLOGY".to_owned(), machine.name())],
         limit: Duration::from_secs(options.time_limit),
     };
     files::make_directory(boot.scratch)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::boot::Boot;
 use super::guest::Guest;
-use super::topologies::{TOPOLOGIES, Topology};
+use super::topologies::Machine;
 use crate::child::{self, Error, cargo};
 use crate::inputs;
 use crate::packages;
@@ -43,14 +43,14 @@ pub fn run(steps: &mut Steps, tally: &mut Tally, install: bool) {
         programs = build()?;
         Ok(Outcome::Done)
     });
-    for topology in TOPOLOGIES {
-        let own: Vec<_> = programs.iter().filter(|program| program.runs_in(topology)).collect();
-        let name = format!("bench: {}", topology.name);
+    for machine in Machine::all() {
+        let own: Vec<_> = programs.iter().filter(|program| program.runs_in(machine)).collect();
+        let name = format!("bench: {}", machine.name());
         match &guest {
             _ if own.is_empty() => {}
             None => steps.skip(&name, "there is no guest, see above"),
             Some(guest) => {
-                steps.run(&name, || run_in(guest, topology, &own, tally));
+                steps.run(&name, || run_in(guest, machine, &own, tally));
             }
         }
     }
@@ -64,9 +64,10 @@ struct Program {
 }
 
 impl Program {
-    fn runs_in(&self, topology: &Topology) -> bool {
-        let own = self.package == PACKAGE && self.name.replace('_', "-") == topology.name;
-        own || GUESTS.contains(&(topology.name, self.package.as_str(), self.name.as_str()))
+    fn runs_in(&self, machine: Machine) -> bool {
+        let name = machine.name();
+        let own = self.package == PACKAGE && self.name.replace('_', "-") == name;
+        own || GUESTS.contains(&(name.as_str(), self.package.as_str(), self.name.as_str()))
     }
 }
 
@@ -76,8 +77,8 @@ fn build() -> Result<Vec<Program>, Error> {
     for (_, package, name) in GUESTS {
         build.args(["--package", package, "--test", name]);
     }
-    for topology in TOPOLOGIES {
-        let name = topology.name.replace('-', "_");
+    for machine in Machine::all() {
+        let name = machine.name().replace('-', "_");
         if super::repository().join(format!("bench/tests/{name}.rs")).is_file() {
             build.args(["--test", &name]);
         }
@@ -105,7 +106,7 @@ fn program(message: &serde_json::Value) -> Option<Program> {
 
 fn run_in(
     guest: &Guest,
-    topology: &Topology,
+    machine: Machine,
     programs: &[&Program],
     tally: &mut Tally,
 ) -> Result<Outcome, Error> {
@@ -116,15 +117,14 @@ fn run_in(
     let repository = super::repository();
     let inputs = inputs::directory()?;
     let mut shares = vec![repository.clone()];
-    let mut environment = vec![("BUFMAP_TOPOLOGY".to_owned(), topology.name.to_owned())];
+    let mut environment = vec![("BUFMAP_TOPOLOGY".to_owned(), machine.name())];
     if inputs.is_dir() {
         environment.push((inputs::VARIABLE.to_owned(), inputs.display().to_string()));
         shares.push(inputs);
     }
     let boot = Boot {
         guest,
-        topology,
-        counted: false,
+        machine,
         command: &["sh".to_owned(), "-c".to_owned(), script],
         scratch: &repository.join("target/tmp"),
         shares: &shares,
@@ -166,7 +166,9 @@ mod tests {
         let named = program(&message("path+file:///p/bench#bufmap-bench@0.1.0", "test"));
         let named = named.expect("a test program");
         assert_eq!((named.package.as_str(), named.name.as_str()), ("bufmap-bench", "zen_iommu"));
-        assert!(super::super::topologies::named("zen-iommu").is_some_and(|t| named.runs_in(t)));
+        let runs_in =
+            |counted| Machine::named("zen-iommu", counted).map(|machine| named.runs_in(machine));
+        assert_eq!([runs_in(false), runs_in(true)], [Some(true), Some(false)]);
         let short = program(&message("path+file:///p/bufmap#0.1.0", "test"));
         assert_eq!(short.map(|program| program.package).as_deref(), Some("bufmap"));
         assert!(program(&message("path+file:///p/bench#bufmap-bench@0.1.0", "lib")).is_none());

@@ -184,9 +184,29 @@ pub const TOPOLOGIES: &[Topology] = &[
     },
 ];
 
-/// The machine of this name.
-pub fn named(name: &str) -> Option<&'static Topology> {
-    TOPOLOGIES.iter().find(|topology| topology.name == name)
+/// A topology, and how its processor is emulated.
+#[derive(Clone, Copy)]
+pub struct Machine {
+    pub topology: &'static Topology,
+    /// One guest nanosecond is one guest instruction (QEMU's `-icount`), so that a cost is a count.
+    pub counted: bool,
+}
+
+impl Machine {
+    /// The machine of this name.
+    pub fn named(name: &str, counted: bool) -> Option<Self> {
+        let topology = TOPOLOGIES.iter().find(|topology| topology.name == name)?;
+        Some(Self { topology, counted })
+    }
+
+    pub fn all() -> impl Iterator<Item = Self> {
+        let both = |topology| [false, true].map(|counted| Self { topology, counted });
+        TOPOLOGIES.iter().flat_map(both)
+    }
+
+    pub fn name(self) -> String {
+        format!("{}{}", self.topology.name, if self.counted { "-counted" } else { "" })
+    }
 }
 
 #[cfg(test)]
