@@ -36,13 +36,20 @@ pub const TOOLS: [Package; 4] = [
 ];
 
 /// What makes and boots the guests of the bench.
-const BENCH: [Package; 5] = [
+const BENCH: [Package; 6] = [
     Package { name: "qemu-system-x86", is_there: || program("qemu-system-x86_64").is_some() },
     Package { name: "mmdebstrap", is_there: || program("mmdebstrap").is_some() },
     Package { name: "cpio", is_there: || program("cpio").is_some() },
     Package { name: "xz-utils", is_there: || program("xz").is_some() },
     Package { name: "debian-archive-keyring", is_there: has_archive_keys },
+    // Without root, mmdebstrap works in a user namespace with user ids of its own.
+    Package { name: "uidmap", is_there: || is_root() || program("newuidmap").is_some() },
 ];
+
+/// Whether this user is root.
+pub fn is_root() -> bool {
+    child::output(Command::new("id").arg("-u"), "").is_ok_and(|id| id.trim() == "0")
+}
 
 fn has_archive_keys() -> bool {
     Path::new("/usr/share/keyrings/debian-archive-keyring.gpg").exists()
@@ -101,10 +108,9 @@ fn names_of_missing(packages: &[&Package]) -> Vec<&'static str> {
 
 /// How to call apt-get with the right to install, or why that cannot be.
 fn apt_get() -> Result<Vec<&'static str>, String> {
-    let is_root = child::output(Command::new("id").arg("-u"), "").is_ok_and(|id| id.trim() == "0");
     if program("apt-get").is_none() {
         Err("there is no apt-get here".to_owned())
-    } else if is_root {
+    } else if is_root() {
         Ok(vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"])
     } else if child::succeeds(Command::new("sudo").args(["-n", "true"])) {
         Ok(vec!["sudo", "-n", "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"])

@@ -4,7 +4,8 @@
 //! status through a file in the session's directory, which host and guest share.
 
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::io::{self, PipeWriter};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -69,16 +70,22 @@ impl Boot<'_> {
         let words = session.join("qemu");
         let words = File::create(&words).map_err(files::file_error("create", &words))?;
         let start = || {
-            let mut qemu = self.qemu(session);
+            let (mut errors, port) = io::pipe()?;
+            let mut qemu = self.qemu(session, &port);
             qemu.stdin(if self.command.is_empty() { Stdio::inherit() } else { Stdio::null() });
-            qemu.stdout(output.try_clone()?).stderr(words).spawn()
+            let child = qemu.stdout(output.try_clone()?).stderr(words).spawn()?;
+            Ok(thread::scope(|scope| {
+                scope.spawn(move || io::copy(&mut errors, &mut io::stderr()));
+                let ended = Running(child).wait(self.limit);
+                drop(port);
+                ended
+            }))
         };
-        let child = start().map_err(|source| Error::Start {
+        start().map_err(|source| Error::Start {
             command: "qemu-system-x86_64".to_owned(),
             source,
             remedy: "install it: apt-get install qemu-system-x86".to_owned(),
-        })?;
-        Ok(Running(child).wait(self.limit))
+        })
     }
 
     fn explain(&self, ended: &Ended, begun: bool) -> Error {
@@ -92,7 +99,7 @@ impl Boot<'_> {
         Error::Missing { what, remedy: remedy.to_owned() }
     }
 
-    fn qemu(&self, session: &Path) -> Command {
+    fn qemu(&self, session: &Path, errors: &PipeWriter) -> Command {
         let Topology { cpu, iommu, devices, drives, others, .. } = self.machine.topology;
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.current_dir(session);
@@ -110,8 +117,9 @@ impl Boot<'_> {
         qemu.args(["-append", &format!("console=ttyS0 panic=-1{iommu_on}")]);
         qemu.args(["-serial", &format!("file:{}", session.join("console").display())]);
         qemu.args(["-chardev", "stdio,id=out,signal=off", "-serial", "chardev:out"]);
-        let ours = format!("file,id=err,path=/proc/{}/fd/2,append=on", std::process::id());
-        qemu.args(["-chardev", &ours, "-serial", "chardev:err"]);
+        let errors = format!("/proc/{}/fd/{}", std::process::id(), errors.as_raw_fd());
+        let errors = format!("file,id=err,path={errors},append=on");
+        qemu.args(["-chardev", &errors, "-serial", "chardev:err"]);
         share(&mut qemu, "root", &self.guest.root, true);
         share(&mut qemu, "session", session, false);
         share(&mut qemu, "modules", &self.guest.kernel.modules, true);
@@ -158,7 +166,7 @@ impl Boot<'_> {
     /// What the guest runs once its root is there.
     fn script(&self) -> String {
         let mut script = String::from(
-            ": >/session/begun\nexport PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
+            ": >/session/begun\nexport PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp \
              XDG_RUNTIME_DIR=/tmp\nmodprobe -a virtio_blk ext4",
         );
         for module in self.machine.topology.modules {

@@ -13,6 +13,7 @@ use crate::apt_sources::Mirror;
 use crate::child::{self, Error};
 use crate::files;
 use crate::inputs;
+use crate::packages;
 
 /// Debian's release that the guest runs, and where its kernel and Mesa come from.
 const SUITE: &str = "trixie";
@@ -167,7 +168,7 @@ impl Given {
 
 fn make(place: &Path) -> Result<(), Error> {
     let root = place.join("root");
-    files::remove_directory(&root)?;
+    remove_root(&root)?;
     make_root(&root, &inputs::mirror()?)?;
     make_initramfs(place, &root, &Kernel::of(&root)?)?;
     let mut query = Command::new("dpkg-query");
@@ -175,6 +176,16 @@ fn make(place: &Path) -> Result<(), Error> {
     let versions = child::output(query.args(RECORDED.split(' ')), "the root may be damaged")?;
     let file = place.join("versions");
     fs::write(&file, versions).map_err(files::file_error("write", &file))
+}
+
+/// Removes a root. One that was made without privileges has files of other users of the namespace
+/// that mmdebstrap made it in.
+fn remove_root(root: &Path) -> Result<(), Error> {
+    if packages::is_root() || !root.exists() {
+        return files::remove_directory(root);
+    }
+    let mut remove = Command::new("mmdebstrap");
+    child::status(remove.args(["--unshare-helper", "rm", "-rf"]).arg(root), "remove it as root")
 }
 
 fn make_root(root: &Path, mirror: &Mirror) -> Result<(), Error> {
@@ -187,7 +198,10 @@ fn make_root(root: &Path, mirror: &Mirror) -> Result<(), Error> {
     for suite in [SUITE, NEWER] {
         make.arg(format!("deb {options}{} {suite} main", mirror.uri));
     }
-    child::run(&mut make, "check the network; mmdebstrap needs root, or user namespaces")
+    child::run(
+        &mut make,
+        "check the network; without root, mmdebstrap needs user namespaces, and this user ranges in /etc/subuid and /etc/subgid",
+    )
 }
 
 fn make_initramfs(place: &Path, root: &Path, kernel: &Kernel) -> Result<(), Error> {
