@@ -178,14 +178,15 @@ fn make(place: &Path) -> Result<(), Error> {
     fs::write(&file, versions).map_err(files::file_error("write", &file))
 }
 
-/// Removes a root. One that was made without privileges has files of other users of the namespace
-/// that mmdebstrap made it in.
+/// Removes a root. What is in one that was made without privileges belongs to other users of the
+/// namespace that mmdebstrap made it in.
 fn remove_root(root: &Path) -> Result<(), Error> {
-    if packages::is_root() || !root.exists() {
-        return files::remove_directory(root);
+    if !packages::is_root() && root.exists() {
+        let mut empty = Command::new("mmdebstrap");
+        empty.args(["--unshare-helper", "find"]).arg(root).args(["-mindepth", "1", "-delete"]);
+        child::status(&mut empty, "remove it as root")?;
     }
-    let mut remove = Command::new("mmdebstrap");
-    child::status(remove.args(["--unshare-helper", "rm", "-rf"]).arg(root), "remove it as root")
+    files::remove_directory(root)
 }
 
 fn make_root(root: &Path, mirror: &Mirror) -> Result<(), Error> {
