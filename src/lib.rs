@@ -4,11 +4,12 @@
 //!
 //! * [`iomap`]: memory you can point at;
 //! * [`exporters`]: where buffers come from, and how they leave the process as a dma-buf;
-//! * this crate: who uses them. [`storage`] reads drives; [`load`] plans a road from a file to a
+//! * this crate: who uses them. [`pci`] is the tree of devices; [`storage`] reads drives; [`load`] plans a road from a file to a
 //!   buffer, runs it, checks it and accounts for it.
 #![deny(unsafe_code)]
 
 pub use {exporters, iomap};
 
 pub mod load;
+pub mod pci;
 pub mod storage;

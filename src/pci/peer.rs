@@ -1,0 +1,443 @@
+//! May these two devices talk, by which road, and if not, why.
+//!
+//! The rules are the kernel's (`calc_map_type_and_dist` in `drivers/pci/p2pdma.c`, Linux 7.2), read
+//! from top to bottom in [`route`]:
+//!
+//! 1. From each of the two, go up from bridge to bridge until the ways meet.
+//! 2. They meet, and no function on the way redirects requests by its Access Control Services: the
+//!    traffic stays below the bridge where they meet. The device is given **bus addresses**.
+//! 3. Otherwise the traffic goes up to the host bridge. If the processor is one whose host bridges
+//!    all forward, or the host bridges are on the kernel's list, it goes **through the host
+//!    bridge**, and the device is given what it would be given for any memory: a physical address,
+//!    or an IOVA.
+//! 4. Otherwise it is **not supported**.
+//!
+//! Two details that surprise: the function's own Access Control Services count, even if provider and
+//! client are the same function; and two functions of one device on a root bus have no bridge above
+//! them, so their traffic goes to the host bridge.
+//!
+//! The question is symmetric but for one thing: only the provider needs to have peer memory.
+
+use std::fmt;
+
+use exporters::Absent;
+
+use super::config::{AcsBits, PortType};
+use super::function::Identity;
+use super::host::{Reach, trusted};
+use super::{Address, Cpu, Function, PciError, RootBus, Tree};
+
+/// How the kernel would map a provider's memory for a client (`enum pci_p2pdma_map_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The provider has no peer memory, so there is nothing to map (`NONE`).
+    NotPeerMemory,
+    /// The traffic would go through a host bridge that the kernel does not trust to forward it;
+    /// mapping fails (`NOT_SUPPORTED`).
+    NotSupported,
+    /// The traffic stays below a common bridge; the client is given bus addresses, and no IOMMU
+    /// sees them (`BUS_ADDR`).
+    BusAddress,
+    /// The traffic goes through a host bridge that the kernel trusts; the client is given physical
+    /// addresses, or IOVAs where an IOMMU translates (`THRU_HOST_BRIDGE`).
+    ThroughHostBridge,
+}
+
+impl Outcome {
+    /// Whether the kernel would map the memory.
+    pub const fn is_supported(self) -> bool {
+        matches!(self, Self::BusAddress | Self::ThroughHostBridge)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotPeerMemory => "not peer memory",
+            Self::NotSupported => "not supported",
+            Self::BusAddress => "bus address",
+            Self::ThroughHostBridge => "through the host bridge",
+        })
+    }
+}
+
+/// A function that sends traffic between devices upwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// The function, most often a port of a switch.
+    pub function: Address,
+    /// The services that do it: those of [`AcsBits::REDIRECTS`] that are on.
+    pub by: AcsBits,
+}
+
+impl fmt::Display for Redirect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.function, self.by)
+    }
+}
+
+/// Why the traffic goes up to the host bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Detour {
+    /// No bridge is above both.
+    NoCommonBridge,
+    /// A bridge is above both (or they are one function), and these on the way redirect.
+    Redirected(Vec<Redirect>),
+}
+
+/// What the kernel holds against a host bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distrust {
+    /// It is not on the list of those known to forward.
+    NotListed {
+        /// The host bridge.
+        host: RootBus,
+        /// The maker of the first function on its root bus, by which it is known.
+        vendor: u16,
+        /// What the maker calls that function.
+        device: u16,
+    },
+    /// It is listed as one that forwards below itself only, and the other device is below another.
+    OnlyWithin {
+        /// The host bridge.
+        host: RootBus,
+    },
+    /// The first function on its root bus is neither device 00.0 nor a root port, so that the
+    /// kernel does not know what it is.
+    Unidentified {
+        /// The host bridge.
+        host: RootBus,
+        /// The first function.
+        first: Address,
+    },
+}
+
+impl fmt::Display for Distrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotListed { host, vendor, device } => {
+                let identity = Identity(*vendor, *device);
+                write!(f, "the host bridge {host} ({identity}) is not on the kernel's list")
+            }
+            Self::OnlyWithin { host } => {
+                write!(f, "the kernel trusts the host bridge {host} between its own devices only")
+            }
+            Self::Unidentified { host, first } => write!(
+                f,
+                "the kernel cannot tell what the host bridge {host} is, because its first function \
+                 {first} is neither device 00.0 nor a root port"
+            ),
+        }
+    }
+}
+
+/// Whether the host bridges forward.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// The kernel trusts all host bridges of this processor.
+    Processor(Cpu),
+    /// The host bridge, or both, are on the kernel's list.
+    Listed(Vec<RootBus>),
+    /// The kernel does not trust one of them, or both.
+    None(Vec<Distrust>),
+}
+
+impl fmt::Display for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Processor(cpu) => {
+                write!(f, "the kernel trusts every host bridge of this processor ({cpu})")
+            }
+            Self::Listed(hosts) => {
+                let names: Vec<_> = hosts.iter().map(RootBus::to_string).collect();
+                write!(f, "on the kernel's list is {}", names.join(" and "))
+            }
+            Self::None(causes) => {
+                let causes: Vec<_> = causes.iter().map(Distrust::to_string).collect();
+                f.write_str(&causes.join(", and "))
+            }
+        }
+    }
+}
+
+/// Why the outcome is what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The provider's driver has given the kernel no memory for peers.
+    NoPeerMemory {
+        /// The driver, or `None` if there is none.
+        driver: Option<String>,
+    },
+    /// Provider and client are one function.
+    SameFunction,
+    /// This bridge is above both, and nothing on the way to it redirects.
+    CommonBridge(Address),
+    /// The traffic goes to the host bridge.
+    HostBridge {
+        /// Why it does.
+        detour: Detour,
+        /// What the kernel thinks of the host bridge, which decides.
+        trust: Trust,
+    },
+}
+
+/// What the kernel would do, and why.
+///
+/// Displayed, it is a sentence without its full stop: outcome, distance and reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whose memory.
+    pub provider: Address,
+    /// Who would reach it.
+    pub client: Address,
+    /// What the kernel would do.
+    pub outcome: Outcome,
+    /// How many links of the tree lie between the two, as the kernel counts them: 0 for the same
+    /// function, 2 for neighbours below one bridge, 4 across a switch. It is counted for a pair
+    /// that is not supported too. Nearer is better.
+    pub distance: u32,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { provider, client, outcome, distance, reason } = self;
+        write!(f, "{outcome}, distance {distance}: ")?;
+        match reason {
+            Reason::NoPeerMemory { driver: None } => {
+                write!(f, "{provider} has no driver, and so no memory for peers")
+            }
+            Reason::NoPeerMemory { driver: Some(driver) } => {
+                write!(
+                    f,
+                    "the driver of {provider} ({driver}) gives the kernel no memory for peers"
+                )
+            }
+            Reason::SameFunction => write!(f, "{provider} reaches its own memory"),
+            Reason::CommonBridge(bridge) => write!(
+                f,
+                "{provider} and {client} meet at {bridge}, and nothing on the way redirects"
+            ),
+            Reason::HostBridge { detour: Detour::NoCommonBridge, trust } => {
+                write!(f, "no bridge is above both {provider} and {client}, and {trust}")
+            }
+            Reason::HostBridge { detour: Detour::Redirected(redirects), trust } => {
+                let redirects: Vec<_> = redirects.iter().map(Redirect::to_string).collect();
+                write!(
+                    f,
+                    "between {provider} and {client} Access Control Services redirect at {}, and {trust}",
+                    redirects.join(", ")
+                )
+            }
+        }
+    }
+}
+
+impl Verdict {
+    /// What would change a refusal, or shorten the road through the host bridge; `None` if there is
+    /// nothing better to be had by a setting.
+    pub fn remedy(&self) -> Option<String> {
+        match &self.reason {
+            Reason::NoPeerMemory { .. } => Some(
+                "bind it to a driver that gives memory to peers, as nvme does for a drive with a \
+                 controller memory buffer; memory of a device on vfio-pci can be exported as a \
+                 dma-buf instead"
+                    .into(),
+            ),
+            Reason::SameFunction | Reason::CommonBridge(_) => None,
+            Reason::HostBridge { detour: Detour::Redirected(redirects), .. } => {
+                let functions: Vec<_> =
+                    redirects.iter().map(|redirect| redirect.function.to_string()).collect();
+                Some(format!(
+                    "boot with pci=disable_acs_redir={}, which gives up that the IOMMU keeps the \
+                     devices below them apart",
+                    functions.join(";")
+                ))
+            }
+            Reason::HostBridge { detour: Detour::NoCommonBridge, trust: Trust::None(_) } => Some(
+                "put both devices below one PCIe switch, or into a machine whose host bridge the \
+                 kernel trusts (AMD Zen, Intel Xeon since Skylake)"
+                    .into(),
+            ),
+            Reason::HostBridge { detour: Detour::NoCommonBridge, .. } => None,
+        }
+    }
+}
+
+/// What the kernel would do if memory of `provider` were mapped for DMA by `client`.
+///
+/// This is a forecast of the kernel's decision and no proof that data arrives. A kernel may map, a
+/// drive may report success, and the bytes be lost where a switch does not forward or an IOMMU does
+/// not know the address: see the machine `liar` in `docs/testing.md`. Only bytes that were moved and
+/// read back are a proof. Two things more that the tree does not show: the kernel decides once for
+/// a pair and remembers until the provider's driver lets go, so a later change of a control
+/// register does not reach it; and the client's driver must be able to take peer memory.
+///
+/// ```no_run
+/// use bufmap::pci::{Tree, can_peer};
+///
+/// let tree = Tree::read()?;
+/// let verdict = can_peer(&tree, "0000:03:00.0".parse()?, "0000:04:00.0".parse()?)?;
+/// println!("{verdict}");
+/// if let Some(remedy) = verdict.remedy() {
+///     println!("to change that, {remedy}");
+/// }
+/// # Ok::<(), bufmap::pci::PciError>(())
+/// ```
+///
+/// # Errors
+/// [`PciError::NoFunction`] for an address without a function; [`PciError::Undecided`] if the answer
+/// depends on configuration space that only root is shown.
+pub fn can_peer(tree: &Tree, provider: Address, client: Address) -> Result<Verdict, PciError> {
+    let function = tree.function(provider)?;
+    if function.peer_memory.is_some() {
+        return route(tree, provider, client);
+    }
+    tree.function(client)?;
+    Ok(Verdict {
+        provider,
+        client,
+        outcome: Outcome::NotPeerMemory,
+        distance: Ways::between(tree, provider, client).distance,
+        reason: Reason::NoPeerMemory { driver: function.driver.clone() },
+    })
+}
+
+/// The same for memory that the kernel knows without it being in sysfs, such as a BAR that vfio-pci
+/// exports as a dma-buf: the outcome by the places of the two alone, never
+/// [`Outcome::NotPeerMemory`].
+///
+/// # Errors
+/// Those of [`can_peer`].
+pub fn route(tree: &Tree, provider: Address, client: Address) -> Result<Verdict, PciError> {
+    let (from, to) = (tree.function(provider)?, tree.function(client)?);
+    let ways = Ways::between(tree, provider, client);
+    let undecided = |Unknown { functions, why }| PciError::Undecided {
+        provider,
+        client,
+        unknown: functions,
+        why,
+    };
+
+    let detour = match ways.meeting {
+        None => Some(Detour::NoCommonBridge),
+        Some(_) => redirects(&ways.passed).map_err(undecided)?.map(Detour::Redirected),
+    };
+    let (outcome, reason) = match (detour, ways.meeting) {
+        (None, Some(meeting)) if provider == client => {
+            debug_assert_eq!(meeting, provider);
+            (Outcome::BusAddress, Reason::SameFunction)
+        }
+        (None, Some(meeting)) => (Outcome::BusAddress, Reason::CommonBridge(meeting)),
+        (detour, _) => {
+            let detour = detour.unwrap_or(Detour::NoCommonBridge);
+            let trust = trust(tree, from, to).map_err(undecided)?;
+            let outcome = match trust {
+                Trust::Processor(_) | Trust::Listed(_) => Outcome::ThroughHostBridge,
+                Trust::None(_) => Outcome::NotSupported,
+            };
+            (outcome, Reason::HostBridge { detour, trust })
+        }
+    };
+    Ok(Verdict { provider, client, outcome, distance: ways.distance, reason })
+}
+
+/// The ways up from two functions.
+struct Ways<'t> {
+    /// Where they meet.
+    meeting: Option<Address>,
+    /// The functions from both up to there, the meeting included.
+    passed: Vec<&'t Function>,
+    distance: u32,
+}
+
+impl<'t> Ways<'t> {
+    fn between(tree: &'t Tree, provider: Address, client: Address) -> Self {
+        let left: Vec<_> = tree.path_up(provider).collect();
+        let right: Vec<_> = tree.path_up(client).collect();
+        let meeting = left
+            .iter()
+            .enumerate()
+            .find_map(|(i, a)| right.iter().position(|b| a.address == b.address).map(|j| (i, j)));
+        match meeting {
+            Some((i, j)) => Self {
+                meeting: Some(left[i].address),
+                passed: left[..=i].iter().chain(&right[..j]).copied().collect(),
+                distance: (i + j) as u32,
+            },
+            None => Self {
+                meeting: None,
+                distance: (left.len() + right.len()) as u32,
+                passed: Vec::new(),
+            },
+        }
+    }
+}
+
+/// What is not known and would decide.
+struct Unknown {
+    functions: Vec<Address>,
+    why: Absent,
+}
+
+/// Those that redirect, or `None` if it is known that none does.
+fn redirects(passed: &[&Function]) -> Result<Option<Vec<Redirect>>, Unknown> {
+    let mut redirects = Vec::new();
+    let mut unknown: Option<Unknown> = None;
+    for function in passed {
+        match &function.config {
+            Ok(config) => {
+                let on = config.acs.map_or(AcsBits::empty(), |acs| acs.control);
+                let by = on.intersection(AcsBits::REDIRECTS);
+                if !by.is_empty() {
+                    redirects.push(Redirect { function: function.address, by });
+                }
+            }
+            Err(why) => unknown
+                .get_or_insert_with(|| Unknown { functions: Vec::new(), why: why.clone() })
+                .functions
+                .push(function.address),
+        }
+    }
+    match (redirects.is_empty(), unknown) {
+        (false, _) => Ok(Some(redirects)),
+        (true, Some(unknown)) => Err(unknown),
+        (true, None) => Ok(None),
+    }
+}
+
+fn trust(tree: &Tree, from: &Function, to: &Function) -> Result<Trust, Unknown> {
+    if tree.cpu().forwards_between_devices() {
+        return Ok(Trust::Processor(tree.cpu().clone()));
+    }
+    let mut hosts = vec![from.root_bus, to.root_bus];
+    hosts.dedup();
+    let reach = if hosts.len() == 1 { Reach::Within } else { Reach::Anywhere };
+    let mut causes = Vec::new();
+    for host in &hosts {
+        causes.extend(distrust(tree, *host, reach)?);
+    }
+    Ok(if causes.is_empty() { Trust::Listed(hosts) } else { Trust::None(causes) })
+}
+
+/// Why a host bridge is not trusted to forward so far, or `None` if it is.
+fn distrust(tree: &Tree, host: RootBus, reach: Reach) -> Result<Option<Distrust>, Unknown> {
+    let first = tree.first_on(host);
+    let Function { address, vendor, device, .. } = *first;
+    let cause = match trusted(vendor, device) {
+        None => Some(Distrust::NotListed { host, vendor, device }),
+        Some(Reach::Within) if reach == Reach::Anywhere => Some(Distrust::OnlyWithin { host }),
+        Some(_) => None,
+    };
+    if address.device() == 0 && address.function() == 0 {
+        return Ok(cause);
+    }
+    match &first.config {
+        Ok(config) if config.port == Some(PortType::RootPort) => Ok(cause),
+        Ok(_) => Ok(Some(Distrust::Unidentified { host, first: address })),
+        // A refusal stays one whatever the port is.
+        Err(_) if cause.is_some() => Ok(cause),
+        Err(why) => Err(Unknown { functions: vec![address], why: why.clone() }),
+    }
+}
