@@ -4,6 +4,41 @@ mod peer;
 
 use std::process::ExitCode;
 
+use bufmap::pci::{Detour, Distrust, Outcome as Kernel, Reason, Tree, Trust};
+use bufmap_bench::{Outcome, check, kernel_log};
+
 fn main() -> ExitCode {
-    bufmap_bench::run("apart", &[("a_read_into_peer_memory_is_refused", peer::is_refused)])
+    bufmap_bench::run(
+        "apart",
+        &[
+            ("a_read_into_peer_memory_is_refused", peer::is_refused),
+            ("the_verdict_names_the_kernels_cause", verdict_is_the_kernels),
+        ],
+    )
+}
+
+/// The verdict and the kernel, which is asked by a read, agree about the pair and the cause.
+fn verdict_is_the_kernels() -> Outcome {
+    let verdict = peer::verdict(Kernel::NotSupported, 4)?;
+    let Reason::HostBridge { detour: Detour::NoCommonBridge, trust: Trust::None(causes) } =
+        &verdict.reason
+    else {
+        return Err(verdict.to_string().into());
+    };
+    let root = Tree::read()?;
+    let root = root.function("0000:00:00.0".parse()?)?;
+    let host = root.root_bus;
+    let unlisted = Distrust::NotListed { host, vendor: root.vendor, device: root.device };
+    check(causes == &[unlisted], &verdict)?;
+
+    peer::is_refused()?;
+    let said = format!(
+        "{}: cannot be used for peer-to-peer DMA as the client and provider ({}) {}",
+        verdict.client,
+        verdict.provider,
+        peer::REFUSAL
+    );
+    let log = kernel_log()?;
+    check(log.contains(&said), format!("not in the kernel's log: {said}"))?;
+    check(!log.contains("ACS redirect is set"), "the kernel blames redirection as well")
 }

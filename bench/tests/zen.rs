@@ -4,6 +4,27 @@ mod peer;
 
 use std::process::ExitCode;
 
+use bufmap::pci::{Detour, Outcome as Kernel, Reason, Trust};
+use bufmap_bench::{Outcome, check};
+
 fn main() -> ExitCode {
-    bufmap_bench::run("zen", &[("a_read_into_peer_memory_arrives", peer::arrives)])
+    bufmap_bench::run(
+        "zen",
+        &[
+            ("a_read_into_peer_memory_arrives", peer::arrives),
+            ("the_verdict_trusts_the_processor", verdict_trusts_the_processor),
+        ],
+    )
+}
+
+/// The machine `apart` is the same but for the processor, and there the kernel refuses.
+fn verdict_trusts_the_processor() -> Outcome {
+    let verdict = peer::verdict(Kernel::ThroughHostBridge, 4)?;
+    let Reason::HostBridge { detour: Detour::NoCommonBridge, trust: Trust::Processor(cpu) } =
+        &verdict.reason
+    else {
+        return Err(verdict.to_string().into());
+    };
+    check(cpu.family == Some(0x17), cpu)?;
+    peer::arrives()
 }

@@ -4,6 +4,29 @@ mod peer;
 
 use std::process::ExitCode;
 
+use bufmap::pci::{Outcome as Kernel, Tree};
+use bufmap_bench::{Outcome, check};
+
 fn main() -> ExitCode {
-    bufmap_bench::run("zen-iommu", &[("a_read_into_peer_memory_arrives", peer::arrives)])
+    bufmap_bench::run(
+        "zen-iommu",
+        &[
+            ("a_read_into_peer_memory_arrives", peer::arrives),
+            ("the_verdict_is_the_same_with_an_iommu", verdict_knows_the_iommu),
+        ],
+    )
+}
+
+/// The IOMMU changes the addresses and not the verdict; the tree shows that it translates.
+fn verdict_knows_the_iommu() -> Outcome {
+    let verdict = peer::verdict(Kernel::ThroughHostBridge, 4)?;
+    let tree = Tree::read()?;
+    let groups = [verdict.provider, verdict.client]
+        .map(|address| tree.function(address).map(|function| &function.iommu_group));
+    for group in groups {
+        let group = group?.as_ref().ok_or("a drive without a group")?;
+        let translated = group.kind.as_deref().is_some_and(|kind| kind.starts_with("DMA"));
+        check(translated && !group.is_identity(), format!("{group:?}"))?;
+    }
+    peer::arrives()
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use bufmap::pci::{self, Address, Tree, Verdict, can_peer};
 use bufmap::storage::file::{SourceFile, pread};
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::peer::PeerMemory;
@@ -24,6 +25,31 @@ pub fn read() -> Result<(io::Result<usize>, Vec<u8>), Failed> {
     Ok((answer, memory.contents()?))
 }
 
+/// The address of the drive with this serial number.
+pub fn address(serial: &str) -> Result<Address, Failed> {
+    let drive = Drive::with_serial(serial)?;
+    let name = drive.function.file_name().ok_or("a function without a name")?;
+    Ok(name.to_string_lossy().parse()?)
+}
+
+/// The verdict about the drives `provider` and `reader`, which must be this one at this distance.
+/// The other way round there is no memory, and by the places alone it is the same.
+pub fn verdict(outcome: pci::Outcome, distance: u32) -> Result<Verdict, Failed> {
+    let tree = Tree::read()?;
+    let (provider, reader) = (address("provider")?, address("reader")?);
+    let verdict = can_peer(&tree, provider, reader)?;
+    check((verdict.outcome, verdict.distance) == (outcome, distance), &verdict)?;
+    let back = can_peer(&tree, reader, provider)?;
+    check(back.outcome == pci::Outcome::NotPeerMemory, &back)?;
+    let back = pci::route(&tree, reader, provider)?;
+    check((back.outcome, back.distance) == (outcome, distance), &back)?;
+    Ok(verdict)
+}
+
+/// The kernel's reason for a refusal, without the addresses.
+#[allow(dead_code)] // Not on every machine.
+pub const REFUSAL: &str = "do not share an upstream bridge or whitelisted host bridge";
+
 /// The read succeeds and the bytes arrive.
 #[allow(dead_code)] // Not on every machine.
 pub fn arrives() -> Outcome {
@@ -39,8 +65,7 @@ pub fn is_refused() -> Outcome {
     let refused = answer.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL));
     check(refused, format!("{answer:?}"))?;
     check(bytes.iter().all(|&byte| byte == BEFORE), "something arrived all the same")?;
-    let why = "do not share an upstream bridge or whitelisted host bridge";
-    check(kernel_log()?.contains(why), "the kernel's log does not say why")
+    check(kernel_log()?.contains(REFUSAL), "the kernel's log does not say why")
 }
 
 /// The read is reported to succeed, nothing arrives, and the IOMMU has seen why.
