@@ -4,7 +4,7 @@ mod peer;
 
 use std::process::ExitCode;
 
-use bufmap::pci::{Detour, Distrust, Outcome as Kernel, Reason, Tree, Trust};
+use bufmap::pci::{Detour, Distrust, Outcome as Kernel, Reason, RootBus, Trust};
 use bufmap_bench::{Outcome, check, kernel_log};
 
 fn main() -> ExitCode {
@@ -25,10 +25,9 @@ fn verdict_is_the_kernels() -> Outcome {
     else {
         return Err(verdict.to_string().into());
     };
-    let root = Tree::read()?;
-    let root = root.function("0000:00:00.0".parse()?)?;
-    let host = root.root_bus;
-    let unlisted = Distrust::NotListed { host, vendor: root.vendor, device: root.device };
+    // The machine is QEMU's q35.
+    let host = RootBus { domain: 0, bus: 0 };
+    let unlisted = Distrust::NotListed { host, vendor: 0x8086, device: 0x29c0 };
     check(causes == &[unlisted], &verdict)?;
 
     peer::is_refused()?;
