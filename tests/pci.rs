@@ -274,6 +274,10 @@ fn a_disk_with_two_ways_stands_behind_both() {
         put(&way.join("hidden"), "1\n");
         symlink(way, machine.sys().join(format!("block/{name}c0n1"))).expect("a link");
     }
+    // A disk that is no function's is not even looked at.
+    put(&machine.sys().join("devices/virtual/block/loop0/size"), "-");
+    symlink(machine.sys().join("devices/virtual/block/loop0"), machine.sys().join("block/loop0"))
+        .expect("a link");
     let tree = machine.tree();
     let behind: Vec<_> = tree.of_disk("nvme7n1").map(|function| function.address).collect();
     assert_eq!(behind, [at("01:00.0"), at("c1:00.0")]);
@@ -302,6 +306,9 @@ fn without_root_only_what_depends_on_it_is_undecided() {
     let moved = XEON.replace("0000:17:00.0", "0000:17:01.0");
     let error = can_peer(&shown(&moved), at("18:00.0"), at("19:00.0")).expect_err("undecided");
     assert!(error.to_string().contains("0000:17:01.0"), "{error}");
+    // One that is on no list is refused either way.
+    let unknown = shown(&moved.replace("17:01.0 8086:2030", "17:01.0 8086:2fff"));
+    assert_eq!(peer(&unknown, "18:00.0", "19:00.0").outcome, Outcome::NotSupported);
     assert_eq!(peer(&self::tree(&moved), "18:00.0", "19:00.0").outcome, Outcome::ThroughHostBridge);
 }
 
@@ -340,10 +347,11 @@ fn ranges_are_held_against_bars_and_memory() {
         range(PhyrKind::System, 0x10_3fff_f000, 8192),
         range(PhyrKind::Peer, 0x3868_01ff_f000, 8192),
         range(PhyrKind::Peer, u64::MAX - 8191, 8191),
+        range(PhyrKind::System, 0xffff_f000, 8192),
     ]);
     let placed = classify(&list, &tree, &ram);
     let honest: Vec<_> = placed.iter().map(|placed| placed.is_as_claimed()).collect();
-    assert_eq!(honest, [true, false, true, false, true, false, false]);
+    assert_eq!(honest, [true, false, true, false, true, false, false, false, true]);
     assert_eq!(placed[1].place, Place::SystemRam);
     assert_eq!(placed[3].place, Place::Neither);
     assert_eq!(placed[3].range, range(PhyrKind::System, 0x10_4000_0000, 4096));
@@ -351,6 +359,16 @@ fn ranges_are_held_against_bars_and_memory() {
         placed[0].to_string(),
         "0x386000000000..0x386000200000 (peer): byte 0x0 of BAR 1 of 0000:05:00.0"
     );
+}
+
+/// Of a BAR that claims to lie in system memory nothing is believed.
+#[test]
+fn memory_goes_before_a_bar() {
+    let inside = PEX8796.replace("bar4=387b00000000+512M", "bar4=1000000000+512M");
+    let machine = Machine::new(&inside, Reader::Root);
+    let claim = Phyr::new(PhyrKind::Peer, PhysAddr::new(0x10_0000_0000), 4096).expect("a range");
+    let placed = classify(&PhyrList::from_iter([claim]), &machine.tree(), &machine.memory());
+    assert_eq!(placed[0].place, Place::SystemRam);
 }
 
 /// Each file, with what no kernel writes into it.

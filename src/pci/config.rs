@@ -269,10 +269,7 @@ fn extended<E>(
         if at < CONVENTIONAL {
             break;
         }
-        let header = space(at)?.unwrap_or(0);
-        if header == 0 {
-            break;
-        }
+        let Some(header) = space(at)? else { break };
         if header as u16 == id {
             return space(at + 4);
         }

@@ -89,6 +89,9 @@ mod tests {
                 Some((owner, offset)) => {
                     prop_assert!(holds(address, &ranges[owner]) && holds(found.last, &ranges[owner]));
                     prop_assert_eq!(offset, address - ranges[owner].0);
+                    for at in address..=found.last {
+                        prop_assert_eq!(windows.at(at).owner.map(|(owner, _)| owner), Some(owner));
+                    }
                 }
                 None => for at in address..=found.last.min(100) {
                     prop_assert!(!ranges.iter().any(|range| holds(at, range)));
