@@ -7,8 +7,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use bufmap::pci::{
-    Address, BarKind, Detour, Distrust, Outcome, PciError, Place, PortType, Reason, Tree, Trust,
-    Verdict, can_peer, classify, route,
+    Address, BarKind, Class, Detour, Distrust, Outcome, PciError, Place, PortType, Reason, Tree,
+    Trust, Verdict, can_peer, classify, route,
 };
 use expand::{Machine, Reader, put};
 use iomap::{Phyr, PhyrKind, PhyrList, PhysAddr};
@@ -206,6 +206,7 @@ fn some_roots_forward_among_their_own_only() {
     };
     assert!(causes.iter().all(|cause| matches!(cause, Distrust::OnlyWithin { .. })), "{verdict}");
     assert_eq!(causes.len(), 2);
+    assert!(verdict.remedy().expect("a remedy").contains("slots of one processor"));
 }
 
 /// The ways up end at a root bus, although its host bridge hangs from a function.
@@ -233,6 +234,8 @@ fn what_sysfs_says_of_a_function_is_there() {
     let tree = tree(PEX89000);
     let drive = tree.function(at("1a:00.0")).expect("the drive");
     assert_eq!((drive.vendor, drive.device, drive.class.get()), (0x1de5, 0x2000, 0x01_0802));
+    assert!(drive.class == Class::NVME && !drive.class.is_gpu());
+    assert!(tree.function(at("18:00.0")).expect("the GPU").class.is_gpu());
     assert_eq!((drive.driver.as_deref(), drive.numa_node), (Some("nvme"), Some(0)));
     assert_eq!(drive.upstream, Some(at("17:02.0")));
     assert_eq!(drive.port(), Some(PortType::Endpoint));

@@ -55,13 +55,15 @@ impl fmt::Display for Class {
 pub struct IommuGroup {
     /// Its number.
     pub number: u32,
-    /// What the kernel does with its addresses: `DMA` or `DMA-FQ` (translated), `identity` (passed
-    /// through), `blocked`, `unmanaged` (user space maps); `None` where the kernel does not say.
+    /// What the kernel does with its addresses unless a driver wants otherwise: `DMA` or `DMA-FQ`
+    /// (translated), `identity` (passed through), `blocked`, `unmanaged`; `None` where the kernel
+    /// does not say.
     pub kind: Option<String>,
 }
 
 impl IommuGroup {
-    /// Whether the addresses that the functions use are physical ones.
+    /// Whether the addresses that the functions use are physical ones, as long as a kernel driver
+    /// has them.
     pub fn is_identity(&self) -> bool {
         self.kind.as_deref() == Some("identity")
     }

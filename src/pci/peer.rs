@@ -255,6 +255,11 @@ impl Verdict {
                     functions.join(";")
                 ))
             }
+            Reason::HostBridge { trust: Trust::None(causes), .. }
+                if causes.iter().all(|cause| matches!(cause, Distrust::OnlyWithin { .. })) =>
+            {
+                Some("put both devices into slots of one processor".into())
+            }
             Reason::HostBridge { detour: Detour::NoCommonBridge, trust: Trust::None(_) } => Some(
                 "put both devices below one PCIe switch, or into a machine whose host bridge the \
                  kernel trusts (AMD Zen, Intel Xeon since Skylake)"
@@ -269,8 +274,8 @@ impl Verdict {
 ///
 /// This is a forecast of the kernel's decision and no proof that data arrives. A kernel may map, a
 /// drive may report success, and the bytes be lost where a switch does not forward or an IOMMU does
-/// not know the address: see the machine `liar` in `docs/testing.md`. Only bytes that were moved and
-/// read back are a proof. Two things more that the tree does not show: the kernel decides once for
+/// not know the address; the bench has such a machine, `liar`. Only bytes that were moved and read
+/// back are a proof. Two things more that the tree does not show: the kernel decides once for
 /// a pair and remembers until the provider's driver lets go, so a later change of a control
 /// register does not reach it; and the client's driver must be able to take peer memory.
 ///
@@ -320,27 +325,27 @@ pub fn route(tree: &Tree, provider: Address, client: Address) -> Result<Verdict,
         why,
     };
 
+    let verdict =
+        |outcome, reason| Verdict { provider, client, outcome, distance: ways.distance, reason };
     let detour = match ways.meeting {
-        None => Some(Detour::NoCommonBridge),
-        Some(_) => redirects(&ways.passed).map_err(undecided)?.map(Detour::Redirected),
-    };
-    let (outcome, reason) = match (detour, ways.meeting) {
-        (None, Some(meeting)) if provider == client => {
-            debug_assert_eq!(meeting, provider);
-            (Outcome::BusAddress, Reason::SameFunction)
-        }
-        (None, Some(meeting)) => (Outcome::BusAddress, Reason::CommonBridge(meeting)),
-        (detour, _) => {
-            let detour = detour.unwrap_or(Detour::NoCommonBridge);
-            let trust = trust(tree, from, to).map_err(undecided)?;
-            let outcome = match trust {
-                Trust::Processor(_) | Trust::Listed(_) => Outcome::ThroughHostBridge,
-                Trust::None(_) => Outcome::NotSupported,
-            };
-            (outcome, Reason::HostBridge { detour, trust })
+        None => Detour::NoCommonBridge,
+        Some(meeting) => {
+            let redirects = redirects(&ways.passed).map_err(undecided)?;
+            if redirects.is_empty() {
+                let same = provider == client;
+                let reason =
+                    if same { Reason::SameFunction } else { Reason::CommonBridge(meeting) };
+                return Ok(verdict(Outcome::BusAddress, reason));
+            }
+            Detour::Redirected(redirects)
         }
     };
-    Ok(Verdict { provider, client, outcome, distance: ways.distance, reason })
+    let trust = trust(tree, from, to).map_err(undecided)?;
+    let outcome = match trust {
+        Trust::Processor(_) | Trust::Listed(_) => Outcome::ThroughHostBridge,
+        Trust::None(_) => Outcome::NotSupported,
+    };
+    Ok(verdict(outcome, Reason::HostBridge { detour, trust }))
 }
 
 /// The ways up from two functions.
@@ -381,29 +386,28 @@ struct Unknown {
     why: Absent,
 }
 
-/// Those that redirect, or `None` if it is known that none does.
-fn redirects(passed: &[&Function]) -> Result<Option<Vec<Redirect>>, Unknown> {
+/// Those that redirect. If one does it does not matter that others are not known; if none does, it
+/// does.
+fn redirects(passed: &[&Function]) -> Result<Vec<Redirect>, Unknown> {
     let mut redirects = Vec::new();
-    let mut unknown: Option<Unknown> = None;
+    let mut unknown = Vec::new();
     for function in passed {
         match &function.config {
             Ok(config) => {
                 let on = config.acs.map_or(AcsBits::empty(), |acs| acs.control);
                 let by = on.intersection(AcsBits::REDIRECTS);
-                if !by.is_empty() {
-                    redirects.push(Redirect { function: function.address, by });
-                }
+                redirects.push(Redirect { function: function.address, by });
             }
-            Err(why) => unknown
-                .get_or_insert_with(|| Unknown { functions: Vec::new(), why: why.clone() })
-                .functions
-                .push(function.address),
+            Err(why) => unknown.push((function.address, why)),
         }
     }
-    match (redirects.is_empty(), unknown) {
-        (false, _) => Ok(Some(redirects)),
-        (true, Some(unknown)) => Err(unknown),
-        (true, None) => Ok(None),
+    redirects.retain(|redirect| !redirect.by.is_empty());
+    match unknown.first() {
+        Some((_, why)) if redirects.is_empty() => Err(Unknown {
+            functions: unknown.iter().map(|(address, _)| *address).collect(),
+            why: (*why).clone(),
+        }),
+        _ => Ok(redirects),
     }
 }
 
