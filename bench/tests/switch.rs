@@ -2,7 +2,8 @@
 
 mod peer;
 
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
 use bufmap::pci::{Outcome as Kernel, Place, PortType, Reason, SystemRam, Tree, classify};
 use bufmap_bench::drive::Drive;
@@ -12,6 +13,9 @@ use iomap::{BufMap, Memory, PageSize, Phyr, PhyrKind, PhyrList, PhysAddr};
 use libtest_mimic::Failed;
 
 fn main() -> ExitCode {
+    if std::env::var_os(ANYBODY).is_some() {
+        return what_anybody_is_told();
+    }
     bufmap_bench::run(
         "switch",
         &[
@@ -24,6 +28,7 @@ fn main() -> ExitCode {
             ("the_verdict_is_the_switch", verdict_is_the_switch),
             ("the_tree_is_the_machines", tree_is_the_machines),
             ("memory_is_classified_as_what_it_is", memory_is_classified),
+            ("an_ordinary_user_is_told_what_is_not_known", user_is_told),
         ],
     )
 }
@@ -89,6 +94,34 @@ fn memory_is_classified() -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Set for this program when it runs as an ordinary user.
+const ANYBODY: &str = "BUFMAP_ANYBODY";
+
+/// Without root the kernel shows 64 bytes of configuration space, and zeros in `/proc/iomem`: the
+/// answer depends on the first, and neither is guessed.
+fn user_is_told() -> Outcome {
+    const NOBODY: u32 = 65534;
+    let mut program = Command::new(std::env::current_exe()?);
+    let output = program.env(ANYBODY, "1").uid(NOBODY).gid(NOBODY).output()?;
+    let told = String::from_utf8_lossy(&output.stdout);
+    let provider = peer::address("provider")?;
+    check(told.contains("depends on the configuration space of"), &told)?;
+    check(told.contains(&provider.to_string()), &told)?;
+    check(told.contains("shows no address of system memory"), told)
+}
+
+fn what_anybody_is_told() -> ExitCode {
+    match peer::verdict(Kernel::BusAddress, 4) {
+        Ok(verdict) => println!("{verdict}"),
+        Err(failed) => println!("{}", failed.message().unwrap_or_default()),
+    }
+    match SystemRam::read() {
+        Ok(_) => println!("system memory is known"),
+        Err(error) => println!("{error}"),
+    }
+    ExitCode::SUCCESS
 }
 
 /// The ranges behind a map, claimed to be of some kind.
