@@ -1,4 +1,4 @@
-//! The PCI tree and its verdicts, on recordings of real kinds of machine and on this one.
+//! The PCI tree and its verdicts, on machines written down by the public layout of real ones, and on this one.
 
 #[path = "fixtures/pci/expand.rs"]
 mod expand;
@@ -151,7 +151,9 @@ fn redirection_on_a_trusted_root_goes_through_the_host_bridge() {
 fn trusted_roots_forward_to_each_other() {
     let verdict = peer(&tree(PEX89000), "1a:00.0", "29:00.0");
     assert_eq!(short(&verdict), (Outcome::ThroughHostBridge, 8));
-    assert!(verdict.to_string().contains("on the kernel's list is pci0000:15 and pci0000:26"));
+    assert!(
+        verdict.to_string().contains("list of trusted host bridges has pci0000:15 and pci0000:26")
+    );
     assert_eq!(verdict.remedy(), None);
     // A virtual function goes up as its physical one does.
     assert_eq!(peer(&tree(PEX89000), "1a:00.0", "19:00.1").distance, 4);

@@ -26,6 +26,7 @@ mod peer;
 mod ram;
 mod sysfs;
 mod tree;
+mod verdict;
 mod windows;
 
 pub use address::{Address, RootBus};
@@ -36,6 +37,7 @@ pub use cpu::Cpu;
 pub use error::PciError;
 pub use function::{BlockDevice, Class, Function, IommuGroup, PeerMemory};
 pub use host::HostBridge;
-pub use peer::{Detour, Distrust, Outcome, Reason, Redirect, Trust, Verdict, can_peer, route};
+pub use peer::{can_peer, route};
 pub use ram::{RamError, SystemRam};
 pub use tree::Tree;
+pub use verdict::{Detour, Distrust, Outcome, Reason, Redirect, Trust, Verdict};
