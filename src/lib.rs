@@ -4,8 +4,9 @@
 //!
 //! * [`iomap`]: memory you can point at;
 //! * [`exporters`]: where buffers come from, and how they leave the process as a dma-buf;
-//! * this crate: who uses them. [`pci`] is the tree of devices; [`storage`] reads drives; [`load`] plans a road from a file to a
-//!   buffer, runs it, checks it and accounts for it.
+//! * this crate: who uses them. [`pci`] is the tree of devices and says which may talk; [`storage`]
+//!   reads drives; [`load`] plans a road from a file to a buffer, runs it, checks it and accounts
+//!   for it.
 #![deny(unsafe_code)]
 
 pub use {exporters, iomap};
