@@ -126,6 +126,17 @@ pub const TOPOLOGIES: &[Topology] = &[
         ..TWO_DRIVES
     },
     Topology {
+        name: "redirect",
+        shows: "an IOMMU, and two drives as functions of one device below a port that redirects: refused",
+        iommu: true,
+        devices: &[
+            "pcie-root-port,id=root,chassis=1,slot=1",
+            "nvme,serial=provider,drive=provider,cmb_size_mb=64,bus=root,addr=0.0,multifunction=on",
+            "nvme,serial=reader,drive=reader,bus=root,addr=0.1",
+        ],
+        ..TWO_DRIVES
+    },
+    Topology {
         name: "vfio",
         shows: "a drive and a device with memory in a BAR, for vfio-pci, each under its own root port",
         cpu: "EPYC",
