@@ -46,3 +46,43 @@ impl fmt::Display for PhysAddr {
         write!(f, "{:#x}", self.0)
     }
 }
+
+/// An address as one device sees it, in bytes: what it puts on its bus to reach memory.
+///
+/// Behind an IOMMU it is an IOVA; without one, or where the traffic stays below a switch, it is a
+/// bus address (`dma_addr_t` in the kernel for both). It means nothing to another device or the CPU.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct DmaAddr(u64);
+
+impl DmaAddr {
+    /// Wraps a device's address in bytes.
+    pub const fn new(addr: u64) -> Self {
+        Self(addr)
+    }
+
+    /// The address in bytes.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The address `bytes` further on, or `None` past the end of the 64-bit space.
+    pub const fn checked_add(self, bytes: u64) -> Option<Self> {
+        match self.0.checked_add(bytes) {
+            Some(addr) => Some(Self(addr)),
+            None => None,
+        }
+    }
+}
+
+impl fmt::Debug for DmaAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DmaAddr({:#x})", self.0)
+    }
+}
+
+impl fmt::Display for DmaAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}

@@ -29,7 +29,7 @@ pub mod phyr;
 pub mod pin;
 pub mod plane;
 
-pub use addr::PhysAddr;
+pub use addr::{DmaAddr, PhysAddr};
 pub use caching::Caching;
 pub use map::{Access, BufMap, Location, MapError};
 pub use memory::{Memory, MemoryError, PageSize};
