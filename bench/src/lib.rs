@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod drive;
+pub mod leaks;
 pub mod monitor;
 pub mod peer;
 

@@ -21,7 +21,7 @@ use rustix::ioctl::{Updater, ioctl, opcode};
 
 use crate::Absent;
 use crate::dmabuf::{DmaBuf, DmaBufError};
-use crate::export::{CpuView, Export, ExportError, Exporter, Provider};
+use crate::export::{CpuView, Export, ExportError, Exporter, PhyrSource, Provider};
 
 const DIR: &str = "/dev/dma_heap";
 
@@ -158,7 +158,7 @@ impl Exporter for DmaHeap {
             len: dma_buf.len(),
             provider: Provider::DmaHeap(self.name.clone()),
             cpu,
-            pinnable: Err(Absent::new(
+            phyrs: PhyrSource::Absent(Absent::new(
                 "the kernel keeps the physical addresses of a heap's pages to itself",
                 "map the dma-buf through the IOMMU, or share a memfd by /dev/udmabuf instead",
             )),

@@ -20,6 +20,7 @@ use crate::Absent;
 use crate::dma_heap::DmaHeapError;
 use crate::dmabuf::{CpuAccess, DmaBuf, DmaBufError, Intent};
 use crate::udmabuf::UdmabufError;
+use crate::vfio::VfioError;
 use crate::vulkan::VulkanError;
 
 /// A source of buffers.
@@ -72,6 +73,9 @@ pub enum ExportError {
     /// A Vulkan device.
     #[error(transparent)]
     Vulkan(#[from] VulkanError),
+    /// A device that VFIO opened.
+    #[error(transparent)]
+    Vfio(#[from] VfioError),
 }
 
 /// Who holds a buffer's memory.
@@ -83,6 +87,13 @@ pub enum Provider {
     DmaHeap(String),
     /// A Vulkan device, by name.
     Vulkan(String),
+    /// A BAR of a PCI device.
+    Bar {
+        /// The device's PCI address.
+        device: String,
+        /// The BAR's number, 0 to 5.
+        index: u32,
+    },
 }
 
 impl fmt::Display for Provider {
@@ -91,6 +102,7 @@ impl fmt::Display for Provider {
             Self::System => f.write_str("system memory"),
             Self::DmaHeap(heap) => write!(f, "dma-heap {heap}"),
             Self::Vulkan(device) => write!(f, "Vulkan device {device}"),
+            Self::Bar { device, index } => write!(f, "BAR {index} of {device}"),
         }
     }
 }
@@ -131,7 +143,8 @@ impl CpuView {
 /// Physical ranges of a buffer, and the pin that keeps them true.
 #[derive(Debug)]
 pub struct Phyrs<'a> {
-    _pinned: Pinned<'a>,
+    /// Absent for memory that never moves.
+    _pinned: Option<Pinned<'a>>,
     list: PhyrList,
 }
 
@@ -142,14 +155,24 @@ impl Phyrs<'_> {
     }
 }
 
+/// Where the physical ranges of a buffer are learned.
+#[derive(Debug)]
+pub(crate) enum PhyrSource {
+    /// From the kernel, once the pages are pinned.
+    Pages(Arc<Memory>),
+    /// They were learned when the buffer was made, and stay as they are.
+    Fixed(PhyrList),
+    /// Nowhere.
+    Absent(Absent),
+}
+
 /// An owned buffer, from whichever source.
 #[derive(Debug)]
 pub struct Export {
     pub(crate) len: usize,
     pub(crate) provider: Provider,
     pub(crate) cpu: Result<CpuView, Absent>,
-    /// Present if physical addresses may be asked for.
-    pub(crate) pinnable: Result<Arc<Memory>, Absent>,
+    pub(crate) phyrs: PhyrSource,
     pub(crate) dma_bufs: Result<Vec<DmaBuf>, Absent>,
 }
 
@@ -183,10 +206,15 @@ impl Export {
     /// Absent for memory whose addresses the kernel keeps to itself (a dma-buf of a driver), and
     /// without the privilege (`CAP_SYS_ADMIN`) or the right to pin so much (`RLIMIT_MEMLOCK`).
     pub fn phyrs(&self) -> Result<Phyrs<'_>, Absent> {
-        let memory = self.pinnable.as_ref().map_err(Absent::clone)?;
-        let pinned = Pinned::new(memory.map()).map_err(|e| unknown(&e))?;
-        let list = pagemap::phyrs(&pinned).map_err(|e| unknown(&e))?;
-        Ok(Phyrs { _pinned: pinned, list })
+        match &self.phyrs {
+            PhyrSource::Pages(memory) => {
+                let pinned = Pinned::new(memory.map()).map_err(|e| unknown(&e))?;
+                let list = pagemap::phyrs(&pinned).map_err(|e| unknown(&e))?;
+                Ok(Phyrs { _pinned: Some(pinned), list })
+            }
+            PhyrSource::Fixed(list) => Ok(Phyrs { _pinned: None, list: list.clone() }),
+            PhyrSource::Absent(why) => Err(why.clone()),
+        }
     }
 
     /// The whole buffer as one dma-buf.

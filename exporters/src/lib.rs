@@ -14,6 +14,7 @@
 //! | [`system`] | ordinary or huge pages behind a memfd | nothing |
 //! | [`udmabuf`] | dma-bufs made of a memfd's pages | `/dev/udmabuf` |
 //! | [`dma_heap`] | memory that is a dma-buf from the start | `/dev/dma_heap` |
+//! | [`vfio`] | the BARs of a PCI device, and memory mapped for it | an IOMMU, and vfio-pci as its driver |
 //! | [`vulkan`] | memory of a GPU, and any of the above for a GPU to use | `libvulkan.so.1` and a driver |
 //!
 //! Nothing is linked and nothing need be there: what is missing is an error when it is opened.
@@ -51,6 +52,7 @@ pub mod dmabuf;
 pub mod export;
 pub mod system;
 pub mod udmabuf;
+pub mod vfio;
 pub mod vulkan;
 
 pub use absent::Absent;

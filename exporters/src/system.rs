@@ -8,7 +8,7 @@ use std::sync::Arc;
 use iomap::{Memory, PageSize};
 
 use crate::Absent;
-use crate::export::{CpuView, Export, ExportError, Exporter, Provider};
+use crate::export::{CpuView, Export, ExportError, Exporter, PhyrSource, Provider};
 
 /// Why plain memory has no dma-buf.
 pub(crate) fn no_dma_buf() -> Absent {
@@ -50,7 +50,7 @@ impl Exporter for SystemMemory {
             len: memory.len(),
             provider: Provider::System,
             cpu: Ok(CpuView::new(memory.clone(), Vec::new())),
-            pinnable: Ok(memory),
+            phyrs: PhyrSource::Pages(memory),
             dma_bufs: Err(no_dma_buf()),
         })
     }

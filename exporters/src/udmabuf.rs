@@ -27,7 +27,7 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
 
 use crate::Absent;
 use crate::dmabuf::{DmaBuf, DmaBufError};
-use crate::export::{CpuView, Export, ExportError, Exporter, Provider};
+use crate::export::{CpuView, Export, ExportError, Exporter, PhyrSource, Provider};
 
 /// `struct udmabuf_create`.
 #[repr(C)]
@@ -276,7 +276,7 @@ impl From<SharedMemory> for Export {
             len: memory.len(),
             provider: Provider::System,
             cpu: Ok(CpuView::new(memory.clone(), dma_bufs.clone())),
-            pinnable: Ok(memory),
+            phyrs: PhyrSource::Pages(memory),
             dma_bufs: Ok(dma_bufs),
         }
     }

@@ -4,6 +4,7 @@
 //! its [BARs](Bar), its IOMMU group, its disks, its memory for peers, and what its configuration space
 //! says of [redirection](Acs). [`can_peer`] answers by the kernel's own rules, with the reason in
 //! words. [`classify`] says what really lies at physical addresses before a device is given them.
+//! [`driver`] gives a function to another driver.
 //!
 //! A tree is read once and then only asked. Whether data arrives is another question than whether
 //! the kernel would try: see [`can_peer`].
@@ -19,6 +20,7 @@ mod block;
 mod classify;
 mod config;
 mod cpu;
+pub mod driver;
 mod error;
 mod function;
 mod host;

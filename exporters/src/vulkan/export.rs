@@ -13,7 +13,7 @@ use ash::vk;
 use super::buffer::Buffer;
 use super::device::Device;
 use super::error::{VulkanError, failed};
-use crate::export::{CpuView, Export, ExportError, Exporter, Provider};
+use crate::export::{CpuView, Export, ExportError, Exporter, PhyrSource, Provider};
 use crate::{Absent, DmaBuf};
 
 impl Buffer {
@@ -71,7 +71,7 @@ impl Exporter for Device {
             len,
             provider: Provider::Vulkan(self.info().name.clone()),
             cpu,
-            pinnable: Err(Absent::new(
+            phyrs: PhyrSource::Absent(Absent::new(
                 "a GPU's driver keeps the physical addresses of its memory to itself",
                 "hand the buffer on as a dma-buf",
             )),

@@ -149,7 +149,7 @@ pub const TOPOLOGIES: &[Topology] = &[
         ],
         drives: &[sound("reader")],
         others: &["-object", "memory-backend-ram,id=vram,size=64M,share=on"],
-        modules: &["vfio-pci", "vfio_iommu_type1"],
+        modules: &["nvme", "vfio-pci", "vfio_iommu_type1"],
     },
     Topology {
         name: "faults",

@@ -1,0 +1,181 @@
+//! Memory mapped for the devices of a container.
+//!
+//! # Safety
+//!
+//! The law of this module: a [`DmaMapping`] owns what it maps, unmaps it before it lets go of it,
+//! and takes only memory that stays where it is ([`Mappable`]). If the guard is forgotten, the
+//! kernel's pin keeps system memory from everybody else, and a BAR is nobody else's.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use iomap::{BufMap, DmaAddr, Memory};
+use vfio_bindings::bindings::vfio::{VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE};
+
+use super::container::Container;
+use super::error::VfioError;
+use super::region::Region;
+use super::sys;
+use crate::Intent;
+
+/// IOMMUs translate pages of this size with one entry.
+const LARGE: u64 = 2 << 20;
+
+mod sealed {
+    pub trait Steady {}
+    impl Steady for iomap::Memory {}
+    impl Steady for super::Region {}
+    impl<T: Steady + ?Sized> Steady for &T {}
+    impl<T: Steady + ?Sized> Steady for std::sync::Arc<T> {}
+}
+
+/// Memory that type1 may be given: made by `mmap`, and at one place for as long as it lives. Type1
+/// pins system memory, but is never told when a driver moves memory of its own, so a mapping of a
+/// GPU driver's buffer is not among it.
+pub trait Mappable: sealed::Steady {
+    /// A map of all of it.
+    fn map(&self) -> BufMap<'_>;
+}
+
+impl Mappable for Memory {
+    fn map(&self) -> BufMap<'_> {
+        Self::map(self)
+    }
+}
+
+impl Mappable for Region {
+    fn map(&self) -> BufMap<'_> {
+        Self::map(self)
+    }
+}
+
+impl<T: Mappable + ?Sized> Mappable for &T {
+    fn map(&self) -> BufMap<'_> {
+        T::map(self)
+    }
+}
+
+impl<T: Mappable + ?Sized> Mappable for Arc<T> {
+    fn map(&self) -> BufMap<'_> {
+        T::map(self)
+    }
+}
+
+/// Memory that the devices of a container see at [`iova`](Self::iova) until this is dropped.
+///
+/// It owns the memory, or shares it, or borrows it, by what `M` is.
+#[derive(Debug)]
+pub struct DmaMapping<M> {
+    iova: u64,
+    len: u64,
+    container: Arc<Container>,
+    memory: M,
+}
+
+impl Container {
+    /// Maps memory for the container's devices, which may do with it what `intent` says. System
+    /// memory is pinned: it counts against `RLIMIT_MEMLOCK`.
+    ///
+    /// # Errors
+    /// [`VfioError::NotMappable`] before a first device was opened, for a length that is no
+    /// multiple of the IOMMU's page, over the limits, or where no IOVAs are left.
+    pub fn map_dma<M: Mappable>(
+        self: &Arc<Self>,
+        memory: M,
+        intent: Intent,
+    ) -> Result<DmaMapping<M>, VfioError> {
+        let map = memory.map();
+        let len = map.len() as u64;
+        let refused = |why: String| VfioError::NotMappable { len, why };
+        let range = self
+            .with_space(|space| {
+                if len == 0 || !len.is_multiple_of(space.page) {
+                    return Err(format!("the IOMMU maps whole pages of {} bytes", space.page));
+                }
+                let align = if len >= LARGE { LARGE } else { space.page };
+                let (taken, longest) = (space.free.take(len, align), space.free.longest());
+                taken.ok_or_else(|| {
+                    format!("the longest free range of IOVAs has {longest} bytes; unmap some")
+                })
+            })
+            .ok_or_else(|| refused("open a device first, which brings its IOMMU".into()))?
+            .map_err(refused)?;
+        // SAFETY: `memory` is steady and the mapping made here owns it (the module's law).
+        let mapped =
+            unsafe { sys::map_dma(self.fd(), map.as_ptr(), range.start, len, flags(intent)) };
+        if let Err(error) = mapped {
+            self.with_space(|space| space.free.add(range));
+            return Err(refused(why_refused(&error)));
+        }
+        Ok(DmaMapping { iova: range.start, len, container: Arc::clone(self), memory })
+    }
+}
+
+impl<M> DmaMapping<M> {
+    /// Where the devices see the first byte.
+    pub const fn iova(&self) -> DmaAddr {
+        DmaAddr::new(self.iova)
+    }
+
+    /// How many bytes they see.
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Always false: nothing cannot be mapped.
+    pub const fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The memory.
+    pub const fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// The container it is mapped in.
+    pub const fn container(&self) -> &Arc<Container> {
+        &self.container
+    }
+}
+
+impl<M: Mappable> DmaMapping<M> {
+    /// The CPU's map of it.
+    pub fn map(&self) -> BufMap<'_> {
+        self.memory.map()
+    }
+}
+
+impl<M> Drop for DmaMapping<M> {
+    fn drop(&mut self) {
+        // The kernel finds every range that it was given whole. If it does not, the addresses are
+        // not handed out again.
+        if sys::unmap_dma(self.container.fd(), self.iova, self.len).is_ok() {
+            let range = self.iova..self.iova + self.len;
+            self.container.with_space(|space| space.free.add(range));
+        }
+    }
+}
+
+const fn flags(intent: Intent) -> u32 {
+    match intent {
+        Intent::Read => VFIO_DMA_MAP_FLAG_READ,
+        Intent::Write => VFIO_DMA_MAP_FLAG_WRITE,
+        Intent::ReadWrite => VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
+    }
+}
+
+fn why_refused(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOMEM) => format!(
+            "{error}: it is more than this process may pin; raise RLIMIT_MEMLOCK (ulimit -l)"
+        ),
+        Some(libc::ENOSPC) => format!(
+            "{error}: the container has as many mappings as it may; raise \
+             /sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
+        ),
+        Some(libc::EFAULT) => format!(
+            "{error}: not all of it can be reached; a BAR is mapped while its device is on and open"
+        ),
+        _ => error.to_string(),
+    }
+}
