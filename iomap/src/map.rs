@@ -206,21 +206,23 @@ impl<'a> BufMap<'a> {
     }
 
     /// A read-only map of a slice.
-    pub const fn from_slice(bytes: &'a [u8]) -> Self {
+    pub fn from_slice(bytes: &'a [u8]) -> Self {
         Self {
             addr: bytes.as_ptr().cast_mut(),
             len: bytes.len(),
             access: Access::ReadOnly,
+            kind: Kind::of(Location::System, Caching::WriteBack),
             ..Self::null()
         }
     }
 
     /// A read-write map of a slice.
-    pub const fn from_mut_slice(bytes: &'a mut [u8]) -> Self {
+    pub fn from_mut_slice(bytes: &'a mut [u8]) -> Self {
         Self {
             addr: bytes.as_mut_ptr(),
             len: bytes.len(),
             access: Access::ReadWrite,
+            kind: Kind::of(Location::System, Caching::WriteBack),
             ..Self::null()
         }
     }
@@ -231,7 +233,7 @@ impl<'a> BufMap<'a> {
     /// For all of `'a`, `addr` is readable over `len` bytes, and writable if `access` is
     /// [`Access::ReadWrite`]; the bytes lie outside every Rust allocation, and no Rust reference to
     /// them is used (the laws of this module).
-    pub const unsafe fn from_raw(
+    pub unsafe fn from_raw(
         addr: *mut u8,
         len: usize,
         location: Location,
@@ -284,7 +286,7 @@ impl<'a> BufMap<'a> {
     }
 
     /// Points the map at a slice, read-write: [`from_mut_slice`](Self::from_mut_slice) in place.
-    pub const fn set_system(&mut self, bytes: &'a mut [u8]) {
+    pub fn set_system(&mut self, bytes: &'a mut [u8]) {
         *self = Self::from_mut_slice(bytes);
     }
 
@@ -292,7 +294,7 @@ impl<'a> BufMap<'a> {
     ///
     /// # Safety
     /// As [`from_raw`](Self::from_raw).
-    pub const unsafe fn set_io(&mut self, addr: *mut u8, len: usize, caching: Caching) {
+    pub unsafe fn set_io(&mut self, addr: *mut u8, len: usize, caching: Caching) {
         // SAFETY: the caller's.
         *self = unsafe { Self::from_raw(addr, len, Location::Io, caching, Access::ReadWrite) };
     }
@@ -374,7 +376,7 @@ impl<'a> BufMap<'a> {
         self.check_aligned(offset, width)?;
         let mut value = T::zeroed();
         let src = (self.addr.wrapping_add(offset).cast_const(), self.kind);
-        let dst = ((&raw mut value).cast::<u8>(), Kind::Cached);
+        let dst = ((&raw mut value).cast::<u8>(), Kind::SLICE);
         // SAFETY: checked above: `width` bytes at `src` are readable (law 1); `value` is `width`
         // bytes of our own, and any bytes make a valid `T`.
         unsafe { copy::copy(src, dst, width, Anchor::Source) };
@@ -457,7 +459,7 @@ impl<'a> BufMap<'a> {
     pub fn copy_from_slice(&self, offset: usize, bytes: &[u8]) -> Result<(), MapError> {
         self.check_writable()?;
         self.check(offset, bytes.len())?;
-        let src = (bytes.as_ptr(), Kind::Cached);
+        let src = (bytes.as_ptr(), Kind::SLICE);
         let dst = (self.addr.wrapping_add(offset), self.kind);
         // SAFETY: checked above: `bytes.len()` bytes at `dst` are writable (law 1).
         unsafe { copy::copy(src, dst, bytes.len(), Anchor::Destination) };
@@ -476,7 +478,7 @@ impl<'a> BufMap<'a> {
     pub fn copy_to_slice(&self, offset: usize, bytes: &mut [u8]) -> Result<(), MapError> {
         self.check(offset, bytes.len())?;
         let src = (self.addr.wrapping_add(offset).cast_const(), self.kind);
-        let dst = (bytes.as_mut_ptr(), Kind::Cached);
+        let dst = (bytes.as_mut_ptr(), Kind::SLICE);
         // SAFETY: checked above: `bytes.len()` bytes at `src` are readable (law 1).
         unsafe { copy::copy(src, dst, bytes.len(), Anchor::Source) };
         Ok(())

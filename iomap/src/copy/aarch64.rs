@@ -34,12 +34,17 @@ pub(super) unsafe fn word(src: *const u8, dst: *mut u8, width: usize) {
     }
 }
 
+/// No: pairs of registers are the widest that is used.
+pub(super) const fn is_wide() -> bool {
+    false
+}
+
 /// Copies one word or none, and returns false if there are more.
 ///
 /// # Safety
 /// As [`word`].
 #[inline(always)]
-pub(super) unsafe fn copy_few(src: *const u8, dst: *mut u8, len: usize) -> bool {
+pub(super) unsafe fn copy_few(src: *const u8, dst: *mut u8, len: usize, _wide: bool) -> bool {
     match len {
         0 => {}
         // SAFETY: the caller's.
@@ -89,7 +94,14 @@ macro_rules! pair_copy {
     };
 }
 
-pair_copy!(copy_words, "ldp", "stp");
+/// # Safety
+/// As [`copy_pairs`].
+pub(super) unsafe fn copy_words(src: *const u8, dst: *mut u8, len: usize, _wide: bool) {
+    // SAFETY: the caller's.
+    unsafe { copy_pairs(src, dst, len) }
+}
+
+pair_copy!(copy_pairs, "ldp", "stp");
 pair_copy!(store_streaming, "ldp", "stnp");
 pair_copy!(load_pairs, "ldnp", "stp");
 

@@ -46,7 +46,10 @@ use x86_64 as arch;
 /// What the memory at one end of a copy demands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Cached system memory: nobody counts accesses.
+    /// Cached system memory, nobody counts accesses, on a CPU whose vectors are wide enough to copy
+    /// a few words without a loop. A map finds that out once, because a short copy has no time to.
+    Wide,
+    /// Cached system memory.
     Cached,
     /// Write-combining memory of either location.
     Combining,
@@ -55,16 +58,24 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// Rust's own memory at the other end of a copy, which leaves the choice to the map's kind.
+    pub(crate) const SLICE: Self = Self::Wide;
+
     #[inline(always)]
-    pub(crate) const fn of(location: Location, caching: Caching) -> Self {
+    pub(crate) fn of(location: Location, caching: Caching) -> Self {
         let cached = matches!(caching, Caching::WriteBack | Caching::WriteThrough);
         if matches!(location, Location::System) && cached {
-            Self::Cached
+            if arch::is_wide() { Self::Wide } else { Self::Cached }
         } else if matches!(caching, Caching::WriteCombining) {
             Self::Combining
         } else {
             Self::Strict
         }
+    }
+
+    #[inline(always)]
+    const fn is_cached(self) -> bool {
+        matches!(self, Self::Wide | Self::Cached)
     }
 }
 
@@ -150,8 +161,9 @@ pub(crate) unsafe fn copy(
 ) {
     // SAFETY: the caller's.
     unsafe {
-        if src_kind == Kind::Cached && dst_kind == Kind::Cached {
-            cached(src, dst, len, anchor);
+        if src_kind.is_cached() && dst_kind.is_cached() {
+            let wide = src_kind == Kind::Wide && dst_kind == Kind::Wide;
+            cached(src, dst, len, anchor, wide);
         } else {
             device((src, src_kind), (dst, dst_kind), len, anchor);
         }
@@ -167,7 +179,7 @@ pub(crate) unsafe fn fill((dst, kind): (*mut u8, Kind), len: usize, byte: u8) {
     let word = u64::from(byte) * 0x0101_0101_0101_0101;
     // SAFETY: the caller's; aligned words are what `fill_words` takes.
     unsafe {
-        if kind == Kind::Cached && !streams(len) && (dst as usize | len).is_multiple_of(8) {
+        if kind.is_cached() && !streams(len) && (dst as usize | len).is_multiple_of(8) {
             arch::fill_words(dst, len, word);
         } else {
             fill_parts((dst, kind), len, word);
@@ -181,7 +193,7 @@ pub(crate) unsafe fn fill((dst, kind): (*mut u8, Kind), len: usize, byte: u8) {
 /// As [`fill`].
 #[inline(never)]
 unsafe fn fill_parts((dst, kind): (*mut u8, Kind), len: usize, word: u64) {
-    let stream = kind == Kind::Combining || kind == Kind::Cached && streams(len);
+    let stream = kind == Kind::Combining || kind.is_cached() && streams(len);
     let unit = if stream { 16 } else { 8 };
     let (head, body, tail) = split(dst as usize, len, unit, unit);
     // SAFETY: the three parts are those `len` bytes; the body is aligned as its engine asks.
@@ -190,7 +202,7 @@ unsafe fn fill_parts((dst, kind): (*mut u8, Kind), len: usize, word: u64) {
         let (middle, end) = (dst.add(head), dst.add(head + body));
         if stream {
             arch::fill_streaming(middle, body, word);
-        } else if kind == Kind::Cached {
+        } else if kind.is_cached() {
             arch::fill_words(middle, body, word);
         } else {
             portable::fill(middle, body, word);
@@ -205,13 +217,13 @@ unsafe fn fill_parts((dst, kind): (*mut u8, Kind), len: usize, word: u64) {
 /// Cached memory at both ends.
 ///
 /// # Safety
-/// As [`copy`].
+/// As [`copy`]; `wide` only if the CPU [is](Kind::Wide).
 #[inline(always)]
-unsafe fn cached(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
+unsafe fn cached(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor, wide: bool) {
     // SAFETY: the caller's; whole words at an aligned address are what `words` takes.
     unsafe {
         if (anchor.address(src, dst) | len).is_multiple_of(8) {
-            words(src, dst, len, anchor);
+            words(src, dst, len, anchor, wide);
         } else {
             ragged(src, dst, len, anchor);
         }
@@ -221,13 +233,13 @@ unsafe fn cached(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
 /// Cached memory at both ends: whole words, aligned at the anchor.
 ///
 /// # Safety
-/// As [`copy`]; `len` and the anchor's address are multiples of 8.
+/// As [`cached`]; `len` and the anchor's address are multiples of 8.
 #[inline(always)]
-unsafe fn words(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
+unsafe fn words(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor, wide: bool) {
     // SAFETY: the caller's.
     unsafe {
-        if !arch::copy_few(src, dst, len) {
-            many_words(src, dst, len, anchor);
+        if !arch::copy_few(src, dst, len, wide) {
+            many_words(src, dst, len, anchor, wide);
         }
     }
 }
@@ -237,7 +249,7 @@ unsafe fn words(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
 /// # Safety
 /// As [`words`].
 #[inline(never)]
-unsafe fn many_words(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
+unsafe fn many_words(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor, wide: bool) {
     let distance = (src as usize).abs_diff(dst as usize);
     // SAFETY: the caller's; the ends are disjoint where that is asked for. Streaming stores are
     // aligned to a line at `dst`, which splits words where only `src` is aligned to them.
@@ -247,7 +259,7 @@ unsafe fn many_words(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
         } else if streams(len) && (dst as usize).is_multiple_of(8) {
             stream_words(src, dst, len);
         } else {
-            arch::copy_words(src, dst, len);
+            arch::copy_words(src, dst, len, wide);
         }
     }
 }
@@ -261,10 +273,10 @@ unsafe fn stream_words(src: *const u8, dst: *mut u8, len: usize) {
     let (head, body, tail) = split(dst as usize, len, STREAM_ALIGN, 16);
     // SAFETY: the caller's; the three parts are those `len` bytes.
     unsafe {
-        arch::copy_words(src, dst, head);
+        arch::copy_words(src, dst, head, false);
         arch::store_streaming(src.add(head), dst.add(head), body);
         arch::drain_stores();
-        arch::copy_words(src.add(head + body), dst.add(head + body), tail);
+        arch::copy_words(src.add(head + body), dst.add(head + body), tail, false);
     }
 }
 
@@ -285,7 +297,7 @@ unsafe fn ragged(src: *const u8, dst: *mut u8, len: usize, anchor: Anchor) {
         }
         let (head, body, tail) = split(anchor.address(src, dst), len, 8, 8);
         portable::head(src, dst, head);
-        words(src.add(head), dst.add(head), body, anchor);
+        words(src.add(head), dst.add(head), body, anchor, arch::is_wide());
         portable::tail(src.add(head + body), dst.add(head + body), tail);
     }
 }
@@ -305,7 +317,7 @@ unsafe fn overlapping(src: *const u8, dst: *mut u8, len: usize, distance: usize,
             (0, _) => {}
             (WORTHWHILE.., _) => {
                 let pieces = Chunks::new(anchor.address(src, dst), len, distance & !63);
-                pieces.each(down, |at, len| cached(src.add(at), dst.add(at), len, anchor));
+                pieces.each(down, |at, len| cached(src.add(at), dst.add(at), len, anchor, false));
             }
             (_, false) => portable::ascending(src, dst, len, anchor),
             (_, true) => portable::descending(src, dst, len, anchor),
@@ -329,8 +341,8 @@ unsafe fn device(
     // SAFETY: the caller's.
     unsafe {
         match (src_kind, dst_kind) {
-            (Kind::Cached, _) if !overlap => store(src, (dst, dst_kind), len),
-            (_, Kind::Cached) if !overlap && (agree || anchor == Anchor::Source) => {
+            (from, _) if from.is_cached() && !overlap => store(src, (dst, dst_kind), len),
+            (_, to) if to.is_cached() && !overlap && (agree || anchor == Anchor::Source) => {
                 load((src, src_kind), dst, len);
             }
             _ => bounce((src, src_kind), (dst, dst_kind), len),
@@ -392,11 +404,13 @@ unsafe fn bounce((src, src_kind): (*const u8, Kind), (dst, dst_kind): (*mut u8, 
         // SAFETY: the caller's; the buffer holds `len` bytes and overlaps nothing.
         unsafe {
             match src_kind {
-                Kind::Cached => cached(src.add(at), held, len, Anchor::Source),
+                Kind::Wide | Kind::Cached => cached(src.add(at), held, len, Anchor::Source, false),
                 kind => load((src.add(at), kind), held, len),
             }
             match dst_kind {
-                Kind::Cached => cached(held, dst.add(at), len, Anchor::Destination),
+                Kind::Wide | Kind::Cached => {
+                    cached(held, dst.add(at), len, Anchor::Destination, false)
+                }
                 kind => store(held, (dst.add(at), kind), len),
             }
         }

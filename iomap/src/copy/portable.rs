@@ -155,9 +155,18 @@ mod plain {
         }
     }
 
+    pub(in crate::copy) const fn is_wide() -> bool {
+        false
+    }
+
     /// # Safety
     /// As [`ascending`].
-    pub(in crate::copy) unsafe fn copy_few(src: *const u8, dst: *mut u8, len: usize) -> bool {
+    pub(in crate::copy) unsafe fn copy_few(
+        src: *const u8,
+        dst: *mut u8,
+        len: usize,
+        _wide: bool,
+    ) -> bool {
         if len == 8 {
             // SAFETY: the caller's.
             unsafe { word(src, dst, 8) };
@@ -167,7 +176,12 @@ mod plain {
 
     /// # Safety
     /// As [`ascending`]; one end is aligned to 8.
-    pub(in crate::copy) unsafe fn copy_words(src: *const u8, dst: *mut u8, len: usize) {
+    pub(in crate::copy) unsafe fn copy_words(
+        src: *const u8,
+        dst: *mut u8,
+        len: usize,
+        _wide: bool,
+    ) {
         let anchor =
             if (dst as usize).is_multiple_of(8) { Anchor::Destination } else { Anchor::Source };
         // SAFETY: the caller's.

@@ -7,8 +7,6 @@
 
 use std::arch::asm;
 use std::is_x86_feature_detected as has;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::Relaxed;
 
 /// From here on the string instructions beat a loop of vectors, on CPUs that say they are fast
 /// (ERMS): source and destination no longer fit in the first-level cache together.
@@ -45,13 +43,13 @@ pub(super) unsafe fn word(src: *const u8, dst: *mut u8, width: usize) {
 ///
 /// # Safety
 /// `src` is readable and `dst` writable over `len` bytes, a multiple of 8, and `src` or `dst` is
-/// aligned to 8.
+/// aligned to 8; `wide` only if the CPU [is](is_wide).
 #[inline(always)]
-pub(super) unsafe fn copy_few(src: *const u8, dst: *mut u8, len: usize) -> bool {
+pub(super) unsafe fn copy_few(src: *const u8, dst: *mut u8, len: usize, wide: bool) -> bool {
     // SAFETY: the caller's; each function gets the lengths it can take, and vectors the CPU has.
     unsafe {
         if len > 64 {
-            if len > 512 || !WIDE.load(Relaxed) {
+            if len > 512 || !wide {
                 return false;
             }
             if len <= 128 {
@@ -72,20 +70,22 @@ pub(super) unsafe fn copy_few(src: *const u8, dst: *mut u8, len: usize) -> bool 
     true
 }
 
-/// Whether the CPU is known to have AVX-512 (with VL, which all but the first have). The first copy
-/// that asks finds out; until then the shorter ones do without, and need not be able to make the
-/// call that finds out.
-static WIDE: AtomicBool = AtomicBool::new(false);
+/// Whether the CPU has vectors of 64 bytes, and twice 16 of them: AVX-512, with VL, which all but
+/// the first have.
+#[inline]
+pub(super) fn is_wide() -> bool {
+    has!("avx512vl")
+}
 
 /// Copies whole words between cached memory that does not overlap.
 ///
 /// # Safety
 /// As [`copy_few`], and the ends are disjoint.
-#[inline]
-pub(super) unsafe fn copy_words(src: *const u8, dst: *mut u8, len: usize) {
+#[inline(always)]
+pub(super) unsafe fn copy_words(src: *const u8, dst: *mut u8, len: usize, wide: bool) {
     // SAFETY: the caller's; the CPU has the vectors.
     unsafe {
-        if matches!(len, 513..=STRING_FROM) && WIDE.load(Relaxed) {
+        if wide && matches!(len, 513..=STRING_FROM) {
             copy_64(src, dst, len);
         } else {
             copy_any(src, dst, len);
@@ -99,18 +99,15 @@ pub(super) unsafe fn copy_words(src: *const u8, dst: *mut u8, len: usize) {
 /// As [`copy_words`].
 #[inline(never)]
 unsafe fn copy_any(src: *const u8, dst: *mut u8, len: usize) {
+    let wide = is_wide();
     // SAFETY: the caller's; each function gets the lengths it can take, and vectors the CPU has.
     unsafe {
-        if copy_few(src, dst, len) {
+        if copy_few(src, dst, len, wide) {
             return;
-        }
-        let wide = has!("avx512vl");
-        if wide && !WIDE.load(Relaxed) {
-            WIDE.store(true, Relaxed);
         }
         if len > STRING_FROM && has!("ermsb") {
             copy_string(src, dst, len);
-        } else if len > 256 && wide {
+        } else if wide {
             copy_64(src, dst, len);
         } else if len > 128 && has!("avx") {
             copy_32(src, dst, len);
@@ -145,17 +142,17 @@ macro_rules! few {
 }
 
 few!(few_16_to_32, "movups", ("xmm0", 0, "xmm1", 16));
-few!(few_32_to_64, "movups", ("xmm0", 0, "xmm1", 16), ("xmm2", 16, "xmm3", 32));
+few!(few_32_to_64, "movups", ("xmm0", 0, "xmm1", 32), ("xmm2", 16, "xmm3", 16));
 // Registers from 16 on leave the upper halves of the lower ones clean: no vzeroupper.
 few!(few_64_to_128, "vmovups", ("zmm16", 0, "zmm17", 64));
-few!(few_128_to_256, "vmovups", ("zmm16", 0, "zmm17", 64), ("zmm18", 64, "zmm19", 128));
+few!(few_128_to_256, "vmovups", ("zmm16", 0, "zmm17", 128), ("zmm18", 64, "zmm19", 64));
 few!(
     few_256_to_512,
     "vmovups",
-    ("zmm16", 0, "zmm17", 64),
-    ("zmm18", 64, "zmm19", 128),
-    ("zmm20", 128, "zmm21", 192),
-    ("zmm22", 192, "zmm23", 256)
+    ("zmm16", 0, "zmm17", 256),
+    ("zmm18", 64, "zmm19", 192),
+    ("zmm20", 128, "zmm21", 128),
+    ("zmm22", 192, "zmm23", 64)
 );
 
 /// Defines a loop of four vectors a turn. The last turn ends where the copy ends and may overlap the
