@@ -8,7 +8,6 @@
 pub mod drive;
 pub mod leaks;
 pub mod monitor;
-pub mod peer;
 
 use std::fmt::Display;
 use std::process::{Command, ExitCode};

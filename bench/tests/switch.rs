@@ -7,10 +7,9 @@ use std::process::{Command, ExitCode};
 
 use bufmap::pci::{Outcome as Kernel, Place, PortType, Reason, SystemRam, Tree, classify};
 use bufmap_bench::drive::Drive;
-use bufmap_bench::peer::{PeerMemory, frames, published};
 use bufmap_bench::{Outcome, check};
-use iomap::{BufMap, Memory, PageSize, Phyr, PhyrKind, PhyrList, PhysAddr};
-use libtest_mimic::Failed;
+use exporters::{Exporter, Intent, P2pmem, P2pmemError, Provider};
+use iomap::{Memory, PageSize, PhyrKind, Pinned, pagemap};
 
 fn main() -> ExitCode {
     if std::env::var_os(ANYBODY).is_some() {
@@ -20,11 +19,9 @@ fn main() -> ExitCode {
         "switch",
         &[
             ("a_read_into_peer_memory_arrives", peer::arrives),
-            ("peer_memory_is_published", || {
-                let size = published(&Drive::with_serial("provider")?)?;
-                check(size == 64 << 20, format!("{size} bytes"))
-            }),
-            ("frames_of_peer_memory_are_those_of_a_bar", frames_are_a_bars),
+            ("peer_memory_is_given_out_and_comes_back", memory_comes_back),
+            ("peer_memory_that_is_not_there_is_named", memory_is_missing),
+            ("an_export_of_peer_memory_is_a_part_of_a_bar", export_is_a_part_of_a_bar),
             ("the_verdict_is_the_switch", verdict_is_the_switch),
             ("the_tree_is_the_machines", tree_is_the_machines),
             ("memory_is_classified_as_what_it_is", memory_is_classified),
@@ -33,17 +30,63 @@ fn main() -> ExitCode {
     )
 }
 
-fn frames_are_a_bars() -> Outcome {
-    let provider = Drive::with_serial("provider")?;
-    let memory = PeerMemory::of(&provider, peer::LEN)?;
-    memory.map().fill(0)?; // A page has a frame once it was touched.
-    let bars = provider.bars()?;
-    for frame in frames(&memory.map())? {
-        let address = frame * 4096;
-        let inside = bars.iter().any(|&(start, end)| (start..=end).contains(&address));
-        check(frame != 0 && inside, format!("{address:#x} is in none of {bars:x?}"))?;
+/// The length of the provider's memory.
+const CMB: u64 = 64 << 20;
+
+fn memory_comes_back() -> Outcome {
+    let provider = peer::provider()?;
+    check(provider.size() == CMB, provider.size())?;
+    let before = provider.available()?;
+    let memory = provider.allocate(peer::LEN + 1)?;
+    check(memory.len() == peer::LEN + 4096, memory.len())?;
+    memory.map().fill(0x77)?;
+    let left = provider.available()?;
+    check(left == before - memory.len() as u64, format!("{left} of {before} bytes are left"))?;
+    drop(memory);
+    check(provider.available()? == before, "not all of it has come back")
+}
+
+/// Too much, a function without any, no function: each by its name, with what would help.
+fn memory_is_missing() -> Outcome {
+    let provider = peer::provider()?;
+    let error = provider.allocate(CMB as usize + 1);
+    let Err(P2pmemError::TooLittle { available, size: CMB, .. }) = error else {
+        return Err(format!("{error:?}").into());
+    };
+    check(available == provider.available()?, available)?;
+    for (function, why) in [
+        (peer::address("reader")?.to_string(), "its driver gives the kernel no memory for peers"),
+        ("0000:7f:00.0".into(), "there is no such PCI function"),
+    ] {
+        let error = P2pmem::open(&function).err().ok_or("it is there")?.to_string();
+        check(error.starts_with(&function) && error.contains(why), error)?;
     }
     Ok(())
+}
+
+/// All four facets of an export: the CPU's view, ranges that lie in a BAR of the provider, no
+/// dma-buf with a reason, and who holds it.
+fn export_is_a_part_of_a_bar() -> Outcome {
+    let drive = Drive::with_serial("provider")?;
+    let export = P2pmem::open(&peer::address("provider")?.to_string())?.export(peer::LEN)?;
+    let access = export.cpu()?.begin(Intent::ReadWrite)?;
+    access.map().write(8, 0x1234_5678_u32)?;
+    check(access.map().read::<u32>(8)? == 0x1234_5678, "it does not keep what is written")?;
+    access.finish()?;
+
+    let phyrs = export.phyrs()?;
+    check(phyrs.list().total() == peer::LEN as u64, format!("{:?}", phyrs.list()))?;
+    let bars = drive.bars()?;
+    for range in phyrs.list() {
+        let (first, last) = (range.addr().get(), range.end().get() - 1);
+        let inside = bars.iter().any(|&(start, end)| start <= first && last <= end);
+        check(range.kind() == PhyrKind::Peer && inside, format!("{range} in none of {bars:x?}"))?;
+    }
+
+    let absent = export.dma_buf().err().ok_or("it is a dma-buf")?;
+    check(absent.fix.contains("vfio-pci"), absent)?;
+    let provider = Provider::PeerMemory { device: peer::address("provider")?.to_string() };
+    check(*export.provider() == provider, export.provider())
 }
 
 fn verdict_is_the_switch() -> Outcome {
@@ -80,16 +123,19 @@ fn tree_is_the_machines() -> Outcome {
 /// claims the latter to be a peer's is found out.
 fn memory_is_classified() -> Outcome {
     let (tree, ram) = (Tree::read()?, SystemRam::read()?);
-    let provider = Drive::with_serial("provider")?;
-    let peers = PeerMemory::of(&provider, peer::LEN)?;
+    let peers = peer::memory(peer::LEN)?;
     let own = Memory::memfd("own", peer::LEN, PageSize::Base)?;
     let provider = peer::address("provider")?;
-    for placed in classify(&list(&peers.map(), PhyrKind::Peer)?, &tree, &ram) {
+    for placed in classify(&peers.phyrs()?, &tree, &ram) {
         let in_bar = matches!(placed.place, Place::Bar(bar) if bar.function == provider);
         check(in_bar && placed.is_as_claimed(), placed)?;
     }
-    for (claim, honest) in [(PhyrKind::System, true), (PhyrKind::Peer, false)] {
-        for placed in classify(&list(&own.map(), claim)?, &tree, &ram) {
+    own.map().fill(0)?;
+    let own = Pinned::new(own.map())?;
+    // Who takes it for a peer's is told so, too.
+    let claims = [(pagemap::phyrs(&own)?, true), (pagemap::peer_phyrs(own.map())?, false)];
+    for (list, honest) in claims {
+        for placed in classify(&list, &tree, &ram) {
             check(placed.place == Place::SystemRam && placed.is_as_claimed() == honest, placed)?;
         }
     }
@@ -122,13 +168,4 @@ fn what_anybody_is_told() -> ExitCode {
         Err(error) => println!("{error}"),
     }
     ExitCode::SUCCESS
-}
-
-/// The ranges behind a map, claimed to be of some kind.
-fn list(map: &BufMap<'_>, claim: PhyrKind) -> Result<PhyrList, Failed> {
-    map.fill(0)?;
-    let ranges = frames(map)?;
-    check(ranges.iter().all(|&frame| frame != 0), "a page without a frame")?;
-    let ranges = ranges.iter().map(|frame| Phyr::new(claim, PhysAddr::new(frame * 4096), 4096));
-    Ok(ranges.collect::<Result<_, _>>()?)
 }

@@ -19,6 +19,7 @@ use iomap::{BufMap, Memory, MemoryError, PhyrList, Pinned, pagemap};
 use crate::Absent;
 use crate::dma_heap::DmaHeapError;
 use crate::dmabuf::{CpuAccess, DmaBuf, DmaBufError, Intent};
+use crate::p2pmem::P2pmemError;
 use crate::udmabuf::UdmabufError;
 use crate::vfio::VfioError;
 use crate::vulkan::VulkanError;
@@ -76,6 +77,9 @@ pub enum ExportError {
     /// A device that VFIO opened.
     #[error(transparent)]
     Vfio(#[from] VfioError),
+    /// Memory that a device has for peers.
+    #[error(transparent)]
+    P2pmem(#[from] P2pmemError),
 }
 
 /// Who holds a buffer's memory.
@@ -94,6 +98,11 @@ pub enum Provider {
         /// The BAR's number, 0 to 5.
         index: u32,
     },
+    /// A PCI device whose driver gives memory to peers.
+    PeerMemory {
+        /// The device's PCI address.
+        device: String,
+    },
 }
 
 impl fmt::Display for Provider {
@@ -103,6 +112,7 @@ impl fmt::Display for Provider {
             Self::DmaHeap(heap) => write!(f, "dma-heap {heap}"),
             Self::Vulkan(device) => write!(f, "Vulkan device {device}"),
             Self::Bar { device, index } => write!(f, "BAR {index} of {device}"),
+            Self::PeerMemory { device } => write!(f, "peer memory of {device}"),
         }
     }
 }

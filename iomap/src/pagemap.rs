@@ -1,18 +1,19 @@
-//! From pinned pages to physical ranges, through `/proc/self/pagemap`.
+//! From a map to the physical ranges behind it, through `/proc/self/pagemap`.
 //!
 //! The file holds one 64-bit word for each virtual page (`Documentation/admin-guide/mm/pagemap.rst`):
 //! bit 63 says that the page is present, bits 0 to 54 are its page frame number. Frame numbers are a
 //! privileged matter: a reader without `CAP_SYS_ADMIN` in the initial user namespace sees zeros
 //! (since Linux 4.2), which here is an error that says so.
 //!
-//! The pages must be pinned, or the answer is stale as soon as it is given; hence [`phyrs`] takes a
-//! [`Pinned`] and nothing else.
+//! The pages must stay where they are, or the answer is stale as soon as it is given. System memory
+//! stays while it is pinned, hence [`phyrs`] takes a [`Pinned`] and nothing else. Memory of a PCI
+//! device stays by itself, and cannot be pinned for long: [`peer_phyrs`].
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use crate::{Phyr, PhyrError, PhyrKind, PhyrList, PhysAddr, Pinned};
+use crate::{BufMap, Phyr, PhyrError, PhyrKind, PhyrList, PhysAddr, Pinned};
 
 const PATH: &str = "/proc/self/pagemap";
 const PRESENT: u64 = 1 << 63;
@@ -40,9 +41,10 @@ pub enum PagemapError {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// A page is not present though it is pinned: its memory was unmapped or discarded under the pin.
+    /// A page is not present: its memory was unmapped or discarded under the pin, or it is a
+    /// device's whose driver let go of it.
     #[error(
-        "the page at offset {offset:#x} of the map is not present: it was unmapped while pinned"
+        "the page at offset {offset:#x} of the map is not present: it was unmapped, or its device went away"
     )]
     Absent {
         /// Where the page begins in the map, in bytes.
@@ -62,7 +64,21 @@ pub enum PagemapError {
 /// # Errors
 /// [`PagemapError::Unprivileged`] without `CAP_SYS_ADMIN`; [`PagemapError::File`] without `/proc`.
 pub fn phyrs(pinned: &Pinned<'_>) -> Result<PhyrList, PagemapError> {
-    let map = pinned.map();
+    ranges(pinned.map(), PhyrKind::System)
+}
+
+/// The physical ranges behind a map of a PCI device's memory, which the kernel gave as pages
+/// (`p2pmem/allocate` in sysfs). Such pages neither move nor are swapped: the ranges hold until the
+/// memory is unmapped or the device's driver lets go of it. All are [`PhyrKind::Peer`], which is
+/// what the caller says of the map; nothing here looks at what really lies at those addresses.
+///
+/// # Errors
+/// Those of [`phyrs`].
+pub fn peer_phyrs(map: BufMap<'_>) -> Result<PhyrList, PagemapError> {
+    ranges(map, PhyrKind::Peer)
+}
+
+fn ranges(map: BufMap<'_>, kind: PhyrKind) -> Result<PhyrList, PagemapError> {
     let mut list = PhyrList::new();
     if map.is_empty() {
         return Ok(list);
@@ -84,7 +100,7 @@ pub fn phyrs(pinned: &Pinned<'_>) -> Result<PhyrList, PagemapError> {
             let (from, to) = (start.max(at), end.min(at + page));
             let frame = frame(word, from - start)?;
             let addr = PhysAddr::new(frame * page as u64 + (from - at) as u64);
-            list.push(Phyr::new(PhyrKind::System, addr, (to - from) as u64)?);
+            list.push(Phyr::new(kind, addr, (to - from) as u64)?);
         }
     }
     Ok(list)

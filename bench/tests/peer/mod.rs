@@ -5,8 +5,8 @@ use std::io;
 use bufmap::pci::{self, Address, Tree, Verdict, can_peer};
 use bufmap::storage::file::{SourceFile, pread};
 use bufmap_bench::drive::{Drive, pattern};
-use bufmap_bench::peer::PeerMemory;
 use bufmap_bench::{Outcome, check, kernel_log};
+use exporters::{P2pmem, PeerMemory};
 use libtest_mimic::Failed;
 
 pub const LEN: usize = 64 << 10;
@@ -17,12 +17,24 @@ const BEFORE: u8 = 0x11;
 /// Reads the first bytes of the drive `reader` past the page cache into peer memory of the drive
 /// `provider`. Returns the kernel's answer, and what the memory holds then.
 pub fn read() -> Result<(io::Result<usize>, Vec<u8>), Failed> {
-    let memory = PeerMemory::of(&Drive::with_serial("provider")?, LEN)?;
+    let memory = memory(LEN)?;
     memory.map().fill(BEFORE)?;
     let source = SourceFile::open(Drive::with_serial("reader")?.block)?;
     let direct = source.direct().map_err(str::to_owned)?;
     let answer = pread::read_at(direct, 0, &memory.map());
-    Ok((answer, memory.contents()?))
+    let mut bytes = vec![0; LEN];
+    memory.map().copy_to_slice(0, &mut bytes)?;
+    Ok((answer, bytes))
+}
+
+/// The peer memory of the drive `provider`.
+pub fn provider() -> Result<P2pmem, Failed> {
+    Ok(P2pmem::in_directory(&Drive::with_serial("provider")?.function)?)
+}
+
+/// A part of it.
+pub fn memory(len: usize) -> Result<PeerMemory, Failed> {
+    Ok(provider()?.allocate(len)?)
 }
 
 /// The address of the drive with this serial number.
