@@ -120,7 +120,7 @@ fn load(path: &Path, destination: Destination<'_>, road: Option<Road>, verify: V
         requests: &requests,
         around: Around::Scratch,
         destination,
-        options: Options { road, verify, depth: DEPTH, block: BLOCK },
+        options: Options { require: road, verify, depth: DEPTH, block: BLOCK },
         stop: &AtomicBool::new(false),
     }
     .run(&mut |_| {})

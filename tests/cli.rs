@@ -171,7 +171,7 @@ fn files_and_buffers_that_cannot_be_had_are_refused() {
     refused(&[&files.0.path().to_string_lossy()], &["directory"]);
     refused(&[&path, "--buffer", "4KiB"], &["too small", "10000", "4096"]);
     refused(&[&path, "--buffer", "7EiB"], &["8070450532247928832 bytes", "available"]);
-    refused(&[&path, "--road", "staged"], &[&path, "staged", "direct"]);
+    refused(&[&path, "--require", "staged"], &[&path, "staged", "direct"]);
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn an_interrupt_ends_a_load_in_order() {
     let file = file_of(512 << 20);
     drop_cache(file.as_file());
     let mut child = Command::new(env!("CARGO_BIN_EXE_bufmap"))
-        .args(["load", "--road", "direct", "--block", "4KiB", "--depth", "1"])
+        .args(["load", "--require", "direct", "--block", "4KiB", "--depth", "1"])
         .arg(file.path())
         .stderr(std::process::Stdio::piped())
         .stdout(std::process::Stdio::null())

@@ -72,7 +72,7 @@ fn whole(source: &SourceFile) -> [Request; 1] {
 }
 
 fn by(road: Road) -> Options {
-    Options { road: Some(road), ..Options::default() }
+    Options { require: Some(road), ..Options::default() }
 }
 
 fn shrunk_before() {
@@ -275,7 +275,7 @@ fn squashfs() {
     let step_down = &receipt.step_downs[0];
     assert_eq!((step_down.road, step_down.bytes), (Road::Direct, receipt.bytes));
     assert!(step_down.why.contains("O_DIRECT"), "{}", step_down.why);
-    let demanded = load(&source, &whole(&source), Around::Untouched, &memory, by(Road::Direct));
-    let text = demanded.expect_err("no O_DIRECT").to_string();
-    assert!(text.contains("demanded") && text.contains("O_DIRECT"), "{text}");
+    let required = load(&source, &whole(&source), Around::Untouched, &memory, by(Road::Direct));
+    let text = required.expect_err("no O_DIRECT").to_string();
+    assert!(text.contains("required") && text.contains("O_DIRECT"), "{text}");
 }

@@ -68,7 +68,7 @@ proptest! {
         let source = source(file.path());
         let (requests, len) = random_requests(count, source.len(), seed);
         let memory = memory_of(len);
-        let options = Options { road, block, depth, verify: Verify::Full };
+        let options = Options { require: road, block, depth, verify: Verify::Full };
         let receipt = load(&source, &requests, Around::Untouched, &memory, options).expect("a load");
         assert_same(&contents(&memory), &expected(file.path(), &requests, memory.len()));
         for (request, &found) in requests.iter().zip(&receipt.checked.fingerprints) {
@@ -95,7 +95,7 @@ proptest! {
         });
         let placed = layout::place(items, source.direct().expect("O_DIRECT").alignment.offset);
         let memory = memory_of(placed.len.max(1) as usize);
-        let options = Options { road: Some(Road::Direct), ..Options::default() };
+        let options = Options { require: Some(Road::Direct), ..Options::default() };
         let receipt = load(&source, &placed.requests, Around::Scratch, &memory, options).expect("a load");
         let found = contents(&memory);
         let wanted = expected(file.path(), &placed.requests, memory.len());

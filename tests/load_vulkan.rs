@@ -63,7 +63,7 @@ fn load_manifest(
         manifest.requests(),
         Around::Scratch,
         target,
-        Options { road, verify: Verify::Full, ..Options::default() },
+        Options { require: road, verify: Verify::Full, ..Options::default() },
     )
 }
 
@@ -140,7 +140,7 @@ fn any_requests_arrive_in_device_memory(device: Device) {
     let Target::Device(buffer) = &target else { panic!("{target}") };
     for depth in [1, 3, 32] {
         let options =
-            Options { road: Some(Road::Staged), verify: Verify::Full, depth, block: 65536 };
+            Options { require: Some(Road::Staged), verify: Verify::Full, depth, block: 65536 };
         let files = std::slice::from_ref(&source);
         let receipt =
             load_into(files, &requests, Around::Untouched, &target, options).expect("a load");
@@ -175,7 +175,7 @@ fn slots_stay_bounded(device: Device) {
     let target = Target::Device(Arc::new(device.allocate(40 * MIB, false).expect("device memory")));
     let requests = [Request::new(0, 0, source.len(), 0)];
     let options =
-        Options { road: Some(Road::Staged), depth: 4, block: 1 << 20, verify: Verify::Hash };
+        Options { require: Some(Road::Staged), depth: 4, block: 1 << 20, verify: Verify::Hash };
     let receipt =
         load_into(&[source], &requests, Around::Untouched, &target, options).expect("a load");
     assert_eq!(receipt.slots, 4 << 20);
@@ -187,7 +187,7 @@ fn a_file_that_shrinks_is_reported(device: Device) {
     file.as_file().set_len(5 * MIB as u64).expect("a shorter file");
     let target = Target::Device(Arc::new(device.allocate(8 * MIB, false).expect("device memory")));
     let requests = [Request::new(0, 0, source.len(), 0)];
-    let options = Options { road: Some(Road::Staged), ..Options::default() };
+    let options = Options { require: Some(Road::Staged), ..Options::default() };
     let error = load_into(&[source], &requests, Around::Untouched, &target, options)
         .expect_err("too short");
     let LoadError::Shrank { at, file_len, valid, .. } = error else { panic!("{error}") };
@@ -202,7 +202,7 @@ fn loads_leave_no_descriptor_behind(device: Device) {
         for road in [Road::Staged, Road::Direct] {
             let (target, _) = Target::vulkan(&device, MIB as u64, Some(road)).expect("a buffer");
             let requests = [Request::new(0, 3, MIB as u64 - 3, 0)];
-            let options = Options { road: Some(road), ..Options::default() };
+            let options = Options { require: Some(road), ..Options::default() };
             let files = [source(file.path())];
             load_into(&files, &requests, Around::Untouched, &target, options).expect("a load");
         }

@@ -103,7 +103,11 @@ fn load_lands_in_a_udmabuf() -> Outcome {
         requests: manifest.requests(),
         around: bufmap::load::Around::Scratch,
         destination: target.destination(),
-        options: Options { road: Some(Road::Direct), verify: Verify::Full, ..Options::default() },
+        options: Options {
+            require: Some(Road::Direct),
+            verify: Verify::Full,
+            ..Options::default()
+        },
         stop: &AtomicBool::new(false),
     }
     .run(&mut |_| {})?;

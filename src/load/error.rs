@@ -70,12 +70,12 @@ pub enum LoadError {
         /// The first such byte.
         at: u64,
     },
-    /// The road that the caller demanded cannot be had.
-    #[error("{}: the {road} road was demanded and cannot be had: {why}", path.display())]
+    /// The road that the caller requires cannot be had.
+    #[error("{}: the road {road} is required and cannot be had: {why}", path.display())]
     Road {
         /// The file.
         path: PathBuf,
-        /// The road demanded.
+        /// The road required.
         road: Road,
         /// Why not.
         why: String,

@@ -103,7 +103,7 @@ impl Destination<'_> {
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The one road to take, or an error if it cannot be had; the best one for each byte if absent.
-    pub road: Option<Road>,
+    pub require: Option<Road>,
     /// How thoroughly to check.
     pub verify: Verify,
     /// The most reads in flight, 1 to 4096.
@@ -114,7 +114,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { road: None, verify: Verify::default(), depth: 32, block: 1 << 20 }
+        Self { require: None, verify: Verify::default(), depth: 32, block: 1 << 20 }
     }
 }
 

@@ -96,7 +96,7 @@ fn split(load: &Load<'_>, file: &SourceFile, runs: Vec<Run>) -> Result<Vec<Split
         Destination::Device(_) => Road::Staged,
         _ => Road::Direct,
     };
-    let Some(road) = load.options.road else { return Ok(best_roads(load, file, runs, best)) };
+    let Some(road) = load.options.require else { return Ok(best_roads(load, file, runs, best)) };
     let taken = |runs| vec![Split { road, runs, step_down: None }];
     let refused = |why| LoadError::Road { path: file.path().into(), road, why };
     match road {

@@ -56,7 +56,7 @@ pub struct LoadArgs {
 
     /// Take this road or fail; without it, the best one for each byte
     #[arg(long, value_enum)]
-    pub road: Option<RoadArg>,
+    pub require: Option<RoadArg>,
 
     /// How thoroughly to check: `hash` compares checksums that the format records, `full` compares
     /// every byte of the buffer with a second read of the file

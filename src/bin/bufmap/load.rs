@@ -20,7 +20,7 @@ pub fn run(args: &LoadArgs) -> Result<(), Failure> {
     let manifest = Manifest::open(&args.files, args.format, &args.items)?;
     let (target, step_down) = target(args, &manifest)?;
     let options = Options {
-        road: args.road.map(Road::from),
+        require: args.require.map(Road::from),
         verify: args.verify.into(),
         depth: args.depth,
         block: args.block,
@@ -71,7 +71,7 @@ fn target(args: &LoadArgs, manifest: &Manifest) -> Result<(Target, Option<StepDo
         return Ok((Target::memory(len)?, None));
     }
     let device = Device::open(args.device.as_deref())?;
-    Ok(Target::vulkan(&device, len, args.road.map(Road::from))?)
+    Ok(Target::vulkan(&device, len, args.require.map(Road::from))?)
 }
 
 /// A progress bar on standard error if that is a terminal, and nothing otherwise.
