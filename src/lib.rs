@@ -4,13 +4,14 @@
 //!
 //! * [`iomap`]: memory you can point at;
 //! * [`exporters`]: where buffers come from, and how they leave the process as a dma-buf;
-//! * this crate: who uses them. [`pci`] is the tree of devices and says which may talk; [`storage`]
-//!   reads drives; [`load`] plans a road from a file to a buffer, runs it, checks it and accounts
+//! * this crate: who uses them. [`pci`] is the tree of devices and says which may talk; [`dma`] turns
+//!   memory into what a device is programmed with; [`storage`] reads drives; [`load`] plans a road from a file to a buffer, runs it, checks it and accounts
 //!   for it.
 #![deny(unsafe_code)]
 
 pub use {exporters, iomap};
 
+pub mod dma;
 pub mod load;
 pub mod pci;
 pub mod storage;

@@ -12,6 +12,7 @@ fn main() -> ExitCode {
         "apart",
         &[
             ("a_read_into_peer_memory_is_refused", peer::is_refused),
+            ("a_peer_is_not_mapped_and_the_system_is", peer_is_not_mapped),
             ("the_verdict_names_the_kernels_cause", verdict_is_the_kernels),
         ],
     )
@@ -40,4 +41,8 @@ fn verdict_is_the_kernels() -> Outcome {
     let log = kernel_log()?;
     check(log.contains(&said), format!("not in the kernel's log: {said}"))?;
     check(!log.contains("ACS redirect is set"), "the kernel blames redirection as well")
+}
+
+fn peer_is_not_mapped() -> Outcome {
+    peer::is_mapped_as(None)
 }

@@ -5,6 +5,7 @@ mod peer;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
+use bufmap::dma::DmaKind;
 use bufmap::pci::{Outcome as Kernel, Place, PortType, Reason, SystemRam, Tree, classify};
 use bufmap_bench::drive::Drive;
 use bufmap_bench::{Outcome, check};
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
             ("peer_memory_is_given_out_and_comes_back", memory_comes_back),
             ("peer_memory_that_is_not_there_is_named", memory_is_missing),
             ("an_export_of_peer_memory_is_a_part_of_a_bar", export_is_a_part_of_a_bar),
+            ("a_peer_is_mapped_by_its_bus_address", mapped_by_bus_address),
             ("the_verdict_is_the_switch", verdict_is_the_switch),
             ("the_tree_is_the_machines", tree_is_the_machines),
             ("memory_is_classified_as_what_it_is", memory_is_classified),
@@ -168,4 +170,8 @@ fn what_anybody_is_told() -> ExitCode {
         Err(error) => println!("{error}"),
     }
     ExitCode::SUCCESS
+}
+
+fn mapped_by_bus_address() -> Outcome {
+    peer::is_mapped_as(Some(DmaKind::Bus))
 }

@@ -4,6 +4,7 @@ mod peer;
 
 use std::process::ExitCode;
 
+use bufmap::dma::DmaKind;
 use bufmap::pci::{Detour, Outcome as Kernel, Reason, Trust};
 use bufmap_bench::{Outcome, check};
 
@@ -12,6 +13,7 @@ fn main() -> ExitCode {
         "zen",
         &[
             ("a_read_into_peer_memory_arrives", peer::arrives),
+            ("a_peer_is_mapped_through_the_host_bridge", mapped_through_the_bridge),
             ("the_verdict_trusts_the_processor", verdict_trusts_the_processor),
         ],
     )
@@ -27,4 +29,8 @@ fn verdict_trusts_the_processor() -> Outcome {
     };
     check(cpu.family == Some(0x17), cpu)?;
     peer::arrives()
+}
+
+fn mapped_through_the_bridge() -> Outcome {
+    peer::is_mapped_as(Some(DmaKind::Direct))
 }

@@ -158,7 +158,26 @@ pub struct Phyrs<'a> {
     list: PhyrList,
 }
 
-impl Phyrs<'_> {
+impl<'a> Phyrs<'a> {
+    /// Those of system memory, pinned now.
+    pub(crate) fn pinned(map: BufMap<'a>) -> Result<Self, Absent> {
+        let pinned = Pinned::new(map).map_err(|e| Phyrs::unknown(&e))?;
+        let list = pagemap::phyrs(&pinned).map_err(|e| Phyrs::unknown(&e))?;
+        Ok(Self { _pinned: Some(pinned), list })
+    }
+
+    /// Those of memory that never moves.
+    pub(crate) const fn fixed(list: PhyrList) -> Self {
+        Self { _pinned: None, list }
+    }
+
+    pub(crate) fn unknown(error: &dyn std::error::Error) -> Absent {
+        Absent::new(
+            format!("the physical addresses cannot be learned: {error}"),
+            "map the buffer through the IOMMU, by its dma-buf or its mapping",
+        )
+    }
+
     /// The ranges, in the buffer's order.
     pub fn list(&self) -> &PhyrList {
         &self.list
@@ -217,12 +236,8 @@ impl Export {
     /// without the privilege (`CAP_SYS_ADMIN`) or the right to pin so much (`RLIMIT_MEMLOCK`).
     pub fn phyrs(&self) -> Result<Phyrs<'_>, Absent> {
         match &self.phyrs {
-            PhyrSource::Pages(memory) => {
-                let pinned = Pinned::new(memory.map()).map_err(|e| unknown(&e))?;
-                let list = pagemap::phyrs(&pinned).map_err(|e| unknown(&e))?;
-                Ok(Phyrs { _pinned: Some(pinned), list })
-            }
-            PhyrSource::Fixed(list) => Ok(Phyrs { _pinned: None, list: list.clone() }),
+            PhyrSource::Pages(memory) => Phyrs::pinned(memory.map()),
+            PhyrSource::Fixed(list) => Ok(Phyrs::fixed(list.clone())),
             PhyrSource::Absent(why) => Err(why.clone()),
         }
     }
@@ -250,11 +265,4 @@ impl Export {
     pub fn dma_bufs(&self) -> Result<&[DmaBuf], Absent> {
         self.dma_bufs.as_deref().map_err(Absent::clone)
     }
-}
-
-fn unknown(error: &dyn std::error::Error) -> Absent {
-    Absent::new(
-        format!("the physical addresses cannot be learned: {error}"),
-        "map the buffer through the IOMMU, by its dma-buf or its mapping",
-    )
 }

@@ -387,6 +387,21 @@ impl Limits {
         Ok(Self { max_len: max_len & !(alignment - 1), boundary, alignment })
     }
 
+    /// The longest piece in bytes.
+    pub const fn max_len(&self) -> u64 {
+        self.max_len
+    }
+
+    /// What no piece crosses a multiple of, in bytes.
+    pub const fn boundary(&self) -> Option<u64> {
+        self.boundary
+    }
+
+    /// What pieces begin and end at multiples of, in bytes.
+    pub const fn alignment(&self) -> u64 {
+        self.alignment
+    }
+
     /// How much of `range` the first piece may hold.
     fn first(&self, range: Phyr) -> u64 {
         let to_boundary = self.boundary.map_or(u64::MAX, |b| b - (range.addr.get() & (b - 1)));

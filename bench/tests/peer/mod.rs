@@ -2,11 +2,13 @@
 
 use std::io;
 
+use bufmap::dma::{Direct, DmaError, DmaKind, Mapper};
 use bufmap::pci::{self, Address, Tree, Verdict, can_peer};
 use bufmap::storage::file::{SourceFile, pread};
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::{Outcome, check, kernel_log};
-use exporters::{P2pmem, PeerMemory};
+use exporters::{Intent, P2pmem, PeerMemory};
+use iomap::{Memory, PageSize, PhysAddr};
 use libtest_mimic::Failed;
 
 pub const LEN: usize = 64 << 10;
@@ -89,4 +91,34 @@ pub fn is_a_lie() -> Outcome {
     let log = kernel_log()?;
     check(log.contains("DMAR: [DMA Write NO_PASID]"), "the IOMMU saw no write")?;
     check(log.contains("PTE Write access is not set"), "the IOMMU saw no fault")
+}
+
+/// Without an IOMMU, the drive `reader` is given the addresses of the memory bus: of system memory
+/// always, of peer memory as addresses of this kind, or with the kernel's reason not at all.
+#[allow(dead_code)] // Not on every machine.
+pub fn is_mapped_as(kind: Option<DmaKind>) -> Outcome {
+    let mapper = Direct::new(address("reader")?)?;
+    let system = Memory::anonymous(LEN, PageSize::Base)?;
+    let mapped = mapper.map(&system, Intent::Write)?;
+    let list = mapped.list();
+    let direct = list.ranges().iter().all(|range| range.kind() == DmaKind::Direct);
+    check(direct && list.total() == LEN as u64, format!("{list:?}"))?;
+
+    let (peer, provider) = (memory(LEN)?, address("provider")?);
+    match (mapper.map(&peer, Intent::Write), kind) {
+        (Ok(mapped), Some(kind)) => {
+            let tree = Tree::read()?;
+            check(mapped.list().total() == LEN as u64, format!("{mapped:?}"))?;
+            for range in mapped.list().ranges() {
+                check(range.kind() == kind, range)?;
+                let bar = tree.bar_at(PhysAddr::new(range.addr().get()));
+                check(bar.is_some_and(|bar| bar.function == provider), range)?;
+            }
+            check(mapped.finish()? == 0, "the CPU copied")
+        }
+        (Err(DmaError::NotPeer(verdict)), None) => {
+            check(verdict.to_string().contains("is not on the kernel's list"), &verdict)
+        }
+        (other, _) => Err(format!("{other:?}").into()),
+    }
 }

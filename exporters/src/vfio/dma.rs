@@ -7,6 +7,7 @@
 //! kernel's pin keeps system memory from everybody else, and a BAR is nobody else's.
 #![allow(unsafe_code)]
 
+use std::fmt;
 use std::sync::Arc;
 
 use iomap::{BufMap, DmaAddr, Memory};
@@ -16,7 +17,9 @@ use super::container::Container;
 use super::error::VfioError;
 use super::region::Region;
 use super::sys;
-use crate::Intent;
+use crate::export::Phyrs;
+use crate::p2pmem::PeerMemory;
+use crate::{Absent, Intent};
 
 /// IOMMUs translate pages of this size with one entry.
 const LARGE: u64 = 2 << 20;
@@ -25,21 +28,32 @@ mod sealed {
     pub trait Steady {}
     impl Steady for iomap::Memory {}
     impl Steady for super::Region {}
+    impl Steady for crate::p2pmem::PeerMemory {}
     impl<T: Steady + ?Sized> Steady for &T {}
     impl<T: Steady + ?Sized> Steady for std::sync::Arc<T> {}
 }
 
-/// Memory that type1 may be given: made by `mmap`, and at one place for as long as it lives. Type1
+/// Memory that a device may be given: made by `mmap`, and at one place for as long as it lives. Type1
 /// pins system memory, but is never told when a driver moves memory of its own, so a mapping of a
 /// GPU driver's buffer is not among it.
-pub trait Mappable: sealed::Steady {
+pub trait Mappable: sealed::Steady + fmt::Debug + Send + Sync {
     /// A map of all of it.
     fn map(&self) -> BufMap<'_>;
+
+    /// Where it lies on the memory bus, pinned for as long as the answer is kept.
+    ///
+    /// # Errors
+    /// Absent without the privilege to know, or to pin so much.
+    fn phyrs(&self) -> Result<Phyrs<'_>, Absent>;
 }
 
 impl Mappable for Memory {
     fn map(&self) -> BufMap<'_> {
         Self::map(self)
+    }
+
+    fn phyrs(&self) -> Result<Phyrs<'_>, Absent> {
+        Phyrs::pinned(Self::map(self))
     }
 }
 
@@ -47,17 +61,39 @@ impl Mappable for Region {
     fn map(&self) -> BufMap<'_> {
         Self::map(self)
     }
+
+    fn phyrs(&self) -> Result<Phyrs<'_>, Absent> {
+        Self::phyrs(self).map(Phyrs::fixed).map_err(|e| Phyrs::unknown(&e))
+    }
+}
+
+impl Mappable for PeerMemory {
+    fn map(&self) -> BufMap<'_> {
+        Self::map(self)
+    }
+
+    fn phyrs(&self) -> Result<Phyrs<'_>, Absent> {
+        Self::phyrs(self).map(Phyrs::fixed).map_err(|e| Phyrs::unknown(&e))
+    }
 }
 
 impl<T: Mappable + ?Sized> Mappable for &T {
     fn map(&self) -> BufMap<'_> {
         T::map(self)
     }
+
+    fn phyrs(&self) -> Result<Phyrs<'_>, Absent> {
+        T::phyrs(self)
+    }
 }
 
 impl<T: Mappable + ?Sized> Mappable for Arc<T> {
     fn map(&self) -> BufMap<'_> {
         T::map(self)
+    }
+
+    fn phyrs(&self) -> Result<Phyrs<'_>, Absent> {
+        T::phyrs(self)
     }
 }
 
