@@ -43,6 +43,7 @@ proptest! {
         match (list.part(start..end), model.get(start as usize..end as usize)) {
             (Ok(part), Some(wanted)) => {
                 prop_assert_eq!(part.total(), wanted.len() as u64);
+                prop_assert!(part.clone().all(|range| range.len() > 0));
                 prop_assert_eq!(bytes(part), wanted);
             }
             (Err(DmaError::OutOfBounds { .. }), None) => {}

@@ -1,5 +1,7 @@
 //! Consumers that read drives.
 //!
-//! [`mod@file`] reads through the kernel: any file on any file system.
+//! [`mod@file`] reads through the kernel: any file on any file system. [`nvme`] describes memory to
+//! drives.
 
 pub mod file;
+pub mod nvme;
