@@ -1,7 +1,7 @@
 //! Consumers that read drives.
 //!
-//! [`mod@file`] reads through the kernel: any file on any file system. [`nvme`] describes memory to
-//! drives.
+//! [`mod@file`] reads through the kernel: any file on any file system. [`nvme`] is a driver in user
+//! space for a drive that the kernel has let go of.
 
 pub mod file;
 pub mod nvme;

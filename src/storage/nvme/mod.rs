@@ -1,11 +1,13 @@
-//! NVMe drives: how memory is described to them.
+//! NVMe drives, driven from user space.
 //!
-//! A command names the memory that its data goes to by [PRPs](prp) or by an [SGL](sgl), both built
-//! from the ranges that the drive sees ([`DmaList`](crate::dma::DmaList)) into memory of the
-//! caller's ([`ListMemory`]), without a copy or an allocation.
+//! So far: what a drive says of itself ([`identify`]), and how memory is described to it: by
+//! [PRPs](prp) or by an [SGL](sgl), both built from the ranges that the drive sees
+//! ([`DmaList`](crate::dma::DmaList)).
 
+pub mod identify;
 mod list;
 pub mod prp;
 pub mod sgl;
 
+pub use identify::{IdentifyController, IdentifyNamespace};
 pub use list::ListMemory;
