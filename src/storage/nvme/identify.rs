@@ -116,7 +116,6 @@ bitflags::bitflags! {
         const WRITE_ZEROES = 1 << 3;
         /// Verify.
         const VERIFY = 1 << 7;
-        const _ = !0;
     }
 }
 
@@ -146,7 +145,7 @@ impl IdentifyController {
             aborts: u16::from(bytes[258]) + 1,
             namespaces: word(bytes, 516),
             sgl: SglSupport::of(word(bytes, 536)),
-            optional: OptionalCommands::from_bits_retain(half(bytes, 520)),
+            optional: OptionalCommands::from_bits_truncate(half(bytes, 520)),
             volatile_write_cache: bytes[525] & 1 != 0,
             shutdown: Some(word(bytes, 88))
                 .filter(|&microseconds| microseconds != 0)

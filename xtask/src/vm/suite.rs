@@ -17,8 +17,9 @@ use crate::tally::Tally;
 /// The package whose test programs are named after machines.
 const PACKAGE: &str = "bufmap-bench";
 
-/// Programs of other packages that run in a machine too, for what the host lacks.
-const GUESTS: [(&str, &str, &str); 3] = [
+/// Programs with other names that run in a machine too, for what the host lacks.
+const GUESTS: [(&str, &str, &str); 4] = [
+    ("vfio", "bufmap-bench", "nvme"),
     ("gpu", "bufmap-exporters", "buffers"),
     ("gpu", "bufmap-exporters", "vulkan"),
     ("gpu", "bufmap", "load_vulkan"),

@@ -138,16 +138,25 @@ pub const TOPOLOGIES: &[Topology] = &[
     },
     Topology {
         name: "vfio",
-        shows: "a drive and a device with memory in a BAR, for vfio-pci, each under its own root port",
+        shows: "drives (sound, failing, slow) and a device with memory in a BAR, for vfio-pci, each under its own root port",
         cpu: "EPYC",
         iommu: true,
         devices: &[
             "pcie-root-port,id=left,chassis=1,slot=1",
             "pcie-root-port,id=right,chassis=2,slot=2",
+            "pcie-root-port,id=third,chassis=3,slot=3",
+            "pcie-root-port,id=fourth,chassis=4,slot=4",
             "ivshmem-plain,memdev=vram,bus=left",
-            "nvme,serial=reader,drive=reader,bus=right",
+            // It reads up to 4 MiB at a time: lists of PRPs of more than a page.
+            "nvme,serial=reader,drive=reader,mdts=10,bus=right",
+            "nvme,serial=failing,drive=failing,bus=third",
+            "nvme,serial=slow,drive=slow,bus=fourth",
         ],
-        drives: &[sound("reader")],
+        drives: &[
+            sound("reader"),
+            Drive { name: "failing", medium: Medium::Failing },
+            Drive { name: "slow", medium: Medium::Slow },
+        ],
         others: &["-object", "memory-backend-ram,id=vram,size=64M,share=on"],
         modules: &["nvme", "vfio-pci", "vfio_iommu_type1"],
     },

@@ -1,0 +1,158 @@
+//! Memory that a drive may write, and that stays mapped for it as long as it may.
+
+use std::any::Any;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use exporters::vfio::{Container, DmaMapping};
+use iomap::DmaAddr;
+
+/// Pieces of mapped memory in a row: where the bytes of a read go. They may lie in system memory and
+/// in the BARs of other devices, side by side.
+///
+/// It keeps the mappings, and a read in flight keeps it: what the drive may write is neither unmapped
+/// nor unpinned before the drive is done with it, whatever else is dropped or forgotten.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use bufmap::storage::nvme::Target;
+/// use exporters::Intent;
+/// use exporters::vfio::Container;
+/// use iomap::{Memory, PageSize};
+///
+/// let container = Arc::new(Container::new()?);
+/// let card = container.open("0000:01:00.0")?;
+/// let vram = Arc::new(container.map_dma(card.map_region(2)?, Intent::Write)?);
+/// let memory = Memory::anonymous(1 << 20, PageSize::Base)?;
+/// let memory = Arc::new(container.map_dma(memory, Intent::Write)?);
+///
+/// // The first 4 KiB of a read go to system memory, the rest to the card.
+/// let mut target = Target::default();
+/// target.push(&memory, 0..4096)?;
+/// target.push(&vram, 0..60 << 10)?;
+/// assert_eq!(target.len(), 64 << 10);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Default)]
+pub struct Target {
+    pieces: Vec<Piece>,
+    guards: Vec<Arc<dyn Any + Send + Sync>>,
+    container: Option<Arc<Container>>,
+}
+
+/// A piece, and where in the target it ends.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    addr: DmaAddr,
+    end: u64,
+}
+
+/// Why a piece was not added.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// It is empty or reaches past the end of the mapping.
+    #[error("bytes {start:#x} to {end:#x} are no part of a mapping of {len:#x} bytes")]
+    Outside {
+        /// Its first byte.
+        start: u64,
+        /// One past its last byte.
+        end: u64,
+        /// How long the mapping is, in bytes.
+        len: u64,
+    },
+    /// A mapping in another container, whose addresses mean nothing to the devices of this one.
+    #[error("the pieces are mapped in two containers; open both devices in one")]
+    Container,
+}
+
+impl Target {
+    /// Adds a part of a mapping behind what there is.
+    ///
+    /// # Errors
+    /// [`TargetError`]; the target is unchanged.
+    pub fn push<M: Send + Sync + 'static>(
+        &mut self,
+        mapping: &Arc<DmaMapping<M>>,
+        part: Range<u64>,
+    ) -> Result<(), TargetError> {
+        let Range { start, end } = part;
+        if start >= end || end > mapping.len() {
+            return Err(TargetError::Outside { start, end, len: mapping.len() });
+        }
+        let container = self.container.get_or_insert_with(|| Arc::clone(mapping.container()));
+        if !Arc::ptr_eq(container, mapping.container()) {
+            return Err(TargetError::Container);
+        }
+        let addr = DmaAddr::new(mapping.iova().get() + start);
+        self.pieces.push(Piece { addr, end: self.len() + (end - start) });
+        self.guards.push(Arc::clone(mapping) as Arc<dyn Any + Send + Sync>);
+        Ok(())
+    }
+
+    /// How many bytes there are.
+    pub fn len(&self) -> u64 {
+        self.pieces.last().map_or(0, |piece| piece.end)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Whether its addresses mean something to the devices of a container.
+    pub(super) fn is_in(&self, container: &Arc<Container>) -> bool {
+        self.container.as_ref().is_some_and(|own| Arc::ptr_eq(own, container))
+    }
+
+    /// The ranges behind the bytes `part`, which lie inside.
+    #[inline]
+    pub(super) fn ranges(&self, part: Range<u64>) -> impl Iterator<Item = (DmaAddr, u64)> {
+        let first = self.pieces.partition_point(|piece| piece.end <= part.start);
+        let mut at = part.start;
+        let mut begin = if first == 0 { 0 } else { self.pieces[first - 1].end };
+        self.pieces[first..].iter().map_while(move |piece| {
+            if at >= part.end {
+                return None;
+            }
+            let len = piece.end.min(part.end) - at;
+            let addr = DmaAddr::new(piece.addr.get() + (at - begin));
+            (at, begin) = (at + len, piece.end);
+            Some((addr, len))
+        })
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target").field("pieces", &self.pieces).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_part_of_a_target_is_its_bytes_in_order(
+            lens in proptest::collection::vec(1u64..9, 1..8), cut in any::<(u64, u64)>()
+        ) {
+            let mut target = Target::default();
+            let mut bytes = Vec::new();
+            for (number, &len) in (1..).zip(&lens) {
+                let addr = DmaAddr::new(number * 1000);
+                target.pieces.push(Piece { addr, end: target.len() + len });
+                bytes.extend((0..len).map(|i| addr.get() + i));
+            }
+            let (a, b) = (cut.0 % (target.len() + 1), cut.1 % (target.len() + 1));
+            let part = a.min(b)..a.max(b);
+            let found: Vec<u64> = target
+                .ranges(part.clone())
+                .flat_map(|(addr, len)| (0..len).map(move |i| addr.get() + i))
+                .collect();
+            prop_assert_eq!(&found, &bytes[part.start as usize..part.end as usize]);
+        }
+    }
+}
