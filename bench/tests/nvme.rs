@@ -400,10 +400,10 @@ fn refused() -> Outcome {
     refuse(0, &whole, 5..5, "not inside a namespace")?;
     refuse(0, &whole, 2 * MOST - 512..2 * MOST + 512, "not inside a namespace")?;
     refuse(0, &whole, 0..MOST + 512, "more than the 4194304")?;
-    refuse(100, &whole, 0..512, "PRPs cannot describe")?;
-    refuse(0, &whole, 2..514, "PRPs cannot describe")?;
+    refuse(100, &whole, 0..512, "of the ranges of a PRP list")?;
+    refuse(0, &whole, 2..514, "of the ranges of a PRP list")?;
     let torn = targets(&mapping, [0..512, PAGE..PAGE + 512])?;
-    refuse(0, &torn, 0..1024, "PRPs cannot describe")?;
+    refuse(0, &torn, 0..1024, "of the ranges of a PRP list")?;
 
     let other = Arc::new(Container::new()?);
     let card = Tree::read()?
@@ -426,7 +426,7 @@ fn refused() -> Outcome {
     let parts: Vec<_> = (0..512).map(|i| i * 9..i * 9 + 1).collect();
     let dust = targets(&mapping, parts.clone())?;
     let error = queue.read(0, &drive.namespace, 0, &dust, 0..512).expect_err("512 ranges");
-    check(error.to_string().contains("512 ranges, and the queue's lists have room for 256"), error)
+    check(error.to_string().contains("more than the 256 descriptors"), error)
 }
 
 fn failing() -> Outcome {

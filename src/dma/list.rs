@@ -41,6 +41,12 @@ impl DmaList {
         self.ends.push(end);
     }
 
+    /// Takes all ranges out, and keeps the room for others.
+    pub fn clear(&mut self) {
+        self.ranges.clear();
+        self.ends.clear();
+    }
+
     /// The ranges.
     pub fn ranges(&self) -> &[DmaRange] {
         &self.ranges

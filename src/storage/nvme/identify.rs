@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use super::sgl::SglSupport;
+
 /// The length of every answer to Identify, in bytes.
 pub const IDENTIFY_LEN: usize = 4096;
 
@@ -93,17 +95,6 @@ pub struct IdentifyController {
     pub max_commands: Option<u16>,
 }
 
-/// Which scatter-gather lists a controller takes (SGLS).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SglSupport {
-    /// What addresses and lengths must be multiples of, in bytes: 1 or 4.
-    pub alignment: u32,
-    /// Whether a descriptor may say that bytes go nowhere.
-    pub bit_bucket: bool,
-    /// Whether a list may be longer than the data.
-    pub longer_than_data: bool,
-}
-
 bitflags::bitflags! {
     /// Optional commands of the NVM command set (ONCS), as far as they concern a reader.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +135,7 @@ impl IdentifyController {
             max_transfer_exponent: Some(bytes[77]).filter(|&exponent| exponent != 0),
             aborts: u16::from(bytes[258]) + 1,
             namespaces: word(bytes, 516),
-            sgl: SglSupport::of(word(bytes, 536)),
+            sgl: SglSupport::from_field(word(bytes, 536)),
             optional: OptionalCommands::from_bits_truncate(half(bytes, 520)),
             volatile_write_cache: bytes[525] & 1 != 0,
             shutdown: Some(word(bytes, 88))
@@ -164,21 +155,6 @@ impl IdentifyController {
                 .and_then(|pages| pages.checked_mul(min_page))
                 .unwrap_or(u64::MAX),
         }
-    }
-}
-
-impl SglSupport {
-    fn of(sgls: u32) -> Option<Self> {
-        let alignment = match sgls & 0b11 {
-            0b01 => 1,
-            0b10 => 4,
-            _ => return None,
-        };
-        Some(Self {
-            alignment,
-            bit_bucket: sgls >> 16 & 1 != 0,
-            longer_than_data: sgls >> 18 & 1 != 0,
-        })
     }
 }
 
@@ -326,7 +302,7 @@ mod tests {
                 max_transfer_exponent: Some(7),
                 aborts: 4,
                 namespaces: 256,
-                sgl: Some(SglSupport { alignment: 1, bit_bucket: true, longer_than_data: false }),
+                sgl: Some(SglSupport { alignment: 1, bit_bucket: true }),
                 optional: OptionalCommands::COMPARE
                     | OptionalCommands::DATASET_MANAGEMENT
                     | OptionalCommands::VERIFY,
@@ -360,17 +336,6 @@ mod tests {
             let refused = IdentifyController::parse(&bytes);
             assert!(matches!(refused, Err(IdentifyError::EntrySizes { .. })), "{at}: {value:#x}");
         }
-    }
-
-    #[test]
-    fn sgl_support_is_a_number_and_bits() {
-        assert_eq!(SglSupport::of(0), None);
-        assert_eq!(SglSupport::of(0b11 | 1 << 16), None);
-        let dwords = SglSupport::of(0b10 | 1 << 18).expect("supported");
-        assert_eq!(
-            (dwords.alignment, dwords.bit_bucket, dwords.longer_than_data),
-            (4, false, true)
-        );
     }
 
     fn namespace() -> Box<[u8; IDENTIFY_LEN]> {

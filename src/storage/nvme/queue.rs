@@ -24,10 +24,13 @@ use super::PAGE;
 use super::admin;
 use super::command::{DataPointer, Operation};
 use super::controller::{Controller, Namespace};
-use super::data::{self, ListError, ListMemory, Lists};
+use super::data::{Describer, ListError, Lists};
 use super::error::NvmeError;
 use super::link::Link;
+use super::list::ListMemory;
 use super::pair::{Ended, Pair, Trouble};
+use super::prp;
+use super::sgl::Data;
 use super::target::Target;
 
 /// How a queue is waited for.
@@ -152,8 +155,9 @@ pub struct Queue {
     number: u16,
     lists: DmaMapping<Memory>,
     list_len: usize,
-    /// Where bytes go that a read of whole blocks brings and nobody wants.
-    waste: DmaMapping<Memory>,
+    describer: Describer,
+    /// The describer's page for waste.
+    _waste: DmaMapping<Memory>,
     options: QueueOptions,
     /// Reads that ended without a completion.
     failed: VecDeque<Finished>,
@@ -161,8 +165,6 @@ pub struct Queue {
     spins: u32,
     /// When the controller was looked after.
     looked: Instant,
-    /// The ranges of the read that is being put in.
-    ranges: Vec<(DmaAddr, u64)>,
     controller: Arc<Controller>,
 }
 
@@ -205,20 +207,21 @@ impl Queue {
             return Err(link.unsupported("another interrupt", why));
         }
         let container = link.device().container();
-        let list_len = data::list_len(options.max_read);
+        let list_len = prp::list_len(options.max_read, PAGE) as usize;
         let lists = Memory::anonymous(list_len * options.entries as usize, PageSize::Base)?;
-        let waste = Memory::anonymous(1, PageSize::Base)?;
+        let waste = container.map_dma(Memory::anonymous(1, PageSize::Base)?, Intent::Write)?;
+        let describer = Describer::new(options.lists, controller.identity().sgl, waste.iova());
         let queue = Self {
             pair: Pair::new(link, number, options.entries)?,
             number,
             lists: container.map_dma(lists, Intent::ReadWrite)?,
             list_len,
-            waste: container.map_dma(waste, Intent::Write)?,
+            describer,
+            _waste: waste,
             options,
             failed: VecDeque::new(),
             spins: 0,
             looked: Instant::now(),
-            ranges: Vec::new(),
             controller: Arc::clone(controller),
         };
         queue.register()?;
@@ -293,13 +296,8 @@ impl Queue {
             return Err(NvmeError::Full { device: self.link().name(), depth: self.depth() });
         };
         let blocks = self.blocks(namespace, offset, target, &part)?;
-        self.ranges.clear();
-        let waste = self.waste.iova();
-        self.ranges.extend(pages(waste, blocks.head));
-        self.ranges.extend(target.ranges(part));
-        self.ranges.extend(pages(waste, blocks.tail));
         let data = self
-            .describe(command)
+            .describe(command, &blocks, target, part)
             .map_err(|source| NvmeError::List { device: self.link().name(), source })?;
         let operation =
             Operation::Read { namespace: namespace.id(), lba: blocks.lba, blocks: blocks.count };
@@ -343,20 +341,20 @@ impl Queue {
         Ok(Blocks { lba: offset >> size.trailing_zeros(), count: count as u32, head, tail })
     }
 
+    /// Describes where the bytes of a command go.
     #[inline]
-    fn describe(&self, command: u16) -> Result<DataPointer, ListError> {
+    fn describe(
+        &mut self,
+        command: u16,
+        blocks: &Blocks,
+        target: &Target,
+        part: Range<u64>,
+    ) -> Result<DataPointer, ListError> {
         let at = usize::from(command) * self.list_len;
-        let list = ListMemory {
-            map: self.lists.map().subrange(at..at + self.list_len)?,
-            addr: DmaAddr::new(self.lists.iova().get() + at as u64),
-        };
-        let sgl = self.controller.identity().sgl;
-        match (self.options.lists, sgl) {
-            (Lists::Sgl, Some(sgl)) => data::sgl(&self.ranges, sgl.alignment, &list),
-            (Lists::Fitting, Some(sgl)) => data::prps(&self.ranges, &list)
-                .or_else(|_| data::sgl(&self.ranges, sgl.alignment, &list)),
-            (_, _) => data::prps(&self.ranges, &list),
-        }
+        let map = self.lists.map().subrange(at..at + self.list_len)?;
+        let list = ListMemory::new(map, DmaAddr::new(self.lists.iova().get() + at as u64));
+        let memory = target.list().part(part)?;
+        self.describer.describe(&Data { head: blocks.head, memory, tail: blocks.tail }, &list)
     }
 
     /// Tells the drive of the reads that were put in.
@@ -518,11 +516,6 @@ impl Drop for Queue {
         }
         self.controller.give_number(self.number);
     }
-}
-
-/// One page as often as it takes to make `len` bytes of it.
-fn pages(addr: DmaAddr, len: u64) -> impl Iterator<Item = (DmaAddr, u64)> {
-    (0..len).step_by(PAGE as usize).map(move |at| (addr, PAGE.min(len - at)))
 }
 
 /// The blocks of a read.

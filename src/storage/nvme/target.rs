@@ -8,6 +8,8 @@ use std::sync::Arc;
 use exporters::vfio::{Container, DmaMapping};
 use iomap::DmaAddr;
 
+use crate::dma::{DmaError, DmaKind, DmaList, DmaRange};
+
 /// Pieces of mapped memory in a row: where the bytes of a read go. They may lie in system memory and
 /// in the BARs of other devices, side by side.
 ///
@@ -36,20 +38,13 @@ use iomap::DmaAddr;
 /// ```
 #[derive(Default)]
 pub struct Target {
-    pieces: Vec<Piece>,
+    list: DmaList,
     guards: Vec<Arc<dyn Any + Send + Sync>>,
     container: Option<Arc<Container>>,
 }
 
-/// A piece, and where in the target it ends.
-#[derive(Clone, Copy, Debug)]
-struct Piece {
-    addr: DmaAddr,
-    end: u64,
-}
-
 /// Why a piece was not added.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// It is empty or reaches past the end of the mapping.
     #[error("bytes {start:#x} to {end:#x} are no part of a mapping of {len:#x} bytes")]
@@ -64,6 +59,9 @@ pub enum TargetError {
     /// A mapping in another container, whose addresses mean nothing to the devices of this one.
     #[error("the pieces are mapped in two containers; open both devices in one")]
     Container,
+    /// Its addresses are none.
+    #[error(transparent)]
+    Dma(#[from] DmaError),
 }
 
 impl Target {
@@ -85,19 +83,19 @@ impl Target {
             return Err(TargetError::Container);
         }
         let addr = DmaAddr::new(mapping.iova().get() + start);
-        self.pieces.push(Piece { addr, end: self.len() + (end - start) });
+        self.list.push(DmaRange::new(DmaKind::Iova, addr, end - start)?);
         self.guards.push(Arc::clone(mapping) as Arc<dyn Any + Send + Sync>);
         Ok(())
     }
 
     /// How many bytes there are.
     pub fn len(&self) -> u64 {
-        self.pieces.last().map_or(0, |piece| piece.end)
+        self.list.total()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.list.ranges().is_empty()
     }
 
     /// Whether its addresses mean something to the devices of a container.
@@ -105,54 +103,15 @@ impl Target {
         self.container.as_ref().is_some_and(|own| Arc::ptr_eq(own, container))
     }
 
-    /// The ranges behind the bytes `part`, which lie inside.
+    /// What the drive sees of it.
     #[inline]
-    pub(super) fn ranges(&self, part: Range<u64>) -> impl Iterator<Item = (DmaAddr, u64)> {
-        let first = self.pieces.partition_point(|piece| piece.end <= part.start);
-        let mut at = part.start;
-        let mut begin = if first == 0 { 0 } else { self.pieces[first - 1].end };
-        self.pieces[first..].iter().map_while(move |piece| {
-            if at >= part.end {
-                return None;
-            }
-            let len = piece.end.min(part.end) - at;
-            let addr = DmaAddr::new(piece.addr.get() + (at - begin));
-            (at, begin) = (at + len, piece.end);
-            Some((addr, len))
-        })
+    pub(super) const fn list(&self) -> &DmaList {
+        &self.list
     }
 }
 
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Target").field("pieces", &self.pieces).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn a_part_of_a_target_is_its_bytes_in_order(
-            lens in proptest::collection::vec(1u64..9, 1..8), cut in any::<(u64, u64)>()
-        ) {
-            let mut target = Target::default();
-            let mut bytes = Vec::new();
-            for (number, &len) in (1..).zip(&lens) {
-                let addr = DmaAddr::new(number * 1000);
-                target.pieces.push(Piece { addr, end: target.len() + len });
-                bytes.extend((0..len).map(|i| addr.get() + i));
-            }
-            let (a, b) = (cut.0 % (target.len() + 1), cut.1 % (target.len() + 1));
-            let part = a.min(b)..a.max(b);
-            let found: Vec<u64> = target
-                .ranges(part.clone())
-                .flat_map(|(addr, len)| (0..len).map(move |i| addr.get() + i))
-                .collect();
-            prop_assert_eq!(&found, &bytes[part.start as usize..part.end as usize]);
-        }
+        f.debug_struct("Target").field("list", &self.list).finish_non_exhaustive()
     }
 }
