@@ -208,7 +208,8 @@ fn slots(mut leftovers: Vec<Run>, cut: &Cut) -> Vec<Piece> {
     leftovers.sort_unstable_by_key(|run| (run.file, run.offset));
     let mut pieces: Vec<Piece> = Vec::new();
     for run in &leftovers {
-        for range in blocks(run.offset..run.end(), cut.block) {
+        // A run that was widened may reach past the end of the file.
+        for range in blocks(run.offset..run.end().min(cut.file_len), cut.block) {
             let part = run.part(range);
             let start = part.offset / align * align;
             let end = part.end().next_multiple_of(align);
@@ -345,6 +346,19 @@ mod tests {
                 }
             }
             prop_assert_eq!(glued, joined);
+        }
+
+        #[test]
+        fn widened_runs_ask_for_nothing_past_the_end_of_the_file(
+            runs in runs(),
+            slots_only in any::<bool>(),
+        ) {
+            let file_len = runs.last().map_or(0, Run::end);
+            let wide = widen(&runs, 512, BUFFER);
+            let alignment = Alignment { offset: 512, memory: 512 };
+            for piece in direct(&wide, &Cut { block: 65536, alignment, file_len, slots_only }) {
+                prop_assert!(piece.offset + piece.need <= file_len, "{:?}", piece);
+            }
         }
 
         #[test]
