@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use exporters::vulkan;
-use iomap::BufMap;
+use iomap::{BufMap, Location};
 
 use super::check::{Fingerprints, Part};
 use super::run::{Event, Failure, Job, Landed};
@@ -32,6 +32,7 @@ pub(super) struct Accounts<'a> {
     fingerprints: &'a Fingerprints<'a>,
     parts: Vec<Part>,
     valid: Valid,
+    read_back: u64,
     end: Option<LoadError>,
 }
 
@@ -39,7 +40,7 @@ impl<'a> Accounts<'a> {
     pub(super) fn new(load: &'a Load<'a>, fingerprints: &'a Fingerprints<'a>) -> Self {
         let wanted = load.requests.iter().map(|request| request.len).sum();
         let valid = Valid::none_of(wanted);
-        Self { load, fingerprints, parts: Vec::new(), valid, end: None }
+        Self { load, fingerprints, parts: Vec::new(), valid, read_back: 0, end: None }
     }
 
     pub(super) fn wanted_fingerprints(&self) -> Option<&'a Fingerprints<'a>> {
@@ -97,6 +98,9 @@ impl<'a> Accounts<'a> {
                 self.valid.insert(place);
             }
             let (true, Some(buffer)) = (fingerprint, buffer) else { continue };
+            if buffer.location() == Location::Io {
+                self.read_back += self.fingerprints.bytes_of(landed.clone());
+            }
             let bytes = buffer.subrange(landed.start as usize..landed.end as usize);
             let parts = bytes.and_then(|bytes| self.fingerprints.of(landed, &bytes));
             // A piece that landed lies inside the buffer.
@@ -118,6 +122,40 @@ impl<'a> Accounts<'a> {
             }
             End::Gpu(error) => LoadError::Vulkan(error),
             End::Engine(source) => LoadError::Engine { step: "the io_uring", source, valid },
+        }
+    }
+
+    pub(super) fn fingerprints(&self) -> &'a Fingerprints<'a> {
+        self.fingerprints
+    }
+
+    /// Whether something has ended the work before its end.
+    pub(super) fn has_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// How many bytes were read out of a device's memory to be fingerprinted.
+    pub(super) fn read_back(&self) -> u64 {
+        self.read_back
+    }
+
+    /// Whether all that was asked for of a job is in the buffer.
+    pub(super) fn has(&self, job: &Job) -> bool {
+        let mut wanted = job.landed().flat_map(|landed| self.fingerprints.filled(landed));
+        wanted.all(|(_, place)| self.valid.contains(&place))
+    }
+
+    /// The failed read that ended the work, after which another road may be tried. What else ends a
+    /// load stays its end.
+    pub(super) fn forgive_read(&mut self) -> Option<String> {
+        match self.end.take() {
+            Some(LoadError::Read { offset, source, .. }) => {
+                Some(format!("reading at offset {offset} failed in flight ({source})"))
+            }
+            other => {
+                self.end = other;
+                None
+            }
         }
     }
 

@@ -68,10 +68,14 @@ impl<'r> Fingerprints<'r> {
             .map(move |(i, place)| (i, place.start.max(landed.start)..place.end.min(landed.end)))
     }
 
+    /// How many bytes of a part of the buffer were asked for.
+    pub(crate) fn bytes_of(&self, landed: Range<u64>) -> u64 {
+        self.filled(landed).map(|(_, place)| place.end - place.start).sum()
+    }
+
     /// How many of the bytes that a job lands were asked for.
     pub(crate) fn requested_bytes(&self, job: &Job) -> u64 {
-        let filled = job.landed().flat_map(|landed| self.filled(landed));
-        filled.map(|(_, place)| place.end - place.start).sum()
+        job.landed().map(|landed| self.bytes_of(landed)).sum()
     }
 
     /// The fingerprints of what landed, its first byte being that of `bytes`.
@@ -123,6 +127,9 @@ pub struct Checked {
     pub format_checksums: usize,
     /// How many bytes were compared with a second, independent read.
     pub compared: u64,
+    /// How many bytes the CPU read out of a device's memory for it, which is slow: none without a
+    /// check.
+    pub read_back: u64,
 }
 
 /// Compares every byte of a load's buffer with a second read of its files through the page cache.
@@ -169,6 +176,7 @@ impl<'a> Reader<'a> {
     fn new(load: &Load<'a>) -> Result<Self, LoadError> {
         match load.destination {
             Destination::Memory(memory) => Ok(Self::Cpu(memory.map())),
+            Destination::Peer(memory) => Ok(Self::Cpu(memory.map())),
             Destination::Imported { buffer, .. } | Destination::Device(buffer) => {
                 Ok(Self::Gpu(buffer.device().transfer()?, buffer))
             }

@@ -139,6 +139,9 @@ pub enum LoadError {
     /// There is no memory for the buffer or the slots.
     #[error("there is no memory for the load: {0}")]
     Memory(#[from] iomap::MemoryError),
+    /// There is no peer memory for the buffer.
+    #[error(transparent)]
+    P2pmem(#[from] exporters::P2pmemError),
     /// The GPU refused.
     #[error(transparent)]
     Vulkan(#[from] exporters::vulkan::VulkanError),

@@ -2,14 +2,15 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-use exporters::vulkan;
+use exporters::{PeerMemory, vulkan};
 use iomap::{BufMap, Memory, PageSize};
 
 use super::accounts::Accounts;
+use super::check::Fingerprints;
 use super::plan::Landing;
 use super::run::direct::Direct;
 use super::run::staged::{Slots, Staged};
@@ -21,84 +22,101 @@ use crate::storage::file::ring::Ring;
 /// The most threads that read one piece at a time.
 const READERS_MAX: usize = 16;
 
+/// Memory that the CPU can reach, of which each thread makes its own map.
+#[derive(Clone, Copy)]
+pub(super) enum Reachable<'m> {
+    System(&'m Memory),
+    Peer(&'m PeerMemory),
+}
+
+impl<'m> Reachable<'m> {
+    fn map(self) -> BufMap<'m> {
+        match self {
+            Self::System(memory) => memory.map(),
+            Self::Peer(memory) => memory.map(),
+        }
+    }
+}
+
 impl Load<'_> {
-    pub(super) fn fill_memory(
+    /// Fills memory that the CPU can reach, by reads past the page cache and reads that the kernel
+    /// copies.
+    pub(super) fn fill_map(
         &self,
-        memory: &Memory,
-        decided: &roads::Decided,
+        buffer: Reachable<'_>,
+        (direct, copied): (&[Job], &[Job]),
         stop: &AtomicBool,
         accounts: &mut Accounts<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Engine, LoadError> {
-        let ring = ring_available(decided);
-        let (direct, copied) =
-            (Queue::new(&decided.direct, stop), Queue::new(&decided.copied, stop));
+        let ring = ring_available(direct);
         let readers = match &ring {
-            Ok(()) => usize::from(!decided.direct.is_empty()),
-            Err(_) => decided.direct.len().min(self.options.depth as usize).min(READERS_MAX),
+            Ok(()) => usize::from(!direct.is_empty()),
+            Err(_) => direct.len().min(self.options.depth as usize).min(READERS_MAX),
         };
-        let slots = SlotMemory::for_jobs(&decided.direct, |pieces| match &ring {
+        let copiers = copiers(copied.len());
+        let slots = SlotMemory::for_jobs(direct, |pieces| match &ring {
             Ok(()) => pieces.min(self.options.depth as usize),
             Err(_) => readers, // Any of them may take a piece that needs a slot.
         })?;
-        let copiers = copiers(decided.copied.len());
+        let copier_slots = SlotMemory::for_jobs(copied, |_| copiers)?;
+        let held = slots.len() + copier_slots.len();
+        let queues = (Queue::new(direct, stop), Queue::new(copied, stop));
         let (events, received) = channel();
         let prints = accounts.wanted_fingerprints();
         let registered = thread::scope(|scope| {
             let mut ring_thread = None;
             for reader in 0..readers {
-                let (events, direct, slots) = (events.clone(), &direct, &slots);
+                let (events, slots, queue) = (events.clone(), &slots, &queues.0);
                 if ring.is_ok() {
-                    ring_thread = Some(
-                        scope.spawn(move || self.ring_fills_memory(memory, slots, direct, events)),
-                    );
+                    ring_thread =
+                        Some(scope.spawn(move || {
+                            self.ring_fills_map(buffer, slots, queue, prints, &events)
+                        }));
                 } else {
                     scope.spawn(move || {
-                        let slot = slots.map(reader).into_iter().collect();
-                        let buffer = memory.map();
-                        let mut work = Direct::new(
-                            direct,
-                            self.files,
-                            buffer,
-                            slot,
-                            None,
-                            Report::new(events),
-                        );
-                        pread::run(&mut work);
+                        self.thread_fills_map(buffer, slots.map(reader), queue, prints, events);
                     });
                 }
             }
-            for _ in 0..copiers {
-                let (events, copied) = (events.clone(), &copied);
+            for copier in 0..copiers {
+                let (events, slots, queue) = (events.clone(), &copier_slots, &queues.1);
                 scope.spawn(move || {
-                    let buffer = memory.map();
-                    let mut work = Direct::new(
-                        copied,
-                        self.files,
-                        buffer,
-                        Vec::new(),
-                        prints,
-                        Report::new(events),
-                    );
-                    pread::run(&mut work);
+                    self.thread_fills_map(buffer, slots.map(copier), queue, prints, events);
                 });
             }
             drop(events);
-            accounts.listen(&received, Some(memory.map()), stop, progress);
+            accounts.listen(&received, Some(buffer.map()), stop, progress);
             ring_thread.and_then(|thread| thread.join().ok()).flatten()
         });
-        Ok(Engine::describe(&ring, decided, readers, copiers, registered, slots.len()))
+        let counts = (readers, copiers);
+        Ok(Engine::describe(&ring, (direct, copied), counts, registered, held))
     }
 
-    /// Runs the direct jobs on an io_uring of this thread. Returns why memory is not registered
-    /// with it, if it is not.
-    fn ring_fills_memory<'m>(
+    /// Does jobs by one read at a time.
+    fn thread_fills_map<'m>(
         &'m self,
-        memory: &'m Memory,
+        buffer: Reachable<'m>,
+        slot: Option<BufMap<'m>>,
+        queue: &'m Queue<'m>,
+        prints: Option<&'m Fingerprints<'m>>,
+        events: Sender<Event<'m>>,
+    ) {
+        let slots = slot.into_iter().collect();
+        let report = Report::new(events);
+        pread::run(&mut Direct::new(queue, self.files, buffer.map(), slots, prints, report));
+    }
+
+    /// Runs direct jobs on an io_uring of this thread. Returns why memory is not registered with
+    /// it, if it is not.
+    fn ring_fills_map<'m>(
+        &'m self,
+        buffer: Reachable<'m>,
         slots: &'m SlotMemory,
         queue: &'m Queue<'m>,
-        events: Sender<Event<'m>>,
-    ) -> Option<String> {
+        prints: Option<&'m Fingerprints<'m>>,
+        events: &Sender<Event<'m>>,
+    ) -> Option<Unregistered> {
         let mut ring = match Ring::new(self.options.depth) {
             Ok(ring) => ring,
             Err(error) => {
@@ -108,21 +126,40 @@ impl Load<'_> {
         };
         let slot_maps: Vec<_> = (0..slots.count()).filter_map(|slot| slots.map(slot)).collect();
         let mut memory_maps = slot_maps.clone();
-        memory_maps.push(memory.map());
+        memory_maps.push(buffer.map());
         ring.register(&memory_maps, self.options.block as usize);
-        let mut work = Direct::new(
-            queue,
-            self.files,
-            memory.map(),
-            slot_maps,
-            None,
-            Report::new(events.clone()),
-        );
+        let report = Report::new(events.clone());
+        let mut work = Direct::new(queue, self.files, buffer.map(), slot_maps, prints, report);
         if let Err(error) = ring.run(&mut work) {
             queue.stop();
             let _ = events.send(Event::Engine(error));
         }
-        ring.refusal().map(io::Error::to_string)
+        ring.refusal().map(Unregistered::from)
+    }
+
+    /// Fills a peer's memory: from the drive straight into it what may go there, and the rest, with
+    /// what failed on that road, by the CPU.
+    pub(super) fn fill_peer(
+        &self,
+        memory: &PeerMemory,
+        decided: &mut roads::Decided,
+        accounts: &mut Accounts<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Engine, LoadError> {
+        let map = Reachable::Peer(memory);
+        let work = (&decided.peer[..], [].as_slice());
+        let first = self.fill_map(map, work, &AtomicBool::new(false), accounts, progress)?;
+        if self.options.require.is_none()
+            && let Some(why) = accounts.forgive_read()
+        {
+            decided.fall_back(why, accounts.fingerprints(), |job| accounts.has(job));
+        }
+        if accounts.has_ended() || self.stop.load(Ordering::Relaxed) {
+            return Ok(first);
+        }
+        let work = (&decided.direct[..], &decided.copied[..]);
+        let rest = self.fill_map(map, work, &AtomicBool::new(false), accounts, progress)?;
+        Ok(first.followed_by(rest))
     }
 
     pub(super) fn fill_device(
@@ -133,7 +170,7 @@ impl Load<'_> {
         accounts: &mut Accounts<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Engine, LoadError> {
-        let ring = ring_available(decided);
+        let ring = ring_available(&decided.direct);
         let jobs = decided.direct.iter().chain(&decided.copied);
         let slot_len = jobs.map(|job| job.piece.len as usize).max().unwrap_or(0).max(1);
         let slot_len = slot_len.next_multiple_of(PageSize::Base.bytes());
@@ -175,7 +212,7 @@ impl Load<'_> {
                     let outcome = Ring::new(self.options.depth).and_then(|mut ring| {
                         ring.register(&[memory.map()], slot_len);
                         let ran = ring.run(&mut work);
-                        unregistered = ring.refusal().map(io::Error::to_string);
+                        unregistered = ring.refusal().map(Unregistered::from);
                         ran
                     });
                     if let Err(error) = outcome {
@@ -188,13 +225,14 @@ impl Load<'_> {
             accounts.listen(&received, None, stop, progress);
             reader.join().ok().flatten()
         });
-        Ok(Engine::describe(&ring, decided, 1, 1, registered, memory.len() as u64))
+        let work = (&decided.direct[..], &decided.copied[..]);
+        Ok(Engine::describe(&ring, work, (1, 1), registered, memory.len() as u64))
     }
 }
 
 /// Whether an io_uring can be set up for the direct jobs; the reason, if not.
-fn ring_available(decided: &roads::Decided) -> io::Result<()> {
-    if decided.direct.is_empty() {
+fn ring_available(direct: &[Job]) -> io::Result<()> {
+    if direct.is_empty() {
         return Ok(());
     }
     Ring::new(1).map(drop)
@@ -238,6 +276,22 @@ impl SlotMemory {
     }
 }
 
+/// Why memory is not registered with an io_uring: what the kernel said, and what it means.
+struct Unregistered(String);
+
+impl From<&io::Error> for Unregistered {
+    fn from(error: &io::Error) -> Self {
+        Self(match error.raw_os_error() {
+            Some(libc::ENOMEM) => format!("{error}: raise RLIMIT_MEMLOCK, `ulimit -l`"),
+            // Pages of a device are pinned for the time of a read and no longer.
+            Some(libc::EFAULT | libc::EREMOTEIO) => {
+                format!("{error}: the kernel does not keep such memory pinned")
+            }
+            _ => error.to_string(),
+        })
+    }
+}
+
 /// How the reads were issued.
 pub(super) struct Engine {
     pub words: String,
@@ -248,28 +302,32 @@ pub(super) struct Engine {
 impl Engine {
     fn describe(
         ring: &io::Result<()>,
-        decided: &roads::Decided,
-        readers: usize,
-        copiers: usize,
-        unregistered: Option<String>,
+        (direct, copied): (&[Job], &[Job]),
+        (readers, copiers): (usize, usize),
+        unregistered: Option<Unregistered>,
         slots: u64,
     ) -> Self {
         let mut words = Vec::new();
         match ring {
-            Ok(()) if decided.direct.is_empty() => {}
+            Ok(()) if direct.is_empty() => {}
             Ok(()) => words.push(match unregistered {
                 None => "io_uring with registered buffers".to_owned(),
-                Some(error) => format!(
-                    "io_uring without registered buffers ({error}: raise RLIMIT_MEMLOCK, `ulimit -l`)"
-                ),
+                Some(Unregistered(why)) => format!("io_uring without registered buffers ({why})"),
             }),
             Err(error) => words.push(format!(
                 "{readers} threads with pread, because io_uring cannot be set up ({error}: see the sysctl kernel.io_uring_disabled and the container's seccomp profile)"
             )),
         }
-        if !decided.copied.is_empty() {
+        if !copied.is_empty() {
             words.push(format!("{copiers} threads with pread for what the kernel copies"));
         }
         Self { words: words.join("; "), slots }
+    }
+
+    /// The account of this and then another, which may both have had nothing to do.
+    fn followed_by(self, next: Self) -> Self {
+        let words = [self.words, next.words];
+        let words: Vec<_> = words.into_iter().filter(|words| !words.is_empty()).collect();
+        Self { words: words.join(", then "), slots: self.slots.max(next.slots) }
     }
 }

@@ -5,8 +5,8 @@
 //!
 //! * [`mod@format`]: what a file holds, as items; [`layout`]: where they go in the buffer; [`Manifest`]
 //!   does both for files named by path, and [`Target`] makes the buffer;
-//! * `roads`: which [`Road`] each byte takes, and why not a better one; `plan`: which reads that
-//!   makes;
+//! * `roads`: which [`Road`] each byte takes, and why not a better one; `peer`: whether a drive may
+//!   write into another device's memory, and the proof of it; `plan`: which reads that makes;
 //! * `run`: the engines that carry them out;
 //! * `check`: what was proved about the bytes.
 //!
@@ -38,6 +38,7 @@ mod fill;
 pub mod format;
 pub mod layout;
 mod manifest;
+mod peer;
 mod plan;
 mod receipt;
 mod request;
@@ -51,12 +52,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use exporters::vulkan;
+use exporters::{PeerMemory, vulkan};
 use iomap::Memory;
 
 pub use check::{Checked, Verify};
 pub use error::LoadError;
 pub use manifest::{Manifest, Placed};
+pub use peer::Proof;
 pub use receipt::{Receipt, Share, StepDown};
 pub use request::{Around, Request};
 pub use road::Road;
@@ -65,6 +67,7 @@ pub use valid::Valid;
 
 use accounts::Accounts;
 use check::Fingerprints;
+use fill::Reachable;
 
 use crate::storage::file::SourceFile;
 
@@ -82,6 +85,8 @@ pub enum Destination<'a> {
     },
     /// A GPU's own memory, which the GPU fills from a ring of slots.
     Device(&'a Arc<vulkan::Buffer>),
+    /// Memory of a PCI device that its driver gives to peers: a drive may write into it.
+    Peer(&'a PeerMemory),
 }
 
 impl Destination<'_> {
@@ -90,6 +95,7 @@ impl Destination<'_> {
         match self {
             Self::Memory(memory) | Self::Imported { memory, .. } => memory.len() as u64,
             Self::Device(buffer) => buffer.len() as u64,
+            Self::Peer(memory) => memory.len() as u64,
         }
     }
 
@@ -154,21 +160,26 @@ impl Load<'_> {
         let started = Instant::now();
         let cpu = cpu_time();
         let fingerprints = Fingerprints::new(self.requests);
-        let decided = roads::decide(self, &fingerprints)?;
+        let mut decided = roads::decide(self, &fingerprints)?;
         let stop = AtomicBool::new(false);
         let mut accounts = Accounts::new(self, &fingerprints);
 
         let engine = match self.destination {
             Destination::Memory(memory) | Destination::Imported { memory, .. } => {
-                self.fill_memory(memory, &decided, &stop, &mut accounts, progress)?
+                let work = (&decided.direct[..], &decided.copied[..]);
+                self.fill_map(Reachable::System(memory), work, &stop, &mut accounts, progress)?
+            }
+            Destination::Peer(memory) => {
+                self.fill_peer(memory, &mut decided, &mut accounts, progress)?
             }
             Destination::Device(buffer) => {
                 self.fill_device(buffer, &decided, &stop, &mut accounts, progress)?
             }
         };
+        let mut checked = Checked { verify: self.options.verify, ..Checked::default() };
+        checked.read_back = accounts.read_back();
         let (parts, valid) = accounts.finish(self.stop.load(Ordering::Relaxed))?;
 
-        let mut checked = Checked { verify: self.options.verify, ..Checked::default() };
         if self.options.verify != Verify::None {
             checked.fingerprints = fingerprints.whole(parts);
             checked.format_checksums = self.compare_checksums(&checked.fingerprints)?;
@@ -177,19 +188,23 @@ impl Load<'_> {
         let cpu = cpu_time().saturating_sub(cpu);
         if self.options.verify == Verify::Full {
             checked.compared = check::compare(self)?;
+            if matches!(self.destination, Destination::Peer(_)) {
+                checked.read_back += checked.compared;
+            }
         }
         let device = matches!(self.destination, Destination::Device(_));
         Ok(Receipt {
             bytes: valid.wanted(),
             cpu_copied: decided.cpu_copied(device),
             gpu_copied: if device { valid.wanted() } else { 0 },
-            reads: decided.direct.len() + decided.copied.len(),
+            reads: decided.reads(),
             roads: decided.shares,
             step_downs: decided.step_downs,
             engine: engine.words,
             slots: engine.slots,
             elapsed,
             cpu,
+            proofs: decided.proofs,
             checked,
         })
     }

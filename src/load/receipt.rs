@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::check::Checked;
+use super::peer::Proof;
 use super::road::Road;
 
 /// The bytes that took one road.
@@ -40,8 +41,10 @@ pub struct Receipt {
     pub engine: String,
     /// How many reads the files took.
     pub reads: usize,
-    /// Bytes that the CPU moved: on the cached and buffered roads all, on the others the heads and
-    /// tails that alignment leaves and what a caller's placement shifts.
+    /// Bytes that the CPU moved: on the bounce, cached and buffered roads all (twice where they
+    /// reach a device's memory through the page cache), on the others the heads and tails that
+    /// alignment leaves and what a caller's placement shifts. What was moved to check or to prove
+    /// something is counted there ([`Checked::read_back`], [`Proof::bytes`]).
     pub cpu_copied: u64,
     /// Bytes that the GPU moved from the ring into its memory.
     pub gpu_copied: u64,
@@ -53,6 +56,8 @@ pub struct Receipt {
     /// The CPU time of the whole process in that time.
     #[serde(serialize_with = "seconds", rename = "cpu_s")]
     pub cpu: Duration,
+    /// What was proved about the pairs of drive and memory that the peer road was thought of for.
+    pub proofs: Vec<Proof>,
     /// What was proved about the bytes.
     pub checked: Checked,
 }

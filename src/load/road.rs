@@ -7,11 +7,16 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Road {
+    /// The drive writes by DMA into the memory of another device, past system memory.
+    Peer,
     /// The drive writes by DMA into the buffer's own pages.
     Direct,
     /// The drive writes by DMA into a small ring of pages that the GPU imports, and the GPU copies
     /// from there into its own memory.
     Staged,
+    /// The drive writes by DMA into a small ring of pages, and the CPU copies from there into the
+    /// memory of another device.
+    Bounce,
     /// The kernel copies pages that already sit in the page cache.
     Cached,
     /// The kernel reads into its page cache and copies from there.
@@ -20,19 +25,22 @@ pub enum Road {
 
 impl Road {
     /// Every road, best first.
-    pub const ALL: [Self; 4] = [Self::Direct, Self::Staged, Self::Cached, Self::Buffered];
+    pub const ALL: [Self; 6] =
+        [Self::Peer, Self::Direct, Self::Staged, Self::Bounce, Self::Cached, Self::Buffered];
 
     /// Its name on the command line and in reports.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Peer => "peer",
             Self::Direct => "direct",
             Self::Staged => "staged",
+            Self::Bounce => "bounce",
             Self::Cached => "cached",
             Self::Buffered => "buffered",
         }
     }
 
-    /// Whether the kernel's copy on this road is made by the CPU.
+    /// Whether the kernel copies out of its page cache on this road, by the CPU.
     pub const fn cpu_copies(self) -> bool {
         matches!(self, Self::Cached | Self::Buffered)
     }
@@ -48,9 +56,9 @@ impl FromStr for Road {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|road| road.name() == name)
-            .ok_or_else(|| format!("no road is called '{name}': direct, staged, cached, buffered"))
+        Self::ALL.into_iter().find(|road| road.name() == name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            format!("no road is called '{name}': {names}")
+        })
     }
 }

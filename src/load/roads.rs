@@ -5,7 +5,8 @@ use std::os::fd::AsFd;
 
 use super::check::Fingerprints;
 use super::contest;
-use super::plan::{self, Cut, Landing, Run};
+use super::peer::{Pairs, Proof};
+use super::plan::{self, Cut, Landing, Piece, Run, SlotCopy};
 use super::receipt::{Share, StepDown};
 use super::request::Around;
 use super::road::Road;
@@ -23,25 +24,65 @@ const WINDOW: u64 = 1 << 20;
 /// The jobs of a load, and the reasons for them.
 #[derive(Debug, Default)]
 pub(crate) struct Decided {
-    /// Reads past the page cache.
+    /// Reads from a drive into a peer's memory, for which another road may stand in.
+    pub peer: Vec<Job>,
+    /// Other reads past the page cache.
     pub direct: Vec<Job>,
     /// Reads that the kernel copies.
     pub copied: Vec<Job>,
     pub shares: Vec<Share>,
     pub step_downs: Vec<StepDown>,
+    pub proofs: Vec<Proof>,
 }
 
 impl Decided {
-    fn account(&mut self, split: &Split, bytes: u64) {
-        match self.shares.iter_mut().find(|share| share.road == split.road) {
+    fn take(&mut self, split: Split, fingerprints: &Fingerprints<'_>) {
+        let Split { road, jobs, step_downs } = split;
+        let bytes = jobs.iter().map(|job| fingerprints.requested_bytes(job)).sum();
+        self.account(road, bytes);
+        for (better, why) in step_downs {
+            self.step_down(better, why, bytes);
+        }
+        match road {
+            Road::Peer => self.peer.extend(jobs),
+            Road::Cached | Road::Buffered => self.copied.extend(jobs),
+            Road::Direct | Road::Staged | Road::Bounce => self.direct.extend(jobs),
+        }
+    }
+
+    fn account(&mut self, road: Road, bytes: u64) {
+        match self.shares.iter_mut().find(|share| share.road == road) {
             Some(share) => share.bytes += bytes,
-            None => self.shares.push(Share { road: split.road, bytes }),
+            None => self.shares.push(Share { road, bytes }),
         }
-        let Some((road, why)) = &split.step_down else { return };
-        match self.step_downs.iter_mut().find(|seen| seen.road == *road && seen.why == *why) {
+        self.shares.sort_unstable_by_key(|share| share.road);
+    }
+
+    fn step_down(&mut self, road: Road, why: String, bytes: u64) {
+        match self.step_downs.iter_mut().find(|seen| seen.road == road && seen.why == why) {
             Some(seen) => seen.bytes += bytes,
-            None => self.step_downs.push(StepDown { road: *road, why: why.clone(), bytes }),
+            None => self.step_downs.push(StepDown { road, why, bytes }),
         }
+    }
+
+    /// Has the peer jobs that are not `done` take the bounce road, because of what befell one.
+    pub(crate) fn fall_back(
+        &mut self,
+        why: String,
+        fingerprints: &Fingerprints<'_>,
+        done: impl Fn(&Job) -> bool,
+    ) {
+        let peer = std::mem::take(&mut self.peer);
+        let (done, rest): (Vec<_>, Vec<_>) = peer.into_iter().partition(done);
+        self.peer = done;
+        let bytes = rest.iter().map(|job| fingerprints.requested_bytes(job)).sum();
+        for share in self.shares.iter_mut().filter(|share| share.road == Road::Peer) {
+            share.bytes -= bytes;
+        }
+        self.shares.retain(|share| share.bytes > 0);
+        self.account(Road::Bounce, bytes);
+        self.step_down(Road::Peer, why, bytes);
+        self.direct.extend(rest.into_iter().map(bounced));
     }
 
     /// How many bytes the CPU will move.
@@ -50,12 +91,30 @@ impl Decided {
         if device {
             return by_kernel;
         }
-        let out_of_slots = self.direct.iter().map(|job| match &job.piece.landing {
-            Landing::Buffer(_) => 0,
-            Landing::Slot(copies) => copies.iter().map(|copy| copy.len).sum(),
-        });
+        let out_of_slots =
+            self.direct.iter().chain(&self.copied).map(|job| match &job.piece.landing {
+                Landing::Buffer(_) => 0,
+                Landing::Slot(copies) => copies.iter().map(|copy| copy.len).sum(),
+            });
         by_kernel + out_of_slots.sum::<u64>()
     }
+
+    /// How many reads the load takes.
+    pub(crate) fn reads(&self) -> usize {
+        self.peer.len() + self.direct.len() + self.copied.len()
+    }
+}
+
+/// A job that lands in the buffer, by a slot.
+fn bounced(job: Job) -> Job {
+    let Job { piece, .. } = job;
+    let landing = match piece.landing {
+        Landing::Buffer(at) => {
+            Landing::Slot(vec![SlotCopy { slot_offset: 0, buffer_offset: at, len: piece.need }])
+        }
+        slot => slot,
+    };
+    Job { road: Road::Bounce, piece: Piece { landing, ..piece } }
 }
 
 /// Decides for every request of a load.
@@ -67,72 +126,94 @@ pub(crate) fn decide(
     for run in plan::join(load.requests) {
         by_file.entry(run.file).or_default().push(run);
     }
+    let mut pairs = match load.destination {
+        Destination::Peer(memory) if matches!(load.options.require, None | Some(Road::Peer)) => {
+            Some(Pairs::of(memory))
+        }
+        _ => None,
+    };
     let mut decided = Decided::default();
     for (index, runs) in by_file {
         let file = &load.files[index];
-        for split in split(load, file, runs)? {
-            let jobs = cut(load, file, &split);
-            let bytes = jobs.iter().map(|job| fingerprints.requested_bytes(job)).sum();
-            decided.account(&split, bytes);
-            match split.road.cpu_copies() {
-                true => decided.copied.extend(jobs),
-                false => decided.direct.extend(jobs),
-            }
+        let splits = match &mut pairs {
+            Some(pairs) => peer_roads(load, file, runs, pairs)?,
+            None => split(load, file, runs)?,
+        };
+        for split in splits {
+            decided.take(split, fingerprints);
         }
     }
-    decided.shares.sort_unstable_by_key(|share| share.road);
+    decided.proofs = pairs.map(|pairs| pairs.proofs).unwrap_or_default();
     Ok(decided)
 }
 
-/// The runs of one file that take one road, and why not the best.
+/// The jobs of one file that take one road, and why not better ones.
 struct Split {
     road: Road,
-    runs: Vec<Run>,
-    step_down: Option<(Road, String)>,
+    jobs: Vec<Job>,
+    step_downs: Vec<(Road, String)>,
+}
+
+impl Split {
+    fn new(load: &Load<'_>, file: &SourceFile, road: Road, runs: &[Run]) -> Self {
+        Self { road, jobs: cut(load, file, road, runs), step_downs: Vec::new() }
+    }
+}
+
+/// The road past the page cache that a buffer allows whatever the drive.
+fn past_the_cache(destination: Destination<'_>) -> Road {
+    match destination {
+        Destination::Memory(_) | Destination::Imported { .. } => Road::Direct,
+        Destination::Device(_) => Road::Staged,
+        Destination::Peer(_) => Road::Bounce,
+    }
+}
+
+/// Why a buffer cannot be reached by a road at all.
+fn misfit(road: Road, destination: Destination<'_>) -> Result<(), String> {
+    let best = match destination {
+        Destination::Peer(_) => Road::Peer,
+        other => past_the_cache(other),
+    };
+    let fits = road.cpu_copies() || road == best || road == past_the_cache(destination);
+    let place = match best {
+        Road::Direct => "in system memory, which the drive reaches itself",
+        Road::Staged => "in a GPU's memory, which the drive cannot reach",
+        _ => "in another device's memory",
+    };
+    if fits { Ok(()) } else { Err(format!("the buffer is {place}: take `{best}`")) }
 }
 
 fn split(load: &Load<'_>, file: &SourceFile, runs: Vec<Run>) -> Result<Vec<Split>, LoadError> {
-    let best = match load.destination {
-        Destination::Device(_) => Road::Staged,
-        _ => Road::Direct,
-    };
-    let Some(road) = load.options.require else { return Ok(best_roads(load, file, runs, best)) };
-    let taken = |runs| vec![Split { road, runs, step_down: None }];
+    let Some(road) = load.options.require else { return Ok(best_roads(load, file, runs)) };
     let refused = |why| LoadError::Road { path: file.path().into(), road, why };
-    match road {
-        Road::Direct if road != best => {
-            let why = "the buffer is in device memory, which the drive cannot reach: take `staged`";
-            Err(refused(why.into()))
-        }
-        Road::Staged if road != best => {
-            let why =
-                "the buffer is in system memory, which the drive reaches itself: take `direct`";
-            Err(refused(why.into()))
-        }
-        Road::Direct | Road::Staged => match file.direct() {
-            Ok(direct) => Ok(taken(roomy(load, runs, direct.alignment))),
-            Err(why) => Err(refused(why.into())),
+    misfit(road, load.destination).map_err(refused)?;
+    let runs = match road {
+        Road::Peer | Road::Direct | Road::Staged | Road::Bounce => match file.direct() {
+            Ok(direct) => roomy(load, road, runs, direct.alignment),
+            Err(why) => return Err(refused(why.into())),
         },
         Road::Cached => {
             let (cached, missing) = by_residency(file, &runs).map_err(refused)?;
-            match missing.first() {
-                None => Ok(taken(cached)),
-                Some(run) => Err(refused(format!(
-                    "the page cache does not hold all of it, from offset {}",
-                    run.offset
-                ))),
+            if let Some(run) = missing.first() {
+                let from = run.offset;
+                let why = format!("the page cache does not hold all of it, from offset {from}");
+                return Err(refused(why));
             }
+            cached
         }
-        Road::Buffered => Ok(taken(runs)),
-    }
+        Road::Buffered => runs,
+    };
+    Ok(vec![Split::new(load, file, road, &runs)])
 }
 
 /// What the page cache holds from there if that is faster, the rest past it if the file can be read
 /// so.
-fn best_roads(load: &Load<'_>, file: &SourceFile, runs: Vec<Run>, best: Road) -> Vec<Split> {
-    let (runs, past_the_cache) = match file.direct() {
-        Ok(direct) => (roomy(load, runs, direct.alignment), (best, None)),
-        Err(why) => (runs, (Road::Buffered, Some((best, why.to_owned())))),
+fn best_roads(load: &Load<'_>, file: &SourceFile, runs: Vec<Run>) -> Vec<Split> {
+    let best = past_the_cache(load.destination);
+    let (runs, road, why_not) = match file.direct() {
+        Ok(direct) => (roomy(load, best, runs, direct.alignment), best, None),
+        Err(why) => (runs, Road::Buffered, Some((best, why.to_owned()))),
     };
     // A kernel that does not tell what it holds is one more reason to go past the cache.
     let (cached, rest) = by_residency(file, &runs).unwrap_or((Vec::new(), runs.clone()));
@@ -140,23 +221,73 @@ fn best_roads(load: &Load<'_>, file: &SourceFile, runs: Vec<Run>, best: Road) ->
     if let Some(rates) = contest::measure(file, &cached) {
         let [drive, cache] = [rates.drive, rates.cache].map(|rate| rate / (1u64 << 30) as f64);
         if drive > cache {
-            return vec![Split { road: best, runs, step_down: None }];
+            return vec![Split::new(load, file, best, &runs)];
         }
         why += &format!(": {cache:.1} GiB/s, the drive gives {drive:.1}");
     }
-    let (road, step_down) = past_the_cache;
     let mut splits = vec![
-        Split { road: Road::Cached, runs: cached, step_down: Some((best, why)) },
-        Split { road, runs: rest, step_down },
+        Split { step_downs: vec![(best, why)], ..Split::new(load, file, Road::Cached, &cached) },
+        Split { step_downs: why_not.into_iter().collect(), ..Split::new(load, file, road, &rest) },
     ];
-    splits.retain(|split| !split.runs.is_empty());
+    splits.retain(|split| !split.jobs.is_empty());
     splits
 }
 
-/// Runs as wide as the buffer's bytes around them allow.
-fn roomy(load: &Load<'_>, runs: Vec<Run>, alignment: Alignment) -> Vec<Run> {
-    match (load.around, load.destination) {
-        (Around::Untouched, _) | (_, Destination::Device(_)) => runs,
+/// From drive to device what may go there, and the rest by the best of the other roads.
+fn peer_roads(
+    load: &Load<'_>,
+    file: &SourceFile,
+    runs: Vec<Run>,
+    pairs: &mut Pairs<'_>,
+) -> Result<Vec<Split>, LoadError> {
+    let refused = |why| LoadError::Road { path: file.path().into(), road: Road::Peer, why };
+    let required = load.options.require.is_some();
+    let reads = file.direct().map(|direct| {
+        let wide = roomy(load, Road::Peer, runs.clone(), direct.alignment);
+        let jobs = cut(load, file, Road::Peer, &wide);
+        jobs.into_iter().partition(|job| matches!(job.piece.landing, Landing::Buffer(_)))
+    });
+    let (peer, in_parts): (Vec<_>, Vec<_>) = match reads {
+        Ok(reads) => reads,
+        Err(why) if required => return Err(refused(why.into())),
+        Err(why) => return Ok(without_peer(best_roads(load, file, runs), why)),
+    };
+    let in_part_of_a_block = "a drive writes whole blocks, and these bytes are a part of one or lie                               elsewhere in the buffer's blocks than in the drive's";
+    if required && !in_parts.is_empty() {
+        return Err(refused(format!("not all of it: {in_part_of_a_block}")));
+    }
+    if !peer.is_empty()
+        && let Err(why) = pairs.may_write(file, &peer)
+    {
+        return match required {
+            true => Err(refused(why)),
+            false => Ok(without_peer(best_roads(load, file, runs), &why)),
+        };
+    }
+    let bounce = in_parts.into_iter().map(bounced).collect();
+    let mut splits = vec![
+        Split { road: Road::Peer, jobs: peer, step_downs: Vec::new() },
+        Split {
+            road: Road::Bounce,
+            jobs: bounce,
+            step_downs: vec![(Road::Peer, in_part_of_a_block.to_owned())],
+        },
+    ];
+    splits.retain(|split| !split.jobs.is_empty());
+    Ok(splits)
+}
+
+fn without_peer(mut splits: Vec<Split>, why: &str) -> Vec<Split> {
+    for split in &mut splits {
+        split.step_downs.insert(0, (Road::Peer, why.to_owned()));
+    }
+    splits
+}
+
+/// Runs as wide as the buffer's bytes around them allow, where a drive will write them itself.
+fn roomy(load: &Load<'_>, road: Road, runs: Vec<Run>, alignment: Alignment) -> Vec<Run> {
+    match (load.around, road) {
+        (Around::Untouched, _) | (_, Road::Staged | Road::Bounce) => runs,
         _ => plan::widen(&runs, alignment.offset.into(), load.destination.len()),
     }
 }
@@ -206,18 +337,21 @@ fn append(runs: &mut Vec<Run>, next: Run) {
     }
 }
 
-fn cut(load: &Load<'_>, file: &SourceFile, split: &Split) -> Vec<Job> {
-    let road = split.road;
-    let slots_only = matches!(load.destination, Destination::Device(_));
+fn cut(load: &Load<'_>, file: &SourceFile, road: Road, runs: &[Run]) -> Vec<Job> {
+    let slots_only = match load.destination {
+        Destination::Memory(_) | Destination::Imported { .. } => false,
+        Destination::Device(_) => true,
+        Destination::Peer(_) => road != Road::Peer,
+    };
     let alignment = match file.direct() {
         Ok(direct) if !road.cpu_copies() => direct.alignment,
         _ => Alignment { offset: 1, memory: 1 },
     };
     let pieces: Vec<_> = if road.cpu_copies() && !slots_only {
-        split.runs.iter().flat_map(|run| plan::copied(run, file.len(), COPY_BLOCK)).collect()
+        runs.iter().flat_map(|run| plan::copied(run, file.len(), COPY_BLOCK)).collect()
     } else {
         let block = load.options.block.max(u64::from(alignment.offset));
-        plan::direct(&split.runs, &Cut { block, alignment, file_len: file.len(), slots_only })
+        plan::direct(runs, &Cut { block, alignment, file_len: file.len(), slots_only })
     };
     pieces.into_iter().map(|piece| Job { road, piece }).collect()
 }

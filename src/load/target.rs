@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use exporters::Udmabuf;
 use exporters::vulkan::{self, Device, Way};
+use exporters::{P2pmem, PeerMemory, Udmabuf};
 use iomap::{Memory, PageSize};
 
 use super::{Destination, LoadError, Road, StepDown};
@@ -23,6 +23,8 @@ pub enum Target {
     },
     /// Memory of a Vulkan device's own.
     Device(Arc<vulkan::Buffer>),
+    /// Memory of a PCI device that its driver gives to peers.
+    Peer(Arc<PeerMemory>),
 }
 
 impl Target {
@@ -69,6 +71,16 @@ impl Target {
         }
     }
 
+    /// At least `len` bytes of the memory that the PCI function at an address (`0000:03:00.0`) has
+    /// for peers.
+    ///
+    /// # Errors
+    /// [`LoadError::P2pmem`].
+    pub fn p2pmem(function: &str, len: u64) -> Result<Self, LoadError> {
+        let memory = P2pmem::open(function)?.allocate(in_memory(len)?.max(1))?;
+        Ok(Self::Peer(Arc::new(memory)))
+    }
+
     /// Why the pages were not imported as a dma-buf, if they were imported otherwise.
     pub fn no_udmabuf(&self) -> Option<&str> {
         match self {
@@ -86,6 +98,7 @@ impl Target {
             Self::Memory(memory) => Destination::Memory(memory),
             Self::Imported { memory, buffer } => Destination::Imported { memory, buffer },
             Self::Device(buffer) => Destination::Device(buffer),
+            Self::Peer(memory) => Destination::Peer(memory),
         }
     }
 }
@@ -101,6 +114,7 @@ impl fmt::Display for Target {
             Self::Device(buffer) => {
                 write!(f, "memory of {}", buffer.device().info().name)
             }
+            Self::Peer(memory) => write!(f, "peer memory of {}", memory.function()),
         }
     }
 }

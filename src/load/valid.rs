@@ -37,6 +37,13 @@ impl Valid {
         }
     }
 
+    /// Whether all of a range is filled.
+    pub(crate) fn contains(&self, range: &Range<u64>) -> bool {
+        let after = self.ranges.partition_point(|there| there.start <= range.start);
+        let holds = |there: &Range<u64>| range.end <= there.end;
+        range.is_empty() || after > 0 && holds(&self.ranges[after - 1])
+    }
+
     /// The filled ranges of the buffer, in order, in bytes.
     pub fn ranges(&self) -> &[Range<u64>] {
         &self.ranges

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use bufmap::load::format::Format;
 use bufmap::load::{Road, Verify};
+use bufmap::pci::{Address, PciError};
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -22,6 +23,8 @@ Examples:
   bufmap load model.safetensors                  every tensor into system memory
   bufmap load model.safetensors --to vulkan      into a buffer of the first Vulkan device
   bufmap load pack.zip --item textures/a.ktx2    one member of a pack, where it lies
+  bufmap load model.safetensors --to p2pmem:0000:03:00.0 --require peer
+                                                 from drive to device, or not at all
   bufmap load disk.img --verify full --json      compare every byte, report for programs
 
 Exit status: 0 if all is loaded and checked, 1 if not, 2 for a wrong command line, 130 after Ctrl-C.";
@@ -46,8 +49,9 @@ pub struct LoadArgs {
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// Where to load
-    #[arg(long, value_enum, default_value_t = To::Memory)]
+    /// Where to load: `memory` is the system's, `vulkan` a buffer of a Vulkan device, and
+    /// `p2pmem:ADDRESS` what the PCI function at an address has for peers (`p2pmem:0000:03:00.0`)
+    #[arg(long, default_value = "memory", value_name = "WHERE")]
     pub to: To,
 
     /// Which Vulkan device: its number in `bufmap probe`, or a part of its name
@@ -55,8 +59,8 @@ pub struct LoadArgs {
     pub device: Option<String>,
 
     /// Take this road or fail; without it, the best one for each byte
-    #[arg(long, value_enum)]
-    pub require: Option<RoadArg>,
+    #[arg(long, value_name = "ROAD")]
+    pub require: Option<Road>,
 
     /// How thoroughly to check: `hash` compares checksums that the format records, `full` compares
     /// every byte of the buffer with a second read of the file
@@ -90,8 +94,10 @@ pub struct LoadArgs {
 
 const ROADS: &str = "\
 Roads, best first:
+  peer      the drive writes by DMA into the memory of another device, past system memory
   direct    the drive writes by DMA into the buffer's own pages
   staged    the drive writes into a ring of pages that the GPU imports; the GPU copies from there
+  bounce    the drive writes into a ring of pages; the CPU copies from there into another device
   cached    the kernel copies pages that already sit in its page cache
   buffered  the kernel reads into its page cache and copies from there";
 
@@ -102,33 +108,28 @@ pub struct ProbeArgs {
     pub json: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+/// Where to load.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum To {
-    /// System memory
+    /// System memory.
     Memory,
-    /// A buffer of a Vulkan device
+    /// A buffer of a Vulkan device.
     Vulkan,
+    /// What the PCI function at an address has for peers.
+    P2pmem(Address),
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-pub enum RoadArg {
-    /// DMA into the buffer's own pages
-    Direct,
-    /// DMA into a ring that the GPU copies from
-    Staged,
-    /// Copies out of the page cache
-    Cached,
-    /// Reads through the page cache
-    Buffered,
-}
+impl FromStr for To {
+    type Err = String;
 
-impl From<RoadArg> for Road {
-    fn from(road: RoadArg) -> Self {
-        match road {
-            RoadArg::Direct => Self::Direct,
-            RoadArg::Staged => Self::Staged,
-            RoadArg::Cached => Self::Cached,
-            RoadArg::Buffered => Self::Buffered,
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            None if text == "memory" => Ok(Self::Memory),
+            None if text == "vulkan" => Ok(Self::Vulkan),
+            Some(("p2pmem", address)) => {
+                address.parse().map(Self::P2pmem).map_err(|error: PciError| error.to_string())
+            }
+            _ => Err("memory, vulkan, or p2pmem:ADDRESS (of a PCI function, 0000:03:00.0)".into()),
         }
     }
 }

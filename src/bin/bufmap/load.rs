@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bufmap::exporters::vulkan::Device;
 use bufmap::load::{
-    Around, Load, LoadError, Manifest, Options, Receipt, Road, StepDown, Target, Verify,
+    Around, Load, LoadError, Manifest, Options, Proof, Receipt, StepDown, Target, Verify,
 };
 use bytesize::ByteSize;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -20,7 +20,7 @@ pub fn run(args: &LoadArgs) -> Result<(), Failure> {
     let manifest = Manifest::open(&args.files, args.format, &args.items)?;
     let (target, step_down) = target(args, &manifest)?;
     let options = Options {
-        require: args.require.map(Road::from),
+        require: args.require,
         verify: args.verify.into(),
         depth: args.depth,
         block: args.block,
@@ -67,11 +67,14 @@ fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>, Failure> {
 
 fn target(args: &LoadArgs, manifest: &Manifest) -> Result<(Target, Option<StepDown>), Failure> {
     let len = args.buffer.map_or(manifest.buffer_len(), |size| size.as_u64());
-    if args.to == To::Memory {
-        return Ok((Target::memory(len)?, None));
+    match &args.to {
+        To::Memory => Ok((Target::memory(len)?, None)),
+        To::P2pmem(function) => Ok((Target::p2pmem(&function.to_string(), len)?, None)),
+        To::Vulkan => {
+            let device = Device::open(args.device.as_deref())?;
+            Ok(Target::vulkan(&device, len, args.require)?)
+        }
     }
-    let device = Device::open(args.device.as_deref())?;
-    Ok(Target::vulkan(&device, len, args.require.map(Road::from))?)
 }
 
 /// A progress bar on standard error if that is a terminal, and nothing otherwise.
@@ -131,6 +134,9 @@ fn as_text(manifest: &Manifest, target: &Target, receipt: &Receipt) -> String {
         let why = format!("{} for {}: {}", step.road, size(step.bytes), step.why);
         facts.add_row(["why not", &why]);
     }
+    for proof in &receipt.proofs {
+        facts.add_row(["proof", &proved(proof)]);
+    }
     facts.add_row(["by", &format!("{}, {} reads", receipt.engine, receipt.reads)]);
     facts.add_row(["speed", &format!("{:.2} GiB/s", receipt.gib_per_second())]);
     let cpu = format!("{:.3} CPU seconds per GiB", receipt.cpu_seconds_per_gib());
@@ -138,6 +144,16 @@ fn as_text(manifest: &Manifest, target: &Target, receipt: &Receipt) -> String {
     facts.add_row(["copied", &copied(receipt)]);
     facts.add_row(["check", &check(receipt)]);
     facts.trim_fmt()
+}
+
+fn proved(proof: &Proof) -> String {
+    let Proof { provider, drive, arrives, bytes } = proof;
+    let what = if *arrives { "arrives" } else { "does not arrive" };
+    let when = match bytes {
+        0 => "found out since the machine booted".to_owned(),
+        _ => format!("found out by {}", size(*bytes)),
+    };
+    format!("what {drive} writes into the memory of {provider} {what}, {when}")
 }
 
 fn copied(receipt: &Receipt) -> String {
@@ -150,15 +166,20 @@ fn copied(receipt: &Receipt) -> String {
 
 fn check(receipt: &Receipt) -> String {
     let checked = &receipt.checked;
+    let read_back = match checked.read_back {
+        0 => String::new(),
+        bytes => format!("; the CPU read {} out of the device for it", size(bytes)),
+    };
     let formats = match checked.format_checksums {
         0 => "the format records no checksums".to_owned(),
         n => format!("{n} checksums of the format met"),
     };
     match checked.verify {
         Verify::None => "none".to_owned(),
-        Verify::Hash => format!("fingerprinted; {formats}"),
+        Verify::Hash => format!("fingerprinted; {formats}{read_back}"),
         Verify::Full => {
-            format!("{} equal to a second read of the file; {formats}", size(checked.compared))
+            let compared = size(checked.compared);
+            format!("{compared} equal to a second read of the file; {formats}{read_back}")
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Filling system memory.
+//! Filling memory that the CPU can reach: the system's, or a peer's.
 //!
 //! Pieces that land in the buffer are read straight into it and touched by nobody. Pieces that land
-//! in a slot are copied from there by the CPU: the heads and tails that a drive's alignment leaves.
+//! in a slot are copied from there by the CPU: the heads and tails that a drive's alignment leaves,
+//! and what a drive may not write into a peer's memory itself.
 
 use std::io;
 
@@ -14,7 +15,7 @@ use crate::load::plan::Landing;
 use crate::storage::file::SourceFile;
 use crate::storage::file::ring::{Next, Work};
 
-/// Takes jobs from a queue and fills system memory.
+/// Takes jobs from a queue and fills memory.
 pub(crate) struct Direct<'m> {
     intake: Intake<'m>,
     buffer: BufMap<'m>,
@@ -24,8 +25,9 @@ pub(crate) struct Direct<'m> {
 
 impl<'m> Direct<'m> {
     /// Work that fills `buffer`. Every job that lands in a slot fits in each of `slots`, of which
-    /// there is at least one if there is such a job. With `fingerprints`, bytes are fingerprinted
-    /// as soon as they are there, which suits bytes that a CPU has just copied.
+    /// there is at least one if there is such a job. With `fingerprints`, bytes that a CPU has just
+    /// copied are fingerprinted at once, where they are in its cache; those that a drive wrote into
+    /// the buffer are left to somebody who has the time.
     pub(crate) fn new(
         queue: &'m Queue<'m>,
         files: &'m [SourceFile],
@@ -63,12 +65,25 @@ impl<'m> Direct<'m> {
         Ok(())
     }
 
-    fn fingerprint(&self, job: &Job) -> Result<Option<Vec<Part>>, MapError> {
+    fn fingerprint(&self, job: &Job, slot: Option<usize>) -> Result<Option<Vec<Part>>, MapError> {
         let Some(fingerprints) = self.fingerprints else { return Ok(None) };
         let mut parts = Vec::new();
-        for landed in job.landed() {
-            let bytes = self.buffer.subrange(landed.start as usize..landed.end as usize)?;
-            parts.extend(fingerprints.of(landed, &bytes)?);
+        match (&job.piece.landing, slot) {
+            (Landing::Slot(copies), Some(slot)) => {
+                for copy in copies {
+                    let from = copy.slot_offset as usize..(copy.slot_offset + copy.len) as usize;
+                    let bytes = self.slots[slot].subrange(from)?;
+                    let landed = copy.buffer_offset..copy.buffer_offset + copy.len;
+                    parts.extend(fingerprints.of(landed, &bytes)?);
+                }
+            }
+            _ if job.road.cpu_copies() => {
+                for landed in job.landed() {
+                    let bytes = self.buffer.subrange(landed.start as usize..landed.end as usize)?;
+                    parts.extend(fingerprints.of(landed, &bytes)?);
+                }
+            }
+            _ => return Ok(None),
         }
         Ok(Some(parts))
     }
@@ -87,7 +102,7 @@ impl<'m> Work<'m> for Direct<'m> {
 
     fn completed(&mut self, tag: usize, result: io::Result<usize>) {
         let Some((job, slot)) = self.intake.finish(tag, result) else { return };
-        let parts = self.copy_out(job, slot).and_then(|()| self.fingerprint(job));
+        let parts = self.copy_out(job, slot).and_then(|()| self.fingerprint(job, slot));
         self.intake.free.extend(slot);
         match parts {
             Ok(parts) => self.intake.report.landed(job, parts),

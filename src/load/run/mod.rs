@@ -2,7 +2,8 @@
 //!
 //! The planner's pieces become [`Job`]s in a [`Queue`]. An engine of `storage::file` (one io_uring,
 //! or threads that each read one piece at a time) runs a piece of work that takes jobs from the
-//! queue: [`direct`] fills system memory, [`staged`] fills device memory through a ring of slots.
+//! queue: [`direct`] fills memory that the CPU can reach, [`staged`] fills device memory through a ring of
+//! slots.
 //! Whoever completes a piece sends an [`Event`] to the load's own thread, which keeps the accounts.
 
 pub(crate) mod direct;

@@ -1,0 +1,164 @@
+//! May the drive below a file write straight into a peer's memory?
+//!
+//! Four questions, cheapest first, each with a reason when the answer is no:
+//!
+//! 1. Is there one drive below the file? [`drive`]
+//! 2. Would the kernel map this memory for that drive? ([`can_peer`])
+//! 3. Does the memory lie where it claims to, in a BAR of its provider? ([`classify`])
+//! 4. Has this very pair moved known bytes, and were they there afterwards? [`proof`], whose answer
+//!    is [`kept`] for the pair and the direction until the machine boots again.
+//!
+//! What is not shown to this user (configuration space, addresses) is not held against the pair: the
+//! kernel knows it and decides by it, and the fourth question is asked in any case.
+
+mod drive;
+mod kept;
+mod proof;
+
+use exporters::PeerMemory;
+use serde::Serialize;
+
+use super::run::Job;
+use crate::pci::{Address, PciError, Place, SystemRam, Tree, can_peer, classify};
+use crate::storage::file::SourceFile;
+use kept::{Direction, Kept, Pair};
+
+/// What is known of a pair of devices by bytes that were moved and looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Proof {
+    /// The PCI address of the function whose memory it is.
+    pub provider: String,
+    /// The PCI address of the drive.
+    pub drive: String,
+    /// Whether the drive's bytes arrive.
+    pub arrives: bool,
+    /// How many bytes were moved and compared for this load; 0 if it was found out by an earlier one
+    /// since the machine booted.
+    pub bytes: u64,
+}
+
+/// The pairs that a load has met: its memory and the drives of its files.
+pub(super) struct Pairs<'a> {
+    memory: &'a PeerMemory,
+    provider: Result<Provider, String>,
+    pub proofs: Vec<Proof>,
+}
+
+/// The memory's provider in its tree.
+struct Provider {
+    tree: Tree,
+    address: Address,
+    /// Where the memory lies, if this user may know.
+    place: Option<Place>,
+    kept: Kept,
+}
+
+impl<'a> Pairs<'a> {
+    pub fn of(memory: &'a PeerMemory) -> Self {
+        Self { memory, provider: Provider::of(memory), proofs: Vec::new() }
+    }
+
+    /// Whether the drive below `file` may write into the memory, or why not. `jobs` are reads of the
+    /// file that would: some of them are carried out for a proof.
+    pub fn may_write(&mut self, file: &SourceFile, jobs: &[Job]) -> Result<(), String> {
+        let provider = self.provider.as_mut().map_err(|why| why.clone())?;
+        let drive = drive::below(file, &provider.tree)?;
+        let forecast = provider.forecast(drive)?;
+        let pair = Pair {
+            provider: provider.address,
+            drive,
+            direction: Direction::FromDrive,
+            circumstances: provider.circumstances(drive, &forecast),
+        };
+        if let Some(verdict) = provider.kept.verdict(&pair) {
+            self.note(&pair, verdict.is_ok(), 0);
+            return verdict;
+        }
+        let direct = file.direct().map_err(str::to_owned)?;
+        let proved = proof::prove(
+            self.memory.map(),
+            &proof::samples(file, jobs),
+            (&|sample, into| proof::read(direct, sample, into), &|sample, into| {
+                proof::read_by_drive(file, sample, into)
+            }),
+        )?;
+        let verdict = match &proved.lie {
+            None => Ok(()),
+            Some(lie) => Err(format!(
+                "{drive} reported that it wrote {} bytes into the memory of {}, and {lie}",
+                proved.bytes, provider.address
+            )),
+        };
+        provider.kept.keep(&pair, &verdict);
+        self.note(&pair, verdict.is_ok(), proved.bytes);
+        verdict
+    }
+
+    fn note(&mut self, pair: &Pair, arrives: bool, bytes: u64) {
+        let (provider, drive) = (pair.provider.to_string(), pair.drive.to_string());
+        let known =
+            self.proofs.iter().any(|proof| proof.provider == provider && proof.drive == drive);
+        if !known {
+            self.proofs.push(Proof { provider, drive, arrives, bytes });
+        }
+    }
+}
+
+impl Provider {
+    fn of(memory: &PeerMemory) -> Result<Self, String> {
+        let tree = Tree::read().map_err(|error| error.to_string())?;
+        let address = memory.function().parse().map_err(|error: PciError| error.to_string())?;
+        let place = place(memory, &tree, address)?;
+        Ok(Self { tree, address, place, kept: Kept::open() })
+    }
+
+    /// What the kernel would do for a drive, in words, or why it would refuse.
+    fn forecast(&self, drive: Address) -> Result<String, String> {
+        match can_peer(&self.tree, self.address, drive) {
+            Ok(verdict) if verdict.outcome.is_supported() => Ok(verdict.to_string()),
+            Ok(verdict) => Err(match verdict.remedy() {
+                Some(remedy) => format!("{verdict}; to change that, {remedy}"),
+                None => verdict.to_string(),
+            }),
+            Err(error @ PciError::Undecided { .. }) => Ok(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// What a verdict about a drive depends on beside the two addresses: with any of it changed, it
+    /// is another machine.
+    fn circumstances(&self, drive: Address, forecast: &str) -> String {
+        let group = |address| {
+            let function = self.tree.function(address).ok()?;
+            function.iommu_group.as_ref()?.kind.clone()
+        };
+        let [own, others] =
+            [self.address, drive].map(|address| group(address).unwrap_or_else(|| "none".into()));
+        let place = match self.place {
+            Some(Place::Bar(bar)) => {
+                let bars = self.tree.function(bar.function).map(|f| format!("{:?}", f.bars));
+                bars.unwrap_or_default()
+            }
+            _ => "unknown".into(),
+        };
+        format!("{forecast}; IOMMU groups {own} and {others}; memory in {place}")
+    }
+}
+
+/// Where the memory lies, which must be a BAR of its provider; `None` for a user who may not know.
+fn place(memory: &PeerMemory, tree: &Tree, provider: Address) -> Result<Option<Place>, String> {
+    let (Ok(phyrs), Ok(ram)) = (memory.phyrs(), SystemRam::read()) else { return Ok(None) };
+    let placed = classify(&phyrs, tree, &ram);
+    for part in &placed {
+        match part.place {
+            Place::Bar(bar) if bar.function == provider => {}
+            _ => {
+                return Err(format!(
+                    "the memory claims to be that of {provider}, and a part of it lies elsewhere \
+                     ({part}): no device is given its address"
+                ));
+            }
+        }
+    }
+    Ok(placed.first().map(|part| part.place))
+}

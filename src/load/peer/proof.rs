@@ -1,0 +1,263 @@
+//! Known bytes over a peer road, and whether they are there afterwards.
+//!
+//! A kernel reports success for transfers that never arrive: a completion says that the drive is
+//! done, and not where the bytes went. So a few blocks of the caller's own file are read twice, into
+//! system memory and into the very place of the peer's memory where the load will put them. That
+//! place is filled before with the complement of what must come, so that each single byte tells
+//! whether it was written, whatever the file holds.
+//!
+//! Nothing is written but bytes that the load is about to write itself.
+
+use std::num::NonZeroU64;
+use std::os::fd::AsFd;
+
+use iomap::{BufMap, Memory, PageSize};
+use rustix::fs::{Advice, SeekFrom, fadvise, seek};
+
+use crate::load::plan::Landing;
+use crate::load::run::Job;
+use crate::storage::file::{SourceFile, cache, pread};
+
+/// The most bytes of one sample: a list of more than one page for the drive.
+const SAMPLE: u64 = 64 << 10;
+
+/// How many samples are taken, from the first to the last read.
+const SAMPLES: usize = 4;
+
+/// A read that is carried out for a proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sample {
+    /// Where in the file, in bytes.
+    pub offset: u64,
+    /// How many bytes are asked for.
+    pub len: u64,
+    /// How many of them must come.
+    pub need: u64,
+    /// Where they go in the peer's memory.
+    pub place: u64,
+}
+
+/// What came of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Proved {
+    /// How many bytes were moved and compared.
+    pub bytes: u64,
+    /// What was found instead of the bytes, if they did not arrive.
+    pub lie: Option<String>,
+}
+
+/// Picks samples out of reads that land in the buffer, spread over the file. What is a hole in the
+/// file is none: the kernel fills it in without the drive.
+pub(super) fn samples(file: &SourceFile, jobs: &[Job]) -> Vec<Sample> {
+    let candidates: Vec<_> = jobs
+        .iter()
+        .filter_map(|job| match job.piece.landing {
+            Landing::Buffer(place) => Some(Sample {
+                offset: job.piece.offset,
+                len: job.piece.len.min(SAMPLE),
+                need: job.piece.need.min(SAMPLE),
+                place,
+            }),
+            Landing::Slot(_) => None,
+        })
+        .filter(|sample| has_data(file, sample))
+        .collect();
+    let last = candidates.len().saturating_sub(1);
+    let mut picked: Vec<_> = (0..SAMPLES).map(|i| last * i / (SAMPLES - 1)).collect();
+    picked.dedup();
+    picked.into_iter().filter_map(|i| candidates.get(i).copied()).collect()
+}
+
+/// Whether all of a sample is data on the drive (`SEEK_HOLE`). A block device has no holes.
+fn has_data(file: &SourceFile, sample: &Sample) -> bool {
+    if file.is_block_device() {
+        return true;
+    }
+    let data = seek(file, SeekFrom::Data(sample.offset));
+    let hole = seek(file, SeekFrom::Hole(sample.offset));
+    data == Ok(sample.offset) && hole.is_ok_and(|hole| hole >= sample.offset + sample.need)
+}
+
+/// A way to read a sample into memory as long as it is.
+pub(super) type Read<'r> = &'r dyn Fn(&Sample, &BufMap<'_>) -> Result<(), String>;
+
+/// Reads samples into memory of the system's by `own` and into the peer's by `peers`, and compares.
+///
+/// An error is a reason not to take the road that says nothing about the pair of devices.
+pub(super) fn prove(
+    memory: BufMap<'_>,
+    samples: &[Sample],
+    (own, peers): (Read<'_>, Read<'_>),
+) -> Result<Proved, String> {
+    if samples.is_empty() {
+        return Err("no part of the file lies on the drive in whole blocks, to prove it by".into());
+    }
+    let bounce = Memory::anonymous(SAMPLE as usize, PageSize::Base)
+        .map_err(|error| format!("there is no memory to prove it by: {error}"))?;
+    let mut bytes = 0;
+    for sample in samples {
+        let lie = probe(memory, bounce.map(), sample, (own, peers)).map_err(|why| {
+            format!("it could not be proved by the bytes at offset {}: {why}", sample.offset)
+        })?;
+        bytes += sample.need;
+        if lie.is_some() {
+            return Ok(Proved { bytes, lie });
+        }
+    }
+    Ok(Proved { bytes, lie: None })
+}
+
+fn probe(
+    memory: BufMap<'_>,
+    bounce: BufMap<'_>,
+    sample: &Sample,
+    (own, peers): (Read<'_>, Read<'_>),
+) -> Result<Option<String>, String> {
+    let outside = |error: iomap::MapError| error.to_string();
+    let (start, len) = (sample.place as usize, sample.len as usize);
+    let place = memory.subrange(start..start + len).map_err(outside)?;
+    let bounce = bounce.subrange(..len).map_err(outside)?;
+    let mut expected = vec![0; sample.need as usize];
+    let mut found = expected.clone();
+
+    own(sample, &bounce)?;
+    bounce.copy_to_slice(0, &mut expected).map_err(outside)?;
+    poison(&place, &expected).map_err(outside)?;
+    peers(sample, &place)?;
+    place.copy_to_slice(0, &mut found).map_err(outside)?;
+    Ok(difference(&found, &expected))
+}
+
+/// Reads a sample, all that must come of it.
+pub(super) fn read(file: impl AsFd, sample: &Sample, into: &BufMap<'_>) -> Result<(), String> {
+    match pread::read_at(file, sample.offset, into) {
+        Ok(got) if got as u64 >= sample.need => Ok(()),
+        Ok(got) => Err(format!("{got} bytes came, {} should", sample.need)),
+        Err(error) => Err(format!("the kernel refused: {error}")),
+    }
+}
+
+/// The same by a drive, or not at all: a file system that reads through the page cache though it
+/// was asked not to (for compressed or encrypted files, say) is found out by what it leaves there.
+pub(super) fn read_by_drive(
+    file: &SourceFile,
+    sample: &Sample,
+    into: &BufMap<'_>,
+) -> Result<(), String> {
+    let direct = file.direct().map_err(str::to_owned)?;
+    let resident = || cache::resident(file, sample.offset..sample.offset + sample.len).ok();
+    let _ = fadvise(file, sample.offset, NonZeroU64::new(sample.len), Advice::DontNeed);
+    let before = resident();
+    read(direct, sample, into)?;
+    match resident() > before {
+        true => Err("the file system reads it through the page cache, so the CPU moves it".into()),
+        false => Ok(()),
+    }
+}
+
+/// Fills memory with the complement of what must come.
+fn poison(peer: &BufMap<'_>, expected: &[u8]) -> Result<(), iomap::MapError> {
+    let complement: Vec<u8> = expected.iter().map(|byte| !byte).collect();
+    peer.copy_from_slice(0, &complement)?;
+    // A write to a device is posted. A read from it returns after all writes before it are done, so
+    // that none of these comes later than the drive's.
+    peer.read::<u8>(expected.len() - 1).map(drop)
+}
+
+/// What is found instead of what must be there, the complement having been there before.
+fn difference(found: &[u8], expected: &[u8]) -> Option<String> {
+    let arrived = found.iter().zip(expected).filter(|(found, byte)| found == byte).count();
+    let untouched = found.iter().zip(expected).filter(|(found, byte)| **found == !**byte).count();
+    match (expected.len() - arrived, untouched) {
+        (0, _) => None,
+        (missing, untouched) if untouched == expected.len() && missing == untouched => {
+            Some("not one of them arrived".into())
+        }
+        (missing, untouched) if missing == untouched => {
+            Some(format!("{missing} of the last {} did not arrive", expected.len()))
+        }
+        (missing, _) => Some(format!("{missing} of the last {} are other bytes", expected.len())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LEN: u64 = 8192;
+
+    fn sample(place: u64) -> Sample {
+        Sample { offset: 0, len: LEN, need: LEN, place }
+    }
+
+    /// What is found if the drive writes `bytes` and the peer's memory gets `arrived` of them.
+    fn proved(bytes: &[u8], arrived: impl Fn(&BufMap<'_>)) -> Result<Proved, String> {
+        let memory = Memory::anonymous(4 * LEN as usize, PageSize::Base).expect("memory");
+        let own = |_: &Sample, into: &BufMap<'_>| {
+            into.copy_from_slice(0, bytes).map_err(|error| error.to_string())
+        };
+        let peers = |_: &Sample, into: &BufMap<'_>| {
+            arrived(into);
+            Ok(())
+        };
+        prove(memory.map(), &[sample(LEN), sample(0)], (&own, &peers))
+    }
+
+    fn put(into: &BufMap<'_>, at: usize, bytes: &[u8]) {
+        into.copy_from_slice(at, bytes).expect("room");
+    }
+
+    #[test]
+    fn bytes_that_arrive_are_a_proof() {
+        let bytes: Vec<u8> = (0..LEN).map(|i| (i * 7) as u8).collect();
+        let proved = proved(&bytes, |into| put(into, 0, &bytes)).expect("an answer");
+        assert_eq!(proved, Proved { bytes: 2 * LEN, lie: None });
+    }
+
+    #[test]
+    fn bytes_that_do_not_are_a_lie() {
+        // Whatever the file holds, zeros too, and whatever is there instead.
+        for byte in [0, 0xff, 0x5a] {
+            let bytes = vec![byte; LEN as usize];
+            let none = proved(&bytes, |_| ()).expect("an answer");
+            assert_eq!((none.bytes, none.lie.as_deref()), (LEN, Some("not one of them arrived")));
+            let most = proved(&bytes, |into| put(into, 0, &bytes[1..])).expect("an answer");
+            assert_eq!(most.lie.as_deref(), Some("1 of the last 8192 did not arrive"));
+            let other = proved(&bytes, |into| {
+                put(into, 0, &bytes);
+                put(into, 4096, &[byte ^ 1; 512]);
+            });
+            let lie = other.expect("an answer").lie;
+            assert_eq!(lie.as_deref(), Some("512 of the last 8192 are other bytes"));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_answer() {
+        let memory = Memory::anonymous(LEN as usize, PageSize::Base).expect("memory");
+        let fine = |_: &Sample, _: &BufMap<'_>| Ok(());
+        let fails = |_: &Sample, _: &BufMap<'_>| Err("the kernel refused".to_owned());
+        let error = |own: Read<'_>, peers: Read<'_>, samples: &[Sample]| {
+            prove(memory.map(), samples, (own, peers)).expect_err("no answer")
+        };
+        assert!(error(&fine, &fails, &[sample(0)]).contains("offset 0: the kernel refused"));
+        assert!(error(&fails, &fine, &[sample(0)]).contains("offset 0: the kernel refused"));
+        assert!(error(&fine, &fine, &[]).contains("no part of the file"));
+        let outside = error(&fine, &fine, &[sample(1)]);
+        assert!(outside.contains("could not be proved"), "{outside}");
+    }
+
+    proptest! {
+        #[test]
+        fn one_wrong_byte_anywhere_is_found(at in 0..LEN as usize, wrong: u8, byte: u8) {
+            let bytes = vec![byte; LEN as usize];
+            let proved = proved(&bytes, |into| {
+                put(into, 0, &bytes);
+                put(into, at, &[wrong]);
+            });
+            prop_assert_eq!(proved.expect("an answer").lie.is_some(), wrong != byte);
+        }
+    }
+}
