@@ -7,6 +7,14 @@ use std::process::ExitCode;
 use bufmap::pci::{Detour, Distrust, Outcome as Kernel, Reason, RootBus, Trust};
 use bufmap_bench::{Outcome, check, kernel_log};
 
+/// What the kernel's rules say of the pair.
+const NO_ROAD: [&str; 4] = [
+    "not supported, distance 4",
+    "no bridge is above both",
+    "pci0000:00 (8086:29c0) is not on the kernel's list",
+    "to change that, put both devices below one PCIe switch",
+];
+
 fn main() -> ExitCode {
     bufmap_bench::run(
         "apart",
@@ -14,6 +22,9 @@ fn main() -> ExitCode {
             ("a_read_into_peer_memory_is_refused", peer::is_refused),
             ("a_peer_is_not_mapped_and_the_system_is", peer_is_not_mapped),
             ("the_verdict_names_the_kernels_cause", verdict_is_the_kernels),
+            ("real_inputs_bounce_and_the_receipt_says_why", || {
+                peer::loads::real_inputs_bounce(&NO_ROAD)
+            }),
         ],
     )
 }

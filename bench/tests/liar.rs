@@ -14,8 +14,21 @@ fn main() -> ExitCode {
         &[
             ("a_read_into_peer_memory_is_a_lie", peer::is_a_lie),
             ("the_verdict_is_the_kernels_and_no_proof", verdict_is_the_kernels),
+            ("a_load_finds_the_lie_and_bounces", a_load_finds_the_lie),
         ],
     )
+}
+
+/// The first load finds out by a few blocks that nothing arrives; those after it know.
+fn a_load_finds_the_lie() -> Outcome {
+    peer::loads::forget()?;
+    peer::loads::real_inputs_bounce(&[
+        "reported that it wrote 65536 bytes into the memory of",
+        "and not one of them arrived",
+    ])?;
+    peer::loads::real_inputs_bounce(&[
+        "not one of them arrived (found out since the machine booted",
+    ])
 }
 
 /// The forecast is a bus address, and that is what the kernel gives the reader: the address at which

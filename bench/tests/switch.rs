@@ -20,10 +20,13 @@ fn main() -> ExitCode {
         "switch",
         &[
             ("a_read_into_peer_memory_arrives", peer::arrives),
+            ("real_inputs_go_from_drive_to_device", peer::loads::real_inputs_arrive),
+            ("a_check_reads_the_device_back", peer::loads::checks_read_the_device_back),
             ("peer_memory_is_given_out_and_comes_back", memory_comes_back),
             ("peer_memory_that_is_not_there_is_named", memory_is_missing),
             ("an_export_of_peer_memory_is_a_part_of_a_bar", export_is_a_part_of_a_bar),
             ("a_peer_is_mapped_by_its_bus_address", mapped_by_bus_address),
+            ("a_read_that_fails_in_flight_falls_back", peer::loads::falls_back_in_flight),
             ("the_verdict_is_the_switch", verdict_is_the_switch),
             ("the_tree_is_the_machines", tree_is_the_machines),
             ("memory_is_classified_as_what_it_is", memory_is_classified),
@@ -33,7 +36,7 @@ fn main() -> ExitCode {
 }
 
 /// The length of the provider's memory.
-const CMB: u64 = 64 << 20;
+const CMB: u64 = 128 << 20;
 
 fn memory_comes_back() -> Outcome {
     let provider = peer::provider()?;
@@ -113,7 +116,7 @@ fn tree_is_the_machines() -> Outcome {
     let function = tree.function(provider)?;
     check(function.driver.as_deref() == Some("nvme"), format!("{:?}", function.driver))?;
     let memory = function.peer_memory.ok_or("no peer memory")?;
-    check(memory.size == 64 << 20 && memory.published, format!("{memory:?}"))?;
+    check(memory.size == CMB && memory.published, format!("{memory:?}"))?;
     let disk = &function.block_devices[..];
     let whole = disk.len() == 1 && disk[0].len == 64 << 20 && disk[0].namespace == Some(1);
     check(whole, format!("{disk:?}"))?;

@@ -14,6 +14,8 @@ fn main() -> ExitCode {
         &[
             ("a_read_into_peer_memory_arrives", peer::arrives),
             ("a_peer_is_mapped_through_the_host_bridge", mapped_through_the_bridge),
+            ("real_inputs_go_from_drive_to_device", peer::loads::real_inputs_arrive),
+            ("a_check_reads_the_device_back", peer::loads::checks_read_the_device_back),
             ("the_verdict_trusts_the_processor", verdict_trusts_the_processor),
         ],
     )

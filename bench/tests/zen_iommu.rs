@@ -12,6 +12,8 @@ fn main() -> ExitCode {
         "zen-iommu",
         &[
             ("a_read_into_peer_memory_arrives", peer::arrives),
+            ("real_inputs_go_from_drive_to_device", peer::loads::real_inputs_arrive),
+            ("a_check_reads_the_device_back", peer::loads::checks_read_the_device_back),
             ("the_verdict_is_the_same_with_an_iommu", verdict_knows_the_iommu),
         ],
     )

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::guest::Guest;
-use super::topologies::{Machine, Topology};
+use super::topologies::{Content, Machine, Topology};
 use crate::child::Error;
 use crate::files;
 
@@ -31,9 +31,8 @@ pub struct Boot<'a> {
     pub limit: Duration,
 }
 
-/// The length of the scratch disk and of a topology's drives, in bytes.
+/// The length of the scratch disk, in bytes.
 const SCRATCH: u64 = 4 << 30;
-const DRIVE: u64 = 64 << 20;
 
 /// How often a guest that breaks before its command has begun is booted.
 const BOOTS: u32 = 3;
@@ -133,7 +132,7 @@ impl Boot<'_> {
         ]);
         qemu.args(["-device", "virtio-blk-pci,drive=scratch"]);
         for drive in *drives {
-            let medium = drive.medium.describe(drive.name, DRIVE);
+            let medium = drive.medium.describe(drive.name, drive.content.len());
             qemu.args(["-drive", &format!("if=none,id={},format=raw,{medium}", drive.name)]);
         }
         for device in *devices {
@@ -154,13 +153,19 @@ impl Boot<'_> {
         }
         write("shares", shares.as_bytes())?;
         write("run", self.script().as_bytes())?;
+        let blank = |name: &str, len| {
+            let file = session.join(name);
+            File::create(&file)
+                .and_then(|created| created.set_len(len))
+                .map_err(files::file_error("create", &file))
+        };
         for drive in self.machine.topology.drives {
-            write(drive.name, &pattern(DRIVE))?;
+            match drive.content {
+                Content::Pattern => write(drive.name, &pattern(drive.content.len()))?,
+                Content::Blank { len } => blank(drive.name, len)?,
+            }
         }
-        let scratch = session.join("scratch");
-        File::create(&scratch)
-            .and_then(|file| file.set_len(SCRATCH))
-            .map_err(files::file_error("create", &scratch))
+        blank("scratch", SCRATCH)
     }
 
     /// What the guest runs once its root is there.

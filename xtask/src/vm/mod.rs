@@ -16,6 +16,7 @@ use self::boot::Boot;
 use self::topologies::{Machine, TOPOLOGIES};
 use crate::child::Error;
 use crate::files;
+use crate::inputs;
 use crate::packages;
 
 #[derive(Args)]
@@ -73,14 +74,14 @@ pub fn run(options: &Options) -> Result<i32, Error> {
     for line in guest.versions.lines() {
         eprintln!("{}", line.replace('\t', " "));
     }
-    let repository = repository();
+    let surroundings = Surroundings::of(machine)?;
     let boot = Boot {
         guest: &guest,
         machine,
         command: &options.command,
-        scratch: &repository.join("target/tmp"),
-        shares: std::slice::from_ref(&repository),
-        environment: &[("BUFMAP_TOPOLOGY".to_owned(), machine.name())],
+        scratch: &repository().join("target/tmp"),
+        shares: &surroundings.shares,
+        environment: &surroundings.environment,
         limit: Duration::from_secs(options.time_limit),
     };
     files::make_directory(boot.scratch)?;
@@ -90,6 +91,25 @@ pub fn run(options: &Options) -> Result<i32, Error> {
         source,
         remedy: "close other programs".to_owned(),
     })?)
+}
+
+/// What a guest sees of the host: the project, and the real inputs if they were fetched.
+struct Surroundings {
+    shares: Vec<PathBuf>,
+    environment: Vec<(String, String)>,
+}
+
+impl Surroundings {
+    fn of(machine: Machine) -> Result<Self, Error> {
+        let mut shares = vec![repository()];
+        let mut environment = vec![("BUFMAP_TOPOLOGY".to_owned(), machine.name())];
+        let inputs = inputs::directory()?;
+        if inputs.is_dir() {
+            environment.push((inputs::VARIABLE.to_owned(), inputs.display().to_string()));
+            shares.push(inputs);
+        }
+        Ok(Self { shares, environment })
+    }
 }
 
 /// The directory of the project.

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
+use super::Surroundings;
 use super::boot::Boot;
 use super::guest::Guest;
 use super::topologies::Machine;
 use crate::child::{self, Error, cargo};
-use crate::inputs;
 use crate::packages;
 use crate::steps::{Outcome, Steps};
 use crate::tally::Tally;
@@ -115,21 +115,14 @@ fn run_in(
         format!("'{}' --show-output --color=never || failed=1; ", program.executable.display())
     });
     let script = format!("failed=0; {}exit $failed", script.collect::<String>());
-    let repository = super::repository();
-    let inputs = inputs::directory()?;
-    let mut shares = vec![repository.clone()];
-    let mut environment = vec![("BUFMAP_TOPOLOGY".to_owned(), machine.name())];
-    if inputs.is_dir() {
-        environment.push((inputs::VARIABLE.to_owned(), inputs.display().to_string()));
-        shares.push(inputs);
-    }
+    let surroundings = Surroundings::of(machine)?;
     let boot = Boot {
         guest,
         machine,
         command: &["sh".to_owned(), "-c".to_owned(), script],
-        scratch: &repository.join("target/tmp"),
-        shares: &shares,
-        environment: &environment,
+        scratch: &super::repository().join("target/tmp"),
+        shares: &surroundings.shares,
+        environment: &surroundings.environment,
         limit: LIMIT,
     };
     let (reader, writer) = std::io::pipe().map_err(|source| Error::Start {

@@ -13,7 +13,7 @@ pub struct Topology {
     pub iommu: bool,
     /// The arguments of `-device`, in order.
     pub devices: &'static [&'static str],
-    /// Drives that the devices name, 64 MiB each, filled with a pattern.
+    /// Drives that the devices name.
     pub drives: &'static [Drive],
     /// Other arguments of QEMU, which runs in the session's directory.
     pub others: &'static [&'static str],
@@ -25,6 +25,25 @@ pub struct Topology {
 pub struct Drive {
     pub name: &'static str,
     pub medium: Medium,
+    pub content: Content,
+}
+
+/// What a drive holds.
+pub enum Content {
+    /// 64 MiB of a pattern.
+    Pattern,
+    /// So many bytes of nothing, for a file system.
+    Blank { len: u64 },
+}
+
+impl Content {
+    /// How many bytes.
+    pub const fn len(&self) -> u64 {
+        match self {
+            Self::Pattern => 64 << 20,
+            Self::Blank { len } => *len,
+        }
+    }
 }
 
 /// How a drive's medium behaves.
@@ -32,6 +51,9 @@ pub enum Medium {
     Sound,
     /// Reads that touch the sector in its middle fail.
     Failing,
+    /// The first two reads that touch the sector in its middle fail, however often the kernel tries
+    /// them again (five times each); those after them do not.
+    FailingTwice,
     /// It gives 4 MiB a second.
     Slow,
 }
@@ -42,20 +64,37 @@ impl Medium {
         match self {
             Self::Sound => format!("file={file}"),
             Self::Slow => format!("file={file},throttling.bps-read={}", 4 << 20),
-            Self::Failing => format!(
-                "file.driver=blkdebug,file.image.driver=file,file.image.filename={file},\
-                 file.inject-error.0.event=read_aio,file.inject-error.0.iotype=read,\
-                 file.inject-error.0.errno=5,file.inject-error.0.once=off,\
-                 file.inject-error.0.sector={}",
-                len / 2 / 512
-            ),
+            Self::Failing => failing(file, len, 1, "off"),
+            Self::FailingTwice => failing(file, len, 12, "on"),
         }
     }
 }
 
-const fn sound(name: &'static str) -> Drive {
-    Drive { name, medium: Medium::Sound }
+/// A medium whose middle fails by `errors` rules.
+fn failing(file: &str, len: u64, errors: u32, once: &str) -> String {
+    let sector = len / 2 / 512;
+    let rules = (0..errors).map(|i| {
+        let rule = format!("file.inject-error.{i}");
+        format!(
+            ",{rule}.event=read_aio,{rule}.iotype=read,{rule}.errno=5,{rule}.once={once},\
+             {rule}.sector={sector}"
+        )
+    });
+    let image = format!("file.driver=blkdebug,file.image.driver=file,file.image.filename={file}");
+    image + &rules.collect::<String>()
 }
+
+const fn of_medium(name: &'static str, medium: Medium) -> Drive {
+    Drive { name, medium, content: Content::Pattern }
+}
+
+const fn sound(name: &'static str) -> Drive {
+    of_medium(name, Medium::Sound)
+}
+
+/// A drive for a file system with the real inputs.
+const FILES: Drive =
+    Drive { name: "files", medium: Medium::Sound, content: Content::Blank { len: 256 << 20 } };
 
 const NONE: Topology = Topology {
     name: "plain",
@@ -68,23 +107,40 @@ const NONE: Topology = Topology {
     modules: &[],
 };
 
-const TWO_DRIVES: Topology =
-    Topology { drives: &[sound("provider"), sound("reader")], modules: &["nvme"], ..NONE };
+const DRIVES: Topology =
+    Topology { drives: &[sound("provider"), sound("reader"), FILES], modules: &["nvme"], ..NONE };
 
 const SWITCH: &[&str] = &[
     "pcie-root-port,id=root,chassis=1,slot=1",
     "x3130-upstream,id=up,bus=root",
     "xio3130-downstream,id=left,bus=up,chassis=2,slot=0",
     "xio3130-downstream,id=right,bus=up,chassis=3,slot=1",
-    "nvme,serial=provider,drive=provider,cmb_size_mb=64,bus=left",
+    "xio3130-downstream,id=third,bus=up,chassis=4,slot=2",
+    "nvme,serial=provider,drive=provider,cmb_size_mb=128,bus=left",
     "nvme,serial=reader,drive=reader,bus=right",
+    "nvme,serial=files,drive=files,bus=third",
+];
+
+const SWITCH_AND_ONE: &[&str] = &[
+    SWITCH[0],
+    SWITCH[1],
+    SWITCH[2],
+    SWITCH[3],
+    SWITCH[4],
+    SWITCH[5],
+    SWITCH[6],
+    SWITCH[7],
+    "xio3130-downstream,id=fourth,bus=up,chassis=5,slot=3",
+    "nvme,serial=flaky,drive=flaky,bus=fourth",
 ];
 
 const APART: &[&str] = &[
     "pcie-root-port,id=left,chassis=1,slot=1",
     "pcie-root-port,id=right,chassis=2,slot=2",
-    "nvme,serial=provider,drive=provider,cmb_size_mb=64,bus=left",
+    "pcie-root-port,id=third,chassis=3,slot=3",
+    "nvme,serial=provider,drive=provider,cmb_size_mb=128,bus=left",
     "nvme,serial=reader,drive=reader,bus=right",
+    "nvme,serial=files,drive=files,bus=third",
 ];
 
 /// Every machine, by name.
@@ -92,22 +148,28 @@ pub const TOPOLOGIES: &[Topology] = &[
     NONE,
     Topology {
         name: "switch",
-        shows: "two drives under one PCIe switch, one with peer memory: peer-to-peer by bus address",
-        devices: SWITCH,
-        ..TWO_DRIVES
+        shows: "drives under one PCIe switch, one with peer memory: peer-to-peer by bus address",
+        devices: SWITCH_AND_ONE,
+        drives: &[
+            sound("provider"),
+            sound("reader"),
+            FILES,
+            of_medium("flaky", Medium::FailingTwice),
+        ],
+        ..DRIVES
     },
     Topology {
         name: "apart",
         shows: "the same drives under two root ports that the kernel does not trust: refused",
         devices: APART,
-        ..TWO_DRIVES
+        ..DRIVES
     },
     Topology {
         name: "zen",
         shows: "the same on a processor whose host bridge the kernel trusts: through the bridge",
         cpu: "EPYC",
         devices: APART,
-        ..TWO_DRIVES
+        ..DRIVES
     },
     Topology {
         name: "zen-iommu",
@@ -115,7 +177,7 @@ pub const TOPOLOGIES: &[Topology] = &[
         cpu: "EPYC",
         iommu: true,
         devices: APART,
-        ..TWO_DRIVES
+        ..DRIVES
     },
     Topology {
         name: "liar",
@@ -123,7 +185,7 @@ pub const TOPOLOGIES: &[Topology] = &[
         cpu: "EPYC",
         iommu: true,
         devices: SWITCH,
-        ..TWO_DRIVES
+        ..DRIVES
     },
     Topology {
         name: "redirect",
@@ -134,7 +196,8 @@ pub const TOPOLOGIES: &[Topology] = &[
             "nvme,serial=provider,drive=provider,cmb_size_mb=64,bus=root,addr=0.0,multifunction=on",
             "nvme,serial=reader,drive=reader,bus=root,addr=0.1",
         ],
-        ..TWO_DRIVES
+        drives: &[sound("provider"), sound("reader")],
+        ..DRIVES
     },
     Topology {
         name: "vfio",
@@ -154,8 +217,8 @@ pub const TOPOLOGIES: &[Topology] = &[
         ],
         drives: &[
             sound("reader"),
-            Drive { name: "failing", medium: Medium::Failing },
-            Drive { name: "slow", medium: Medium::Slow },
+            of_medium("failing", Medium::Failing),
+            of_medium("slow", Medium::Slow),
         ],
         others: &["-object", "memory-backend-ram,id=vram,size=64M,share=on"],
         modules: &["nvme", "vfio-pci", "vfio_iommu_type1"],
@@ -170,9 +233,9 @@ pub const TOPOLOGIES: &[Topology] = &[
             "nvme,id=victim,serial=victim,drive=victim,bus=left",
         ],
         drives: &[
-            Drive { name: "failing", medium: Medium::Failing },
-            Drive { name: "slow", medium: Medium::Slow },
-            Drive { name: "victim", medium: Medium::Slow },
+            of_medium("failing", Medium::Failing),
+            of_medium("slow", Medium::Slow),
+            of_medium("victim", Medium::Slow),
         ],
         // The monitor is the guest's fourth serial port, by a socket of QEMU's own.
         others: &[
