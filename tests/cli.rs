@@ -199,7 +199,10 @@ fn help_teaches() {
 fn probe_gives_every_absence_its_reason_and_remedy() {
     let output = bufmap(&["probe", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let found: Vec<serde_json::Value> = serde_json::from_str(&stdout(&output)).expect("JSON");
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    let found = report["offers"].as_array().expect("a list").clone();
+    let peers = &report["peers"];
+    assert!(peers["pairs"].is_array() || peers["why"].is_string(), "{peers}");
     for what in ["udmabuf", "dma-heap", "io_uring", "locked memory", "cachestat"] {
         assert!(found.iter().any(|finding| finding["what"] == what), "{what}");
     }
@@ -247,4 +250,39 @@ fn wait_until_it_reads(pid: u32) {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     panic!("it never began to read");
+}
+
+/// The ranges are the buffer, and each lies in system memory; or the reason why nobody may know.
+#[test]
+fn phyrs_are_the_whole_buffer_in_system_memory() {
+    let output = bufmap(&["phyrs", "--size", "1MiB", "--json"]);
+    if output.status.code() == Some(1) {
+        let said = stderr(&output);
+        assert!(said.contains("CAP_SYS_ADMIN") || said.contains("RLIMIT_MEMLOCK"), "{said}");
+        return;
+    }
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    let ranges = report["ranges"].as_array().expect("a list");
+    let total: u64 = ranges.iter().filter_map(|range| range["len"].as_u64()).sum();
+    assert_eq!(total, 1 << 20, "{report}");
+    for range in ranges {
+        assert_eq!(range["place"], "system memory", "{range}");
+        assert_eq!(range["as_claimed"], true, "{range}");
+    }
+}
+
+#[test]
+fn a_function_that_is_not_there_is_not_bound() {
+    for command in ["bind", "unbind"] {
+        let output = bufmap(&[command, "ffff:ff:1f.7", "--dry-run"]);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        let said = stderr(&output);
+        assert!(said.contains("ffff:ff:1f.7") || said.contains("PCI"), "{said}");
+        let output = bufmap(&[command, "nvme0", "--dry-run"]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains("0000:3b:00.0"), "{}", stderr(&output));
+    }
+    let output = bufmap(&["phyrs", "--of", "bar:0000:01:00.0:6"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("0 to 5"), "{}", stderr(&output));
 }

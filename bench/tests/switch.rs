@@ -2,15 +2,20 @@
 
 mod peer;
 
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use bufmap::dma::DmaKind;
-use bufmap::pci::{Outcome as Kernel, Place, PortType, Reason, SystemRam, Tree, classify};
+use bufmap::pci::{
+    Outcome as Kernel, Place, PortType, Reason, SystemRam, Tree, User, classify, users,
+};
 use bufmap_bench::drive::Drive;
-use bufmap_bench::{Outcome, check};
+use bufmap_bench::{Outcome, check, said};
 use exporters::{Exporter, Intent, P2pmem, P2pmemError, Provider};
 use iomap::{Memory, PageSize, PhyrKind, Pinned, pagemap};
+use libtest_mimic::Failed;
 
 fn main() -> ExitCode {
     if std::env::var_os(ANYBODY).is_some() {
@@ -28,6 +33,7 @@ fn main() -> ExitCode {
             ("a_peer_is_mapped_by_its_bus_address", mapped_by_bus_address),
             ("a_read_that_fails_in_flight_falls_back", peer::loads::falls_back_in_flight),
             ("the_verdict_is_the_switch", verdict_is_the_switch),
+            ("who_uses_a_drive_is_named", users_are_named),
             ("the_tree_is_the_machines", tree_is_the_machines),
             ("memory_is_classified_as_what_it_is", memory_is_classified),
             ("an_ordinary_user_is_told_what_is_not_known", user_is_told),
@@ -177,4 +183,31 @@ fn what_anybody_is_told() -> ExitCode {
 
 fn mapped_by_bus_address() -> Outcome {
     peer::is_mapped_as(Some(DmaKind::Bus))
+}
+
+/// A drive is nobody's, or a file system's, or a program's.
+fn users_are_named() -> Outcome {
+    let drive = Drive::with_serial("provider")?;
+    let users = || -> Result<Vec<String>, Failed> {
+        let tree = Tree::read()?;
+        let users = users(tree.function(peer::address("provider")?)?);
+        Ok(users.iter().map(User::to_string).collect())
+    };
+    let block = drive.block.display().to_string();
+    let name = block.trim_start_matches("/dev/").to_owned();
+    check(users()?.is_empty(), format!("{:?}", users()?))?;
+
+    said("mke2fs", &["-q", "-F", &block])?;
+    fs::create_dir_all("/tmp/a place")?;
+    said("mount", &[&block, "/tmp/a place"])?;
+    let mounted = users()?;
+    said("umount", &["/tmp/a place"])?;
+    let expected = format!("{name} is mounted on /tmp/a place; umount /tmp/a place");
+    check(mounted == [expected], format!("{mounted:?}"))?;
+
+    let own = fs::OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&block)?;
+    let taken = users()?;
+    check(taken.len() == 1 && taken[0].contains("a program has"), format!("{taken:?}"))?;
+    drop(own);
+    check(users()?.is_empty(), format!("{:?}", users()?))
 }

@@ -252,7 +252,8 @@ fn peer_roads(
         Err(why) if required => return Err(refused(why.into())),
         Err(why) => return Ok(without_peer(best_roads(load, file, runs), why)),
     };
-    let in_part_of_a_block = "a drive writes whole blocks, and these bytes are a part of one or lie                               elsewhere in the buffer's blocks than in the drive's";
+    let in_part_of_a_block = "a drive writes whole blocks, and these bytes are a part of one or lie \
+                              elsewhere in the buffer's blocks than in the drive's";
     if required && !in_parts.is_empty() {
         return Err(refused(format!("not all of it: {in_part_of_a_block}")));
     }

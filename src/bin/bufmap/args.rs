@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use bufmap::iomap::PageSize;
 use bufmap::load::format::Format;
 use bufmap::load::{Road, Verify};
 use bufmap::pci::{Address, PciError};
@@ -26,8 +27,10 @@ Examples:
   bufmap load model.safetensors --to p2pmem:0000:03:00.0 --require peer
                                                  from drive to device, or not at all
   bufmap load disk.img --verify full --json      compare every byte, report for programs
+  sudo bufmap phyrs --of memory --size 64MiB     where a buffer lies on the memory bus
+  sudo bufmap bind 0000:03:00.0                  take a drive from the kernel, for the user-space driver
 
-Exit status: 0 if all is loaded and checked, 1 if not, 2 for a wrong command line, 130 after Ctrl-C.";
+Exit status: 0 if all is done (loaded and checked), 1 if not, 2 for a wrong command line, 130 after Ctrl-C.";
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -35,6 +38,12 @@ pub enum Command {
     Load(LoadArgs),
     /// Show what this machine offers for loading, and why the rest is missing
     Probe(ProbeArgs),
+    /// Print the physical ranges behind a buffer
+    Phyrs(PhyrsArgs),
+    /// Give PCI functions to vfio-pci, if nobody uses them
+    Bind(BindArgs),
+    /// Give PCI functions back to the kernel's own drivers
+    Unbind(UnbindArgs),
 }
 
 /// Loads files into one buffer, checks them, and reports which road each byte took and why not a
@@ -101,11 +110,133 @@ Roads, best first:
   cached    the kernel copies pages that already sit in its page cache
   buffered  the kernel reads into its page cache and copies from there";
 
+/// Shows what loading can use on this machine, each absence with its reason and remedy; then the PCI
+/// tree of drives and of devices with memory, and for every pair of the two whether the drive may
+/// write into that memory, by which road, or why not and what would change it.
+///
+/// Only root is shown all of the configuration space on which the verdicts depend.
 #[derive(clap::Args)]
 pub struct ProbeArgs {
     /// Report as JSON on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+/// Makes a buffer, prints the physical ranges behind it and what lies at their addresses, and lets go
+/// of it. Physical addresses are root's to know (CAP_SYS_ADMIN).
+#[derive(clap::Args)]
+pub struct PhyrsArgs {
+    /// What the buffer is of: `memory`, `udmabuf`, `p2pmem:ADDRESS` (what a PCI function has for
+    /// peers), or `bar:ADDRESS:N` (BAR N of a function that is bound to vfio-pci)
+    #[arg(long, default_value = "memory", value_name = "SOURCE")]
+    pub of: Source,
+
+    /// How long it is
+    #[arg(long, default_value = "64MiB", value_name = "SIZE")]
+    pub size: ByteSize,
+
+    /// The pages of system memory; huge ones must be reserved
+    #[arg(long, value_enum, default_value_t = PagesArg::Base)]
+    pub pages: PagesArg,
+
+    /// Report as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Moves PCI functions to another driver, vfio-pci unless asked otherwise, by their driver_override.
+/// A function in use is refused: a disk that is mounted, swapped to, part of another or open for one
+/// program alone, a network interface that is up, the console's screen. Needs root.
+#[derive(clap::Args)]
+pub struct BindArgs {
+    /// Their addresses, as `lspci -D` and `bufmap probe` write them
+    #[arg(required = true, value_name = "ADDRESS")]
+    pub addresses: Vec<Address>,
+
+    /// The driver that is to have them
+    #[arg(long, default_value = "vfio-pci", value_name = "NAME")]
+    pub driver: String,
+
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Report as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Lets the kernel choose a driver for PCI functions again, as at boot. Needs root.
+#[derive(clap::Args)]
+pub struct UnbindArgs {
+    /// Their addresses
+    #[arg(required = true, value_name = "ADDRESS")]
+    pub addresses: Vec<Address>,
+
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Report as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a buffer is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// System memory.
+    Memory,
+    /// System memory under a dma-buf.
+    Udmabuf,
+    /// What the PCI function at an address has for peers.
+    P2pmem(Address),
+    /// A BAR of a PCI function.
+    Bar(Address, u32),
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let address = |text: &str| text.parse().map_err(|error: PciError| error.to_string());
+        match text.split_once(':') {
+            None if text == "memory" => Ok(Self::Memory),
+            None if text == "udmabuf" => Ok(Self::Udmabuf),
+            Some(("p2pmem", function)) => address(function).map(Self::P2pmem),
+            Some(("bar", rest)) => match rest.rsplit_once(':') {
+                Some((function, index)) => {
+                    let index = index.parse().ok().filter(|index| *index < 6);
+                    let index = index.ok_or_else(|| format!("{text}: a BAR's number is 0 to 5"))?;
+                    Ok(Self::Bar(address(function)?, index))
+                }
+                None => Err(format!("{text}: write bar:ADDRESS:N")),
+            },
+            _ => Err("memory, udmabuf, p2pmem:ADDRESS or bar:ADDRESS:N".into()),
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum PagesArg {
+    /// The machine's ordinary pages
+    Base,
+    /// Pages of 2 MiB
+    #[value(name = "2M")]
+    Huge2M,
+    /// Pages of 1 GiB
+    #[value(name = "1G")]
+    Huge1G,
+}
+
+impl From<PagesArg> for PageSize {
+    fn from(pages: PagesArg) -> Self {
+        match pages {
+            PagesArg::Base => Self::Base,
+            PagesArg::Huge2M => Self::Huge2M,
+            PagesArg::Huge1G => Self::Huge1G,
+        }
+    }
 }
 
 /// Where to load.

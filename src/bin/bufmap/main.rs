@@ -1,7 +1,10 @@
 //! The `bufmap` command: a thin face over the library.
 
 mod args;
+mod bind;
 mod load;
+mod peers;
+mod phyrs;
 mod probe;
 mod table;
 
@@ -17,6 +20,9 @@ fn main() -> ExitCode {
     let done = match args::Args::parse().command {
         args::Command::Load(args) => load::run(&args),
         args::Command::Probe(args) => probe::run(&args),
+        args::Command::Phyrs(args) => phyrs::run(&args),
+        args::Command::Bind(args) => bind::bind(&args),
+        args::Command::Unbind(args) => bind::unbind(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

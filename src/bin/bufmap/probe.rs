@@ -11,6 +11,7 @@ use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 
 use crate::args::ProbeArgs;
+use crate::peers::Peers;
 use crate::table::table;
 use crate::{Failure, print};
 
@@ -22,9 +23,14 @@ struct Finding {
 
 pub fn run(args: &ProbeArgs) -> Result<(), Failure> {
     let findings = findings();
+    let peers = Peers::find();
     if args.json {
-        let all: Vec<_> = findings.iter().map(as_json).collect();
-        return print(&format!("{:#}", json!(all)));
+        let offers: Vec<_> = findings.iter().map(as_json).collect();
+        let peers = match &peers {
+            Ok(peers) => json!(peers),
+            Err(error) => json!({ "why": error.to_string() }),
+        };
+        return print(&format!("{:#}", json!({ "offers": offers, "peers": peers })));
     }
     let mut rows = table();
     for Finding { what, found } in &findings {
@@ -33,7 +39,8 @@ pub fn run(args: &ProbeArgs) -> Result<(), Failure> {
             Err(absent) => rows.add_row([what.as_str(), "no", &absent.to_string()]),
         };
     }
-    print(&rows.trim_fmt())
+    let peers = peers.map_or_else(|error| error.to_string(), |peers| peers.as_text());
+    print(&format!("{}\n\n{peers}", rows.trim_fmt()))
 }
 
 fn as_json(finding: &Finding) -> serde_json::Value {
