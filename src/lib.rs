@@ -13,5 +13,6 @@ pub use {exporters, iomap};
 
 pub mod dma;
 pub mod load;
+mod mounts;
 pub mod pci;
 pub mod storage;

@@ -11,6 +11,8 @@ use bufmap::dma::DmaKind;
 use bufmap::pci::{
     Outcome as Kernel, Place, PortType, Reason, SystemRam, Tree, User, classify, users,
 };
+use bufmap::storage::file::SourceFile;
+use bufmap::storage::stack::Stack;
 use bufmap_bench::drive::Drive;
 use bufmap_bench::{Outcome, check, said};
 use exporters::{Exporter, Intent, P2pmem, P2pmemError, Provider};
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
             ("a_read_that_fails_in_flight_falls_back", peer::loads::falls_back_in_flight),
             ("the_verdict_is_the_switch", verdict_is_the_switch),
             ("who_uses_a_drive_is_named", users_are_named),
+            ("what_lies_between_file_and_drive_is_named", layers_are_named),
             ("the_tree_is_the_machines", tree_is_the_machines),
             ("memory_is_classified_as_what_it_is", memory_is_classified),
             ("an_ordinary_user_is_told_what_is_not_known", user_is_told),
@@ -210,4 +213,42 @@ fn users_are_named() -> Outcome {
     check(taken.len() == 1 && taken[0].contains("a program has"), format!("{taken:?}"))?;
     drop(own);
     check(users()?.is_empty(), format!("{:?}", users()?))
+}
+
+/// A file on ext4 on a drive has the drive; through a loop device, an overlay or memory it has none.
+fn layers_are_named() -> Outcome {
+    let drive = Drive::with_serial("provider")?;
+    let block = drive.block.display().to_string();
+    let script = format!(
+        "modprobe loop && mke2fs -q -F -t ext4 {block} && mkdir -p /tmp/on/ext4 /tmp/on/loop /tmp/on/overlay && \
+         mount {block} /tmp/on/ext4 && cd /tmp/on/ext4 && mkdir lower upper work && \
+         head -c 8M /dev/urandom >file && cp file lower && truncate -s 16M image && mke2fs -q -F -t ext4 image && sync && \
+         mount -o loop image /tmp/on/loop && cp file /tmp/on/loop && echo short >/tmp/on/tiny && \
+         mount -t overlay -o lowerdir=/tmp/on/ext4/lower,upperdir=/tmp/on/ext4/upper,workdir=/tmp/on/ext4/work none /tmp/on/overlay && \
+         sync"
+    );
+    said("sh", &["-c", &script])?;
+    let tree = Tree::read()?;
+    let below =
+        |path: &str| -> Result<Stack, Failed> { Ok(Stack::below(&SourceFile::open(path)?, &tree)) };
+    let found = (|| {
+        let own = peer::address("provider")?;
+        let stack = below("/tmp/on/ext4/file")?;
+        check(stack.drive() == Ok(own), format!("{stack:?}"))?;
+        check(stack.to_string().starts_with("ext4 on /tmp/on/ext4, on drive"), &stack)?;
+        check(below(&block)?.drive() == Ok(own), "the drive itself")?;
+        for (path, words) in [
+            ("/tmp/on/loop/file", "itself"),
+            ("/tmp/on/overlay/file", "lowerdir=/tmp/on/ext4/lower"),
+            ("/tmp/on/tiny", "tmpfs keeps it in memory"),
+            ("/usr/bin/env", "overlay"),
+        ] {
+            let stack = below(path)?;
+            let why = stack.drive().err().map(|absent| absent.to_string()).unwrap_or_default();
+            check(why.contains(words), format!("{path}: {why:?} of {stack:?}"))?;
+        }
+        Ok(())
+    })();
+    said("sh", &["-c", "umount /tmp/on/overlay /tmp/on/loop; umount /tmp/on/ext4"])?;
+    found
 }

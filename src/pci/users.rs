@@ -7,6 +7,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
 use super::Function;
+use crate::mounts;
 
 /// Somebody who uses a function.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,15 +75,15 @@ pub fn users(function: &Function) -> Vec<User> {
 }
 
 fn users_in(function: &Function, sys: &Path, proc: &Path) -> Vec<User> {
-    let mounts = fs::read_to_string(proc.join("self/mountinfo")).unwrap_or_default();
+    let mountinfo = fs::read_to_string(proc.join("self/mountinfo")).unwrap_or_default();
     let swaps = fs::read_to_string(proc.join("swaps")).unwrap_or_default();
     let mut users = Vec::new();
     for disk in &function.block_devices {
         for device in with_partitions(&sys.join("class/block"), &disk.name) {
             let directory = sys.join("class/block").join(&device);
             let number = fs::read_to_string(directory.join("dev")).unwrap_or_default();
-            let mounted = mount_points(&mounts, number.trim());
-            users.extend(mounted.map(|on| User::Mount { device: device.clone(), on }));
+            let mounted = mounts::parse(&mountinfo).filter(|mount| mount.device == number.trim());
+            users.extend(mounted.map(|mount| User::Mount { device: device.clone(), on: mount.on }));
             if is_swap(&swaps, &device) {
                 users.push(User::Swap { device: device.clone() });
             }
@@ -114,36 +115,6 @@ fn with_partitions(block: &Path, disk: &str) -> Vec<String> {
     std::iter::once(disk.to_owned()).chain(partitions).collect()
 }
 
-/// Where a device of this number is mounted, by the lines of `mountinfo`
-/// (proc_pid_mountinfo(5)): numbers, the device's, the root in it, and the mount point.
-fn mount_points<'a>(mountinfo: &'a str, number: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
-    mountinfo.lines().filter_map(move |line| {
-        let mut words = line.split(' ').skip(2);
-        let (device, _root, on) = (words.next()?, words.next()?, words.next()?);
-        (device == number && !number.is_empty()).then(|| PathBuf::from(unescaped(on)))
-    })
-}
-
-/// A mount point whose white space and backslashes are written as three octal digits.
-fn unescaped(text: &str) -> String {
-    let mut parts = text.split('\\');
-    let mut plain = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let code = part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match code {
-            Some(byte) if byte.is_ascii() => {
-                plain.push(char::from(byte));
-                plain.push_str(&part[3..]);
-            }
-            _ => {
-                plain.push('\\');
-                plain.push_str(part);
-            }
-        }
-    }
-    plain
-}
-
 /// Whether the system swaps to a block device, by the lines of `/proc/swaps`.
 fn is_swap(swaps: &str, device: &str) -> bool {
     let file = |line: &str| line.split_whitespace().next().map(str::to_owned);
@@ -170,21 +141,6 @@ fn names(directory: &Path) -> impl Iterator<Item = String> + use<> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    const MOUNTS: &str = "\
-22 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw
-36 22 259:3 /sub /mnt/my\\040disk\\134 rw - ext4 /dev/nvme0n1p3 rw
-37 22 0:21 / /proc rw - proc proc rw
-";
-
-    #[test]
-    fn mounts_are_found_by_the_device_s_number() {
-        let on = |number| mount_points(MOUNTS, number).collect::<Vec<_>>();
-        assert_eq!(on("259:2"), [Path::new("/")]);
-        assert_eq!(on("259:3"), [Path::new("/mnt/my disk\\")]);
-        assert!(on("259:1").is_empty() && on("").is_empty());
-    }
 
     #[test]
     fn swaps_are_found_by_name() {
@@ -195,13 +151,5 @@ mod tests {
     #[test]
     fn an_interface_is_up_by_its_flag() {
         assert!(is_up("0x1003\n") && !is_up("0x1002\n") && !is_up(""));
-    }
-
-    proptest! {
-        #[test]
-        fn any_mountinfo_is_read(text in "([0-9:]{0,6} ){0,5}(/[a-z\\\\0-9]{0,9}|.*)") {
-            let _ = mount_points(&text, "1:1").count();
-            prop_assert!(unescaped(&text).len() <= text.len());
-        }
     }
 }

@@ -1,7 +1,9 @@
 //! Consumers that read drives.
 //!
 //! [`mod@file`] reads through the kernel: any file on any file system. [`nvme`] is a driver in user
-//! space for a drive that the kernel has let go of.
+//! space for a drive that the kernel has let go of. [`stack`] is what lies between a file and its
+//! drive.
 
 pub mod file;
 pub mod nvme;
+pub mod stack;

@@ -2,7 +2,7 @@
 //!
 //! Four questions, cheapest first, each with a reason when the answer is no:
 //!
-//! 1. Is there one drive below the file? [`drive`]
+//! 1. Is there one drive below the file? ([`Stack`])
 //! 2. Would the kernel map this memory for that drive? ([`can_peer`])
 //! 3. Does the memory lie where it claims to, in a BAR of its provider? ([`classify`])
 //! 4. Has this very pair moved known bytes, and were they there afterwards? [`proof`], whose answer
@@ -11,7 +11,6 @@
 //! What is not shown to this user (configuration space, addresses) is not held against the pair: the
 //! kernel knows it and decides by it, and the fourth question is asked in any case.
 
-mod drive;
 mod kept;
 mod proof;
 
@@ -21,6 +20,7 @@ use serde::Serialize;
 use super::run::Job;
 use crate::pci::{Address, PciError, Place, SystemRam, Tree, can_peer, classify};
 use crate::storage::file::SourceFile;
+use crate::storage::stack::Stack;
 use kept::{Direction, Kept, Pair};
 
 /// What is known of a pair of devices by bytes that were moved and looked at.
@@ -62,7 +62,8 @@ impl<'a> Pairs<'a> {
     /// file that would: some of them are carried out for a proof.
     pub fn may_write(&mut self, file: &SourceFile, jobs: &[Job]) -> Result<(), String> {
         let provider = self.provider.as_mut().map_err(|why| why.clone())?;
-        let drive = drive::below(file, &provider.tree)?;
+        let stack = Stack::below(file, &provider.tree);
+        let drive = stack.drive().map_err(|why| format!("{why} (the file lies on {stack})"))?;
         let forecast = provider.forecast(drive)?;
         let pair = Pair {
             provider: provider.address,

@@ -1,0 +1,164 @@
+//! What lies between a file and its drive.
+//!
+//! A drive can write into a peer's memory only what it holds as it is, in one place, and if whatever
+//! stands between the file and the drive hands requests on unchanged: a file system's own blocks, a
+//! partition, volumes in a row. Encryption, compression, parity, another file or a network between
+//! them move the bytes by the CPU. [`Stack`] names every layer, from the file down, and what it means.
+//!
+//! | from | what it tells |
+//! |---|---|
+//! | `data` | the file's own bytes: packed, encrypted, inside an inode |
+//! | `filesystem` | what is mounted, and on which device |
+//! | `device` | block devices, one on another, down to the drives |
+
+mod data;
+mod device;
+mod filesystem;
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use exporters::Absent;
+
+use crate::pci::{Address, Class, Tree};
+use crate::storage::file::SourceFile;
+
+/// Something between a file and its drive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// What it is: `ext4 on /data`, `partition nvme0n1p2`.
+    pub name: String,
+    /// Why no drive can move the bytes alone past it, or `None` if it passes requests on unchanged.
+    pub hindrance: Option<Absent>,
+}
+
+impl Layer {
+    fn passes(name: impl Into<String>) -> Self {
+        Self { name: name.into(), hindrance: None }
+    }
+
+    fn hinders(name: impl Into<String>, hindrance: Absent) -> Self {
+        Self { name: name.into(), hindrance: Some(hindrance) }
+    }
+}
+
+/// The layers between a file and its drives, from the file down.
+///
+/// ```no_run
+/// use bufmap::pci::Tree;
+/// use bufmap::storage::file::SourceFile;
+/// use bufmap::storage::stack::Stack;
+///
+/// let stack = Stack::below(&SourceFile::open("model.safetensors")?, &Tree::read()?);
+/// println!("{stack}");
+/// match stack.drive() {
+///     Ok(drive) => println!("{drive} reads it"),
+///     Err(absent) => println!("{absent}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stack {
+    layers: Vec<Layer>,
+    drives: Vec<Address>,
+}
+
+impl Stack {
+    /// What lies below a file or a block device. What this user may not see is a layer that hinders.
+    pub fn below(file: &SourceFile, tree: &Tree) -> Self {
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mut layers = Vec::new();
+        let number = match file.is_block_device() {
+            true => filesystem::own_number(file),
+            false => {
+                layers.extend(data::layers(file));
+                filesystem::layer(file, &mountinfo, &mut layers)
+            }
+        };
+        let mut drives = Vec::new();
+        if let Some(number) = number {
+            let mut disks = Vec::new();
+            device::walk(Path::new("/sys"), &number, &mut layers, &mut disks);
+            for disk in disks {
+                behind(tree, &disk, &mut layers, &mut drives);
+            }
+        }
+        drives.sort_unstable();
+        drives.dedup();
+        Self { layers, drives }
+    }
+
+    /// The layers, from the file down.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// The one drive that reads the file alone.
+    ///
+    /// # Errors
+    /// Absent if a layer hinders it, or if there are several or none.
+    pub fn drive(&self) -> Result<Address, Absent> {
+        if let Some(why) = self.layers.iter().find_map(|layer| layer.hindrance.clone()) {
+            return Err(why);
+        }
+        match self.drives[..] {
+            [drive] => Ok(drive),
+            [] => Err(Absent::new(
+                "what drive it lies on is not known",
+                "read it through the system's memory",
+            )),
+            [..] => {
+                let all: Vec<_> = self.drives.iter().map(Address::to_string).collect();
+                Err(Absent::new(
+                    format!("its bytes are spread over several drives ({})", all.join(", ")),
+                    "put it on one drive",
+                ))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.layers.iter().map(|layer| layer.name.as_str()).collect();
+        f.write_str(&names.join(", on "))
+    }
+}
+
+/// Adds a disk and the function behind which it stands.
+fn behind(tree: &Tree, disk: &str, layers: &mut Vec<Layer>, drives: &mut Vec<Address>) {
+    let functions: Vec<_> = tree.of_disk(disk).collect();
+    let layer = match functions[..] {
+        [function] if function.class == Class::NVME => {
+            drives.push(function.address);
+            Layer::passes(format!("drive {disk} ({})", function.address))
+        }
+        [function] => Layer::hinders(
+            format!("disk {disk} ({})", function.address),
+            Absent::new(
+                format!(
+                    "{disk} is no NVMe drive, and of the kernel's drivers only nvme takes a peer's memory"
+                ),
+                "put the file on an NVMe drive",
+            ),
+        ),
+        [] => Layer::hinders(
+            format!("disk {disk}"),
+            Absent::new(
+                format!("{disk} is no PCI drive: what stands between moves the bytes"),
+                "put the file on an NVMe drive of this machine",
+            ),
+        ),
+        [..] => Layer::hinders(
+            format!("drive {disk}"),
+            Absent::new(
+                format!(
+                    "several controllers stand before {disk}, and which of them reads is the kernel's choice"
+                ),
+                "switch multipath off (nvme_core.multipath=N) to choose a controller",
+            ),
+        ),
+    };
+    layers.push(layer);
+}
