@@ -1,0 +1,158 @@
+//! What a read costs the processor, counted in instructions: by the driver in user space, and by the
+//! kernel's through io_uring.
+
+use std::fs::OpenOptions;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bufmap::pci::{Address, Class, Tree, driver};
+use bufmap::storage::nvme::{Controller, Namespace, Queue, QueueOptions, Target};
+use bufmap_bench::drive::Drive;
+use bufmap_bench::{Outcome, check};
+use exporters::Intent;
+use exporters::vfio::Container;
+use io_uring::{IoUring, opcode, types};
+use iomap::{Memory, PageSize};
+use libtest_mimic::Failed;
+use rustix::time::{ClockId, clock_gettime};
+
+const PAGE: u64 = 4096;
+
+/// How many reads are in flight at a time, and how many times so many are read.
+const DEPTH: u64 = 32;
+const ROUNDS: u64 = 100;
+
+fn main() -> ExitCode {
+    bufmap_bench::run("vfio-counted", &[("a_read_costs_half_of_io_urings", costs)])
+}
+
+fn costs() -> Outcome {
+    let kernel = io_uring()?;
+    let (memory, vram) = user_space()?;
+    println!("instructions for a read of 4 KiB, {DEPTH} in flight:");
+    println!("  io_uring, O_DIRECT, registered buffer and file: {kernel}");
+    println!("  driver in user space, into system memory:       {memory}");
+    println!("  driver in user space, into a BAR:               {vram}");
+    check(memory * 2 <= kernel, format!("{memory} are more than half of {kernel}"))?;
+    // Where the bytes go is the drive's affair.
+    check(memory.abs_diff(vram) * 100 <= memory, format!("{memory} into memory, {vram} into a BAR"))
+}
+
+/// The processor's time of this process alone: interrupts that find the processor idle are left
+/// out, in the kernel's favour.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Reads through io_uring, from a drive of the kernel's.
+fn io_uring() -> Result<u64, Failed> {
+    let drive = Drive::with_serial("failing")?;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(drive.block)?;
+    let memory = Memory::anonymous((DEPTH * PAGE) as usize, PageSize::Base)?;
+    let mut ring = IoUring::new(DEPTH as u32)?;
+    let whole = libc::iovec { iov_base: memory.map().as_ptr().cast(), iov_len: memory.len() };
+    register(&ring, &whole)?;
+    ring.submitter().register_files(&[file.as_raw_fd()])?;
+    let mut costs = Vec::new();
+    for round in 0..ROUNDS {
+        let start = cpu_time();
+        for i in 0..DEPTH {
+            let at = memory.map().as_ptr().wrapping_add((i * PAGE) as usize);
+            let read = opcode::ReadFixed::new(types::Fixed(0), at, PAGE as u32, 0)
+                .offset((round * DEPTH + i) * PAGE)
+                .build()
+                .user_data(i);
+            push(&mut ring, &read)?;
+        }
+        ring.submit_and_wait(DEPTH as usize)?;
+        for completion in ring.completion() {
+            check(completion.result() == PAGE as i32, completion.result())?;
+        }
+        costs.push(cpu_time() - start);
+    }
+    Ok(typical(costs))
+}
+
+/// Reads by the driver, into system memory and into a BAR.
+fn user_space() -> Result<(u64, u64), Failed> {
+    let tree = Tree::read()?;
+    let of = |serial: &str| -> Result<Address, Failed> {
+        let drive = Drive::with_serial(serial)?;
+        let name = drive.function.file_name().ok_or("a function without a name")?;
+        Ok(name.to_string_lossy().parse()?)
+    };
+    let card = tree.functions().find(|f| (f.vendor, f.device) == (0x1af4, 0x1110));
+    let card = card.ok_or("there is no ivshmem device")?.address;
+    check(tree.functions().any(|f| f.class == Class::NVME), "there is no drive")?;
+    let drive = of("reader")?;
+    driver::bind(drive, "vfio-pci")?;
+    driver::bind(card, "vfio-pci")?;
+    let container = Arc::new(Container::new()?);
+    let card = container.open(&card.to_string())?;
+    let controller = Controller::open(container.open(&drive.to_string())?, 1)?;
+    let namespace = controller.namespaces()?.remove(0);
+    let mut queue = controller.queue(QueueOptions::default())?;
+
+    let memory = Memory::anonymous((DEPTH * PAGE) as usize, PageSize::Base)?;
+    let memory = Arc::new(container.map_dma(memory, Intent::Write)?);
+    let vram = Arc::new(container.map_dma(card.map_region(2)?, Intent::Write)?);
+    let mut here = Target::default();
+    here.push(&memory, 0..DEPTH * PAGE)?;
+    let mut there = Target::default();
+    there.push(&vram, 0..DEPTH * PAGE)?;
+    let here = reads(&mut queue, &namespace, &Arc::new(here))?;
+    Ok((here, reads(&mut queue, &namespace, &Arc::new(there))?))
+}
+
+fn reads(queue: &mut Queue, namespace: &Namespace, target: &Arc<Target>) -> Result<u64, Failed> {
+    let clock = clock_cost();
+    let mut costs = Vec::new();
+    for round in 0..ROUNDS {
+        let start = Instant::now();
+        for i in 0..DEPTH {
+            let offset = (round * DEPTH + i) * PAGE;
+            queue.read(i, namespace, offset, target, i * PAGE..(i + 1) * PAGE)?;
+        }
+        queue.announce()?;
+        let mut cost = start.elapsed().saturating_sub(clock);
+        while !queue.is_empty() {
+            // A look that finds nothing is waiting, and the others are work.
+            let start = Instant::now();
+            let finished = queue.poll();
+            let took = start.elapsed().saturating_sub(clock);
+            if let Some(finished) = finished {
+                finished.result?;
+                cost += took;
+            }
+        }
+        costs.push(cost);
+    }
+    Ok(typical(costs))
+}
+
+/// The cost of a read in a typical round: one that nothing of the kernel's has interrupted.
+fn typical(mut costs: Vec<Duration>) -> u64 {
+    costs.sort_unstable();
+    costs[costs.len() / 2].as_nanos() as u64 / DEPTH
+}
+
+/// What it costs to look at the clock.
+fn clock_cost() -> Duration {
+    (0..100).map(|_| Instant::now().elapsed()).min().unwrap_or_default()
+}
+
+#[allow(unsafe_code)]
+fn register(ring: &IoUring, whole: &libc::iovec) -> Result<(), Failed> {
+    // SAFETY: the memory outlives the ring, which is dropped before it.
+    Ok(unsafe { ring.submitter().register_buffers(std::slice::from_ref(whole)) }?)
+}
+
+#[allow(unsafe_code)]
+fn push(ring: &mut IoUring, read: &io_uring::squeue::Entry) -> Result<(), Failed> {
+    // SAFETY: the memory that it reads into outlives the ring, and the round waits for it.
+    Ok(unsafe { ring.submission().push(read) }?)
+}
