@@ -1,7 +1,8 @@
 //! Drives driven from user space, into system memory and into a BAR that stands for a GPU's memory.
 
+use std::io::Read;
 use std::ops::Range;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,7 +27,19 @@ const MOST: u64 = 4 << 20;
 
 const PAGE: u64 = 4096;
 
+/// The variable that makes this program the victim of a test, and names its drive.
+const VICTIM: &str = "BUFMAP_VICTIM";
+
 fn main() -> ExitCode {
+    if let Ok(address) = std::env::var(VICTIM) {
+        return match victim(&address) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:?}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     bufmap_bench::run(
         "vfio",
         &[
@@ -42,6 +55,8 @@ fn main() -> ExitCode {
             ("a_read_that_does_not_end_is_ended", slow),
             ("a_queue_that_is_dropped_waits_for_what_is_in_flight", dropped),
             ("a_controller_that_is_stopped_ends_what_is_in_flight", stopped),
+            ("a_drive_that_the_kernel_asks_for_is_given_back", recalled),
+            ("a_process_that_is_killed_leaves_a_drive_that_works", killed),
             ("a_drive_without_bus_mastering_is_an_error_and_no_hang", unmastered),
             ("a_hundred_times_opened_the_kernel_reads_it_still", cycles),
             // The last, because what it forgets is not closed before the process ends.
@@ -548,6 +563,83 @@ fn stopped() -> Outcome {
     untouched(&mapping, 0..8 << 20)?;
     let error = drive.controller.namespaces().expect_err("it is stopped").to_string();
     check(error.contains("the controller was stopped: it was told to; open it again"), error)
+}
+
+/// Somebody unbinds the drive while it is at work, as when it is pulled out.
+fn recalled() -> Outcome {
+    let drive = Ours::open("slow")?;
+    let address: Address = drive.controller.address().parse()?;
+    let mapping = drive.memory(8 << 20)?;
+    let whole = target(&mapping, 0..8 << 20)?;
+    let mut queue = drive.controller.queue(QueueOptions::default())?;
+    for at in (0..8 << 20).step_by(512 << 10) {
+        queue.read(at, &drive.namespace, at, &whole, at..at + (512 << 10))?;
+    }
+    queue.announce()?;
+    let unbinder = thread::spawn(move || driver::release(address));
+    let start = Instant::now();
+    let (mut good, mut recalled, mut with_it) = (Vec::new(), 0, 0);
+    while let Some(finished) = queue.wait() {
+        match finished.result {
+            Ok(()) => good.push(finished.id),
+            Err(NvmeError::Recalled { .. }) => recalled += 1,
+            Err(NvmeError::Stopped { .. }) => with_it += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    check(start.elapsed() < Duration::from_secs(5), format!("{:?}", start.elapsed()))?;
+    check((recalled, good.len() + with_it) == (1, 15), format!("{recalled}, {with_it}"))?;
+    for at in good {
+        holds(&mapping, at..at + (512 << 10), at)?;
+    }
+    check(!unbinder.is_finished(), "it was taken away before it was let go of")?;
+    drop((queue, drive));
+    match unbinder.join() {
+        Ok(driver) => check(driver?.as_deref() == Some("nvme"), "the kernel did not take it"),
+        Err(_) => Err("the thread panicked".into()),
+    }
+}
+
+/// A process that reads until it is killed.
+fn victim(address: &str) -> Outcome {
+    let drive = Ours::open_at(address.parse()?)?;
+    let mapping = drive.memory(16 << 20)?;
+    let whole = target(&mapping, 0..16 << 20)?;
+    let mut queue = drive.controller.queue(QueueOptions::default())?;
+    loop {
+        for at in (0..16 << 20).step_by(512 << 10) {
+            queue.read(at, &drive.namespace, at, &whole, at..at + (512 << 10))?;
+        }
+        queue.wait().ok_or("nothing came out")?.result?;
+        println!("reading");
+        while let Some(finished) = queue.wait() {
+            finished.result?;
+        }
+    }
+}
+
+fn killed() -> Outcome {
+    let address = address("slow")?;
+    driver::bind(address, "vfio-pci")?;
+    for _ in 0..3 {
+        let mut victim = Command::new(std::env::current_exe()?)
+            .env(VICTIM, address.to_string())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = [0; 7];
+        victim.stdout.take().ok_or("no pipe")?.read_exact(&mut line)?;
+        check(&line == b"reading", "it says something else")?;
+        victim.kill()?;
+        victim.wait()?;
+        let drive = Ours::open_at(address)?;
+        let mapping = drive.memory(PAGE)?;
+        mapping.map().fill(0xEE)?;
+        let page = target(&mapping, 0..PAGE)?;
+        let mut queue = drive.queue(Lists::Fitting)?;
+        drive.read(&mut queue, 12 << 20, &page, 0..PAGE)?;
+        holds(&mapping, 0..PAGE, 12 << 20)?;
+    }
+    Ok(())
 }
 
 fn unmastered() -> Outcome {
