@@ -286,3 +286,34 @@ fn a_function_that_is_not_there_is_not_bound() {
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("0 to 5"), "{}", stderr(&output));
 }
+
+/// What is explained is what a load then does.
+#[test]
+fn a_load_does_what_was_explained() {
+    let files = Files::new();
+    let path = files.write("model.safetensors", &safetensors(TWO_TENSORS, &bytes_of(3000)));
+    drop_cache(&fs::File::open(&path).expect("a file"));
+    let report = |args: &[&str]| -> serde_json::Value {
+        let output = bufmap(args);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        serde_json::from_str(&stdout(&output)).expect("JSON")
+    };
+    let explained = report(&["explain", &path, "--json"]);
+    assert!(explained["files"][0]["lies_on"].as_str().is_some_and(|words| !words.is_empty()));
+    let total = |roads: &serde_json::Value| -> u64 {
+        roads.as_array().into_iter().flatten().filter_map(|road| road["bytes"].as_u64()).sum()
+    };
+    assert_eq!(total(&explained["roads"]), 3000, "{explained}");
+    drop_cache(&fs::File::open(&path).expect("a file"));
+    let loaded = report(&["load", &path, "--json"]);
+    assert_eq!(explained["roads"], loaded["receipt"]["roads"]);
+
+    let output = bufmap(&["explain", &path, "--to", "p2pmem:ffff:ff:1f.7"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let table = stdout(&output);
+    for word in ["lies on", "why not", "peer for", "bounce"] {
+        assert!(table.contains(word) || table.contains("buffered"), "'{word}' in:\n{table}");
+    }
+    let output = bufmap(&["explain", &files.path("absent").to_string_lossy()]);
+    assert_eq!(output.status.code(), Some(1));
+}

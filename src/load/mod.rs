@@ -31,9 +31,11 @@
 //! ```
 
 mod accounts;
+mod asked;
 mod check;
 mod contest;
 mod error;
+mod explain;
 mod fill;
 pub mod format;
 pub mod layout;
@@ -55,19 +57,24 @@ use std::time::{Duration, Instant};
 use exporters::{PeerMemory, vulkan};
 use iomap::Memory;
 
+pub use asked::Place;
 pub use check::{Checked, Verify};
 pub use error::LoadError;
+pub use explain::{Explain, Explanation};
 pub use manifest::{Manifest, Placed};
 pub use peer::Proof;
 pub use receipt::{Receipt, Share, StepDown};
 pub use request::{Around, Request};
 pub use road::Road;
+
 pub use target::Target;
 pub use valid::Valid;
 
 use accounts::Accounts;
+use asked::Asked;
 use check::Fingerprints;
 use fill::Reachable;
+use peer::Pairs;
 
 use crate::storage::file::SourceFile;
 
@@ -96,6 +103,15 @@ impl Destination<'_> {
             Self::Memory(memory) | Self::Imported { memory, .. } => memory.len() as u64,
             Self::Device(buffer) => buffer.len() as u64,
             Self::Peer(memory) => memory.len() as u64,
+        }
+    }
+
+    /// Where it lies.
+    pub fn place(&self) -> Place {
+        match self {
+            Self::Memory(_) | Self::Imported { .. } => Place::System,
+            Self::Device(_) => Place::Gpu,
+            Self::Peer(_) => Place::Peer,
         }
     }
 
@@ -156,11 +172,23 @@ impl Load<'_> {
     /// # Errors
     /// [`LoadError`]; nothing is in flight when it is returned.
     pub fn run(&self, progress: &mut dyn FnMut(Progress)) -> Result<Receipt, LoadError> {
-        self.validate()?;
+        let asked = Asked {
+            files: self.files,
+            requests: self.requests,
+            around: self.around,
+            options: &self.options,
+            place: self.destination.place(),
+            buffer_len: self.destination.len(),
+        };
+        asked.validate()?;
         let started = Instant::now();
         let cpu = cpu_time();
         let fingerprints = Fingerprints::new(self.requests);
-        let mut decided = roads::decide(self, &fingerprints)?;
+        let pairs = match self.destination {
+            Destination::Peer(memory) => Some(Pairs::of(memory)),
+            _ => None,
+        };
+        let mut decided = roads::decide(&asked, &fingerprints, pairs)?;
         let stop = AtomicBool::new(false);
         let mut accounts = Accounts::new(self, &fingerprints);
 
@@ -207,42 +235,6 @@ impl Load<'_> {
             proofs: decided.proofs,
             checked,
         })
-    }
-
-    fn validate(&self) -> Result<(), LoadError> {
-        let Options { depth, block, .. } = self.options;
-        if !(1..=4096).contains(&depth) {
-            return Err(LoadError::Options("the depth is 1 to 4096 reads in flight"));
-        }
-        if !block.is_power_of_two() || !(4 << 10..=1 << 30).contains(&block) {
-            return Err(LoadError::Options("the block is a power of two from 4 KiB to 1 GiB"));
-        }
-        let len = self.destination.len();
-        let mut places = Vec::with_capacity(self.requests.len());
-        for request in self.requests {
-            let Some(file) = self.files.get(request.file) else {
-                return Err(LoadError::NoSuchFile { file: request.file, files: self.files.len() });
-            };
-            if request.offset.checked_add(request.len).is_none_or(|end| end > file.len()) {
-                return Err(LoadError::PastEnd {
-                    path: file.path().into(),
-                    offset: request.offset,
-                    len: request.len,
-                    file_len: file.len(),
-                });
-            }
-            let needed = request.buffer_offset.saturating_add(request.len);
-            if needed > len {
-                return Err(LoadError::TooSmall { needed, len });
-            }
-            places.push(request.buffer());
-        }
-        places.retain(|place| !place.is_empty());
-        places.sort_unstable_by_key(|place| place.start);
-        match places.windows(2).find(|pair| pair[0].end > pair[1].start) {
-            Some(pair) => Err(LoadError::Overlap { at: pair[1].start }),
-            None => Ok(()),
-        }
     }
 
     fn compare_checksums(&self, fingerprints: &[u32]) -> Result<usize, LoadError> {

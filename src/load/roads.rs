@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
+use super::LoadError;
+use super::asked::{Asked, Place};
 use super::check::Fingerprints;
 use super::contest;
 use super::peer::{Pairs, Proof};
@@ -11,7 +13,6 @@ use super::receipt::{Share, StepDown};
 use super::request::Around;
 use super::road::Road;
 use super::run::Job;
-use super::{Destination, Load, LoadError};
 use crate::storage::file::{Alignment, SourceFile, cache};
 
 /// The most bytes that the kernel copies at once: small enough to stay in a core's cache until it
@@ -119,25 +120,22 @@ fn bounced(job: Job) -> Job {
 
 /// Decides for every request of a load.
 pub(crate) fn decide(
-    load: &Load<'_>,
+    asked: &Asked<'_>,
     fingerprints: &Fingerprints<'_>,
+    pairs: Option<Pairs<'_>>,
 ) -> Result<Decided, LoadError> {
+    let may_be_peers = matches!(asked.options.require, None | Some(Road::Peer));
+    let mut pairs = pairs.filter(|_| may_be_peers);
     let mut by_file: BTreeMap<usize, Vec<Run>> = BTreeMap::new();
-    for run in plan::join(load.requests) {
+    for run in plan::join(asked.requests) {
         by_file.entry(run.file).or_default().push(run);
     }
-    let mut pairs = match load.destination {
-        Destination::Peer(memory) if matches!(load.options.require, None | Some(Road::Peer)) => {
-            Some(Pairs::of(memory))
-        }
-        _ => None,
-    };
     let mut decided = Decided::default();
     for (index, runs) in by_file {
-        let file = &load.files[index];
+        let file = &asked.files[index];
         let splits = match &mut pairs {
-            Some(pairs) => peer_roads(load, file, runs, pairs)?,
-            None => split(load, file, runs)?,
+            Some(pairs) => peer_roads(asked, file, runs, pairs)?,
+            None => split(asked, file, runs)?,
         };
         for split in splits {
             decided.take(split, fingerprints);
@@ -155,42 +153,38 @@ struct Split {
 }
 
 impl Split {
-    fn new(load: &Load<'_>, file: &SourceFile, road: Road, runs: &[Run]) -> Self {
-        Self { road, jobs: cut(load, file, road, runs), step_downs: Vec::new() }
+    fn new(asked: &Asked<'_>, file: &SourceFile, road: Road, runs: &[Run]) -> Self {
+        Self { road, jobs: cut(asked, file, road, runs), step_downs: Vec::new() }
     }
 }
 
 /// The road past the page cache that a buffer allows whatever the drive.
-fn past_the_cache(destination: Destination<'_>) -> Road {
-    match destination {
-        Destination::Memory(_) | Destination::Imported { .. } => Road::Direct,
-        Destination::Device(_) => Road::Staged,
-        Destination::Peer(_) => Road::Bounce,
+fn past_the_cache(place: Place) -> Road {
+    match place {
+        Place::System => Road::Direct,
+        Place::Gpu => Road::Staged,
+        Place::Peer => Road::Bounce,
     }
 }
 
 /// Why a buffer cannot be reached by a road at all.
-fn misfit(road: Road, destination: Destination<'_>) -> Result<(), String> {
-    let best = match destination {
-        Destination::Peer(_) => Road::Peer,
-        other => past_the_cache(other),
+fn misfit(road: Road, place: Place) -> Result<(), String> {
+    let (best, words) = match place {
+        Place::System => (Road::Direct, "in system memory, which the drive reaches itself"),
+        Place::Gpu => (Road::Staged, "in a GPU's memory, which the drive cannot reach"),
+        Place::Peer => (Road::Peer, "in another device's memory"),
     };
-    let fits = road.cpu_copies() || road == best || road == past_the_cache(destination);
-    let place = match best {
-        Road::Direct => "in system memory, which the drive reaches itself",
-        Road::Staged => "in a GPU's memory, which the drive cannot reach",
-        _ => "in another device's memory",
-    };
-    if fits { Ok(()) } else { Err(format!("the buffer is {place}: take `{best}`")) }
+    let fits = road.cpu_copies() || road == best || road == past_the_cache(place);
+    if fits { Ok(()) } else { Err(format!("the buffer is {words}: take `{best}`")) }
 }
 
-fn split(load: &Load<'_>, file: &SourceFile, runs: Vec<Run>) -> Result<Vec<Split>, LoadError> {
-    let Some(road) = load.options.require else { return Ok(best_roads(load, file, runs)) };
+fn split(asked: &Asked<'_>, file: &SourceFile, runs: Vec<Run>) -> Result<Vec<Split>, LoadError> {
+    let Some(road) = asked.options.require else { return Ok(best_roads(asked, file, runs)) };
     let refused = |why| LoadError::Road { path: file.path().into(), road, why };
-    misfit(road, load.destination).map_err(refused)?;
+    misfit(road, asked.place).map_err(refused)?;
     let runs = match road {
         Road::Peer | Road::Direct | Road::Staged | Road::Bounce => match file.direct() {
-            Ok(direct) => roomy(load, road, runs, direct.alignment),
+            Ok(direct) => roomy(asked, road, runs, direct.alignment),
             Err(why) => return Err(refused(why.into())),
         },
         Road::Cached => {
@@ -204,15 +198,15 @@ fn split(load: &Load<'_>, file: &SourceFile, runs: Vec<Run>) -> Result<Vec<Split
         }
         Road::Buffered => runs,
     };
-    Ok(vec![Split::new(load, file, road, &runs)])
+    Ok(vec![Split::new(asked, file, road, &runs)])
 }
 
 /// What the page cache holds from there if that is faster, the rest past it if the file can be read
 /// so.
-fn best_roads(load: &Load<'_>, file: &SourceFile, runs: Vec<Run>) -> Vec<Split> {
-    let best = past_the_cache(load.destination);
+fn best_roads(asked: &Asked<'_>, file: &SourceFile, runs: Vec<Run>) -> Vec<Split> {
+    let best = past_the_cache(asked.place);
     let (runs, road, why_not) = match file.direct() {
-        Ok(direct) => (roomy(load, best, runs, direct.alignment), best, None),
+        Ok(direct) => (roomy(asked, best, runs, direct.alignment), best, None),
         Err(why) => (runs, Road::Buffered, Some((best, why.to_owned()))),
     };
     // A kernel that does not tell what it holds is one more reason to go past the cache.
@@ -221,13 +215,13 @@ fn best_roads(load: &Load<'_>, file: &SourceFile, runs: Vec<Run>) -> Vec<Split> 
     if let Some(rates) = contest::measure(file, &cached) {
         let [drive, cache] = [rates.drive, rates.cache].map(|rate| rate / (1u64 << 30) as f64);
         if drive > cache {
-            return vec![Split::new(load, file, best, &runs)];
+            return vec![Split::new(asked, file, best, &runs)];
         }
         why += &format!(": {cache:.1} GiB/s, the drive gives {drive:.1}");
     }
     let mut splits = vec![
-        Split { step_downs: vec![(best, why)], ..Split::new(load, file, Road::Cached, &cached) },
-        Split { step_downs: why_not.into_iter().collect(), ..Split::new(load, file, road, &rest) },
+        Split { step_downs: vec![(best, why)], ..Split::new(asked, file, Road::Cached, &cached) },
+        Split { step_downs: why_not.into_iter().collect(), ..Split::new(asked, file, road, &rest) },
     ];
     splits.retain(|split| !split.jobs.is_empty());
     splits
@@ -235,22 +229,22 @@ fn best_roads(load: &Load<'_>, file: &SourceFile, runs: Vec<Run>) -> Vec<Split> 
 
 /// From drive to device what may go there, and the rest by the best of the other roads.
 fn peer_roads(
-    load: &Load<'_>,
+    asked: &Asked<'_>,
     file: &SourceFile,
     runs: Vec<Run>,
     pairs: &mut Pairs<'_>,
 ) -> Result<Vec<Split>, LoadError> {
     let refused = |why| LoadError::Road { path: file.path().into(), road: Road::Peer, why };
-    let required = load.options.require.is_some();
+    let required = asked.options.require.is_some();
     let reads = file.direct().map(|direct| {
-        let wide = roomy(load, Road::Peer, runs.clone(), direct.alignment);
-        let jobs = cut(load, file, Road::Peer, &wide);
+        let wide = roomy(asked, Road::Peer, runs.clone(), direct.alignment);
+        let jobs = cut(asked, file, Road::Peer, &wide);
         jobs.into_iter().partition(|job| matches!(job.piece.landing, Landing::Buffer(_)))
     });
     let (peer, in_parts): (Vec<_>, Vec<_>) = match reads {
         Ok(reads) => reads,
         Err(why) if required => return Err(refused(why.into())),
-        Err(why) => return Ok(without_peer(best_roads(load, file, runs), why)),
+        Err(why) => return Ok(without_peer(best_roads(asked, file, runs), why)),
     };
     let in_part_of_a_block = "a drive writes whole blocks, and these bytes are a part of one or lie \
                               elsewhere in the buffer's blocks than in the drive's";
@@ -262,7 +256,7 @@ fn peer_roads(
     {
         return match required {
             true => Err(refused(why)),
-            false => Ok(without_peer(best_roads(load, file, runs), &why)),
+            false => Ok(without_peer(best_roads(asked, file, runs), &why)),
         };
     }
     let bounce = in_parts.into_iter().map(bounced).collect();
@@ -286,10 +280,10 @@ fn without_peer(mut splits: Vec<Split>, why: &str) -> Vec<Split> {
 }
 
 /// Runs as wide as the buffer's bytes around them allow, where a drive will write them itself.
-fn roomy(load: &Load<'_>, road: Road, runs: Vec<Run>, alignment: Alignment) -> Vec<Run> {
-    match (load.around, road) {
+fn roomy(asked: &Asked<'_>, road: Road, runs: Vec<Run>, alignment: Alignment) -> Vec<Run> {
+    match (asked.around, road) {
         (Around::Untouched, _) | (_, Road::Staged | Road::Bounce) => runs,
-        _ => plan::widen(&runs, alignment.offset.into(), load.destination.len()),
+        _ => plan::widen(&runs, alignment.offset.into(), asked.buffer_len),
     }
 }
 
@@ -338,11 +332,11 @@ fn append(runs: &mut Vec<Run>, next: Run) {
     }
 }
 
-fn cut(load: &Load<'_>, file: &SourceFile, road: Road, runs: &[Run]) -> Vec<Job> {
-    let slots_only = match load.destination {
-        Destination::Memory(_) | Destination::Imported { .. } => false,
-        Destination::Device(_) => true,
-        Destination::Peer(_) => road != Road::Peer,
+fn cut(asked: &Asked<'_>, file: &SourceFile, road: Road, runs: &[Run]) -> Vec<Job> {
+    let slots_only = match asked.place {
+        Place::System => false,
+        Place::Gpu => true,
+        Place::Peer => road != Road::Peer,
     };
     let alignment = match file.direct() {
         Ok(direct) if !road.cpu_copies() => direct.alignment,
@@ -351,7 +345,7 @@ fn cut(load: &Load<'_>, file: &SourceFile, road: Road, runs: &[Run]) -> Vec<Job>
     let pieces: Vec<_> = if road.cpu_copies() && !slots_only {
         runs.iter().flat_map(|run| plan::copied(run, file.len(), COPY_BLOCK)).collect()
     } else {
-        let block = load.options.block.max(u64::from(alignment.offset));
+        let block = asked.options.block.max(u64::from(alignment.offset));
         plan::direct(runs, &Cut { block, alignment, file_len: file.len(), slots_only })
     };
     pieces.into_iter().map(|piece| Job { road, piece }).collect()

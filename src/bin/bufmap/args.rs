@@ -27,6 +27,8 @@ Examples:
   bufmap load model.safetensors --to p2pmem:0000:03:00.0 --require peer
                                                  from drive to device, or not at all
   bufmap load disk.img --verify full --json      compare every byte, report for programs
+  bufmap explain model.safetensors --to p2pmem:0000:03:00.0
+                                                 which road, and what would make it a better one
   sudo bufmap phyrs --of memory --size 64MiB     where a buffer lies on the memory bus
   sudo bufmap bind 0000:03:00.0                  take a drive from the kernel, for the user-space driver
 
@@ -36,6 +38,8 @@ Exit status: 0 if all is done (loaded and checked), 1 if not, 2 for a wrong comm
 pub enum Command {
     /// Load files into a buffer by the best road there is
     Load(LoadArgs),
+    /// Say which road a load would take, and why not a better one, without running it
+    Explain(ExplainArgs),
     /// Show what this machine offers for loading, and why the rest is missing
     Probe(ProbeArgs),
     /// Print the physical ranges behind a buffer
@@ -109,6 +113,36 @@ Roads, best first:
   bounce    the drive writes into a ring of pages; the CPU copies from there into another device
   cached    the kernel copies pages that already sit in its page cache
   buffered  the kernel reads into its page cache and copies from there";
+
+/// Decides as `bufmap load` would and says what lies below each file, which road each byte would take,
+/// and why not each better one, with what would change that. Nothing is loaded and root is not needed;
+/// whether a drive's bytes arrive in a peer's memory is a forecast until a load has proved it.
+#[derive(clap::Args)]
+pub struct ExplainArgs {
+    /// The files
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
+    /// Where to load: `memory`, `vulkan`, or `p2pmem:ADDRESS`
+    #[arg(long, default_value = "memory", value_name = "WHERE")]
+    pub to: To,
+
+    /// Which Vulkan device: its number in `bufmap probe`, or a part of its name
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
+
+    /// Only this item; may be given several times
+    #[arg(long = "item", value_name = "NAME")]
+    pub items: Vec<String>,
+
+    /// What the files are: raw, safetensors, safetensors-index, ktx2 or zip; found out if not given
+    #[arg(long)]
+    pub format: Option<Format>,
+
+    /// Report as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Shows what loading can use on this machine, each absence with its reason and remedy; then the PCI
 /// tree of drives and of devices with memory, and for every pair of the two whether the drive may

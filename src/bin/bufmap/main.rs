@@ -2,6 +2,7 @@
 
 mod args;
 mod bind;
+mod explain;
 mod load;
 mod peers;
 mod phyrs;
@@ -19,6 +20,7 @@ const INTERRUPTED: u8 = 130;
 fn main() -> ExitCode {
     let done = match args::Args::parse().command {
         args::Command::Load(args) => load::run(&args),
+        args::Command::Explain(args) => explain::run(&args),
         args::Command::Probe(args) => probe::run(&args),
         args::Command::Phyrs(args) => phyrs::run(&args),
         args::Command::Bind(args) => bind::bind(&args),

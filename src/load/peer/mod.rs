@@ -39,7 +39,8 @@ pub struct Proof {
 
 /// The pairs that a load has met: its memory and the drives of its files.
 pub(super) struct Pairs<'a> {
-    memory: &'a PeerMemory,
+    /// Absent if nothing shall be moved: what is not proved yet is then only forecast.
+    memory: Option<&'a PeerMemory>,
     provider: Result<Provider, String>,
     pub proofs: Vec<Proof>,
 }
@@ -55,7 +56,14 @@ struct Provider {
 
 impl<'a> Pairs<'a> {
     pub fn of(memory: &'a PeerMemory) -> Self {
-        Self { memory, provider: Provider::of(memory), proofs: Vec::new() }
+        let provider = memory.function().parse().map_err(|error: PciError| error.to_string());
+        let provider = provider.and_then(|address| Provider::of(address, Some(memory)));
+        Self { memory: Some(memory), provider, proofs: Vec::new() }
+    }
+
+    /// The memory that a function has for peers, of which nobody has taken any.
+    pub fn forecast(function: Address) -> Self {
+        Self { memory: None, provider: Provider::of(function, None), proofs: Vec::new() }
     }
 
     /// Whether the drive below `file` may write into the memory, or why not. `jobs` are reads of the
@@ -76,8 +84,9 @@ impl<'a> Pairs<'a> {
             return verdict;
         }
         let direct = file.direct().map_err(str::to_owned)?;
+        let Some(memory) = self.memory else { return Ok(()) };
         let proved = proof::prove(
-            self.memory.map(),
+            memory.map(),
             &proof::samples(file, jobs),
             (&|sample, into| proof::read(direct, sample, into), &|sample, into| {
                 proof::read_by_drive(file, sample, into)
@@ -106,10 +115,9 @@ impl<'a> Pairs<'a> {
 }
 
 impl Provider {
-    fn of(memory: &PeerMemory) -> Result<Self, String> {
+    fn of(address: Address, memory: Option<&PeerMemory>) -> Result<Self, String> {
         let tree = Tree::read().map_err(|error| error.to_string())?;
-        let address = memory.function().parse().map_err(|error: PciError| error.to_string())?;
-        let place = place(memory, &tree, address)?;
+        let place = memory.map_or(Ok(None), |memory| place(memory, &tree, address))?;
         Ok(Self { tree, address, place, kept: Kept::open() })
     }
 
