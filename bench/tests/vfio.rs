@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The BAR that stands for video memory, and its length.
 const VRAM: u32 = 2;
-const VRAM_LEN: u64 = 64 << 20;
+const VRAM_LEN: u64 = 128 << 20;
 
 const PAGE: u64 = 4096;
 
@@ -183,7 +183,7 @@ fn pieces() -> Outcome {
         check(whole.map().read::<u32>(8192 + 4096)? == 0xfeed, "it lies elsewhere")?;
         access.finish()?;
     }
-    let error = bar.export(40 << 20).expect_err("32 MiB are taken").to_string();
+    let error = bar.export(100 << 20).expect_err("32 MiB are taken").to_string();
     check(error.contains("the longest free one has"), error)?;
     drop((first, second));
     drop((one, two));

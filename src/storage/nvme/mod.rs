@@ -15,6 +15,7 @@
 //! | `data` | which of the two a read takes |
 //! | `link` | the controller started, stopped and watched |
 //! | `admin`, `controller` | what is asked once: [`Controller`], [`Namespace`] |
+//! | `extents`, `fill` | a whole file: where it lies, and all of it read |
 //! | `target`, `queue` | what is asked all the time: a [`Target`] filled through a [`Queue`] |
 //!
 //! # What holds
@@ -39,6 +40,8 @@ mod completion;
 mod controller;
 mod data;
 mod error;
+mod extents;
+mod fill;
 pub mod identify;
 mod link;
 mod list;
@@ -55,6 +58,8 @@ pub use completion::Status;
 pub use controller::{Controller, Namespace};
 pub use data::{ListError, Lists};
 pub use error::NvmeError;
+pub use extents::{Extent, ExtentError, extents};
+pub use fill::{FillError, fill};
 pub use identify::{IdentifyController, IdentifyNamespace};
 pub use list::ListMemory;
 pub use queue::{Finished, Queue, QueueOptions, Wake};

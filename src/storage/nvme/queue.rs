@@ -32,6 +32,7 @@ use super::pair::{Ended, Pair, Trouble};
 use super::prp;
 use super::sgl::Data;
 use super::target::Target;
+use crate::dma::Mapped;
 
 /// How a queue is waited for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -159,7 +160,7 @@ pub struct Queue {
     /// The describer's page for waste.
     _waste: DmaMapping<Memory>,
     options: QueueOptions,
-    /// Reads that ended without a completion.
+    /// Reads that have ended and not come out: without a completion, or while another was waited for.
     failed: VecDeque<Finished>,
     /// How often the ring was looked at since it was asked whether it is time to look further.
     spins: u32,
@@ -304,6 +305,56 @@ impl Queue {
         let read = InFlight { id, operation, target: Arc::clone(target), since: Since::Fresh };
         let put = self.pair.submit(command, operation, data, read);
         put.map_err(|source| admin::at_fault(self.link(), source))
+    }
+
+    /// The longest part that one read takes wherever it begins in its block: whole pages if it can be,
+    /// so that parts in a row begin with pages as the first one does.
+    pub(super) fn longest_part(&self, namespace: &Namespace) -> u64 {
+        let block = u64::from(namespace.identity().block_size);
+        let rest = self.options.max_read.saturating_sub(block);
+        if rest >= PAGE { rest / PAGE * PAGE } else { block }
+    }
+
+    /// Reads the namespace's bytes from `offset` on to where a mapping leads, all of it, and waits.
+    /// Reads that were put in before end as ever, and come out later.
+    ///
+    /// The mapping must be in the drive's container: addresses of another reach nothing, and the
+    /// IOMMU makes an error of it.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read), and of a read that failed.
+    pub fn read_to(
+        &mut self,
+        namespace: &Namespace,
+        offset: u64,
+        mapped: &Mapped<'_>,
+    ) -> Result<(), NvmeError> {
+        let container = Arc::clone(self.link().device().container());
+        let target = Arc::new(Target::lent(mapped.list(), &container));
+        let longest = self.longest_part(namespace);
+        let total = mapped.list().total();
+        let mut others = VecDeque::new();
+        let mut result = Ok(());
+        for at in (0..total).step_by(longest as usize) {
+            let part = at..total.min(at + longest);
+            result = self.read(0, namespace, offset + at, &target, part);
+            // The mapping is lent until the read has ended, or the controller has been stopped.
+            while result.is_ok() {
+                match self.wait() {
+                    Some(finished) if Arc::ptr_eq(&finished.target, &target) => {
+                        result = finished.result;
+                        break;
+                    }
+                    Some(other) => others.push_back(other),
+                    None => break,
+                }
+            }
+            if result.is_err() {
+                break;
+            }
+        }
+        self.failed.append(&mut others);
+        result
     }
 
     /// Which blocks the bytes are in, if they may be read.

@@ -88,6 +88,12 @@ impl Target {
         Ok(())
     }
 
+    /// What somebody else keeps mapped in a container for as long as it is read into.
+    pub(super) fn lent(list: &DmaList, container: &Arc<Container>) -> Self {
+        let container = Some(Arc::clone(container));
+        Self { list: list.clone(), guards: Vec::new(), container }
+    }
+
     /// How many bytes there are.
     pub fn len(&self) -> u64 {
         self.list.total()

@@ -209,18 +209,21 @@ pub const TOPOLOGIES: &[Topology] = &[
             "pcie-root-port,id=right,chassis=2,slot=2",
             "pcie-root-port,id=third,chassis=3,slot=3",
             "pcie-root-port,id=fourth,chassis=4,slot=4",
+            "pcie-root-port,id=fifth,chassis=5,slot=5",
             "ivshmem-plain,memdev=vram,bus=left",
             // It reads up to 4 MiB at a time: lists of PRPs of more than a page.
             "nvme,serial=reader,drive=reader,mdts=10,bus=right",
             "nvme,serial=failing,drive=failing,bus=third",
             "nvme,serial=slow,drive=slow,bus=fourth",
+            "nvme,serial=files,drive=files,mdts=10,bus=fifth",
         ],
         drives: &[
             sound("reader"),
             of_medium("failing", Medium::Failing),
             of_medium("slow", Medium::Slow),
+            FILES,
         ],
-        others: &["-object", "memory-backend-ram,id=vram,size=64M,share=on"],
+        others: &["-object", "memory-backend-ram,id=vram,size=128M,share=on"],
         modules: &["nvme", "vfio-pci", "vfio_iommu_type1"],
     },
     Topology {

@@ -1,0 +1,93 @@
+//! Where a file lies on a namespace.
+//!
+//! The driver in user space knows blocks and no file systems. Before a drive is taken from the
+//! kernel, the file system is asked where a file's bytes lie (FIEMAP), and unmounted; then they can
+//! be read by [`fill`](super::fill()).
+
+use std::fs::File;
+use std::io;
+
+use fiemap::{Fiemap, FiemapExtentFlags as Flags};
+
+/// A run of a file's bytes, and where a namespace has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Where in the file it begins, in bytes.
+    pub file_offset: u64,
+    /// Where on the namespace it begins, in bytes.
+    pub offset: u64,
+    /// How long it is, in bytes.
+    pub len: u64,
+}
+
+/// Why a file cannot be read by its extents.
+#[derive(Debug, thiserror::Error)]
+pub enum ExtentError {
+    /// The file system does not tell.
+    #[error("the file system does not tell where the file lies: {0}; ext4, xfs and btrfs do")]
+    Kernel(#[from] io::Error),
+    /// Bytes that are on the drive in another form, or not yet.
+    #[error("the bytes at offset {offset} are not on the drive as they are read: {what}")]
+    Unfit {
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// What they are, and what to do.
+        what: &'static str,
+    },
+    /// Bytes that are nowhere on the drive.
+    #[error("the file has a hole at offset {offset}; copy it with cp --sparse=never")]
+    Hole {
+        /// Where it begins, in bytes.
+        offset: u64,
+    },
+}
+
+/// Where the bytes of a file lie, in order. `partition` is where on the namespace the file system's
+/// device begins, in bytes: 512 times what `/sys/class/block/NAME/start` says, or 0 for a whole one.
+///
+/// The file must be on the drive (fsync), and neither move nor change until it is read: unmount its
+/// file system before the drive is taken from the kernel.
+///
+/// # Errors
+/// [`ExtentError`], at the first byte that a drive cannot read alone.
+pub fn extents(file: &File, partition: u64) -> Result<Vec<Extent>, ExtentError> {
+    let len = file.metadata()?.len();
+    let mut extents: Vec<Extent> = Vec::new();
+    let mut end = 0;
+    for found in Fiemap::new(file) {
+        let found = found?;
+        if found.fe_logical >= len {
+            break;
+        }
+        if let Some(what) = unfit(found.fe_flags) {
+            return Err(ExtentError::Unfit { offset: found.fe_logical, what });
+        }
+        if found.fe_logical > end {
+            return Err(ExtentError::Hole { offset: end });
+        }
+        end = found.fe_logical.saturating_add(found.fe_length);
+        let extent = Extent {
+            file_offset: found.fe_logical,
+            offset: partition.saturating_add(found.fe_physical),
+            len: end.min(len) - found.fe_logical,
+        };
+        match extents.last_mut() {
+            Some(last) if last.offset + last.len == extent.offset => last.len += extent.len,
+            _ => extents.push(extent),
+        }
+    }
+    if end < len { Err(ExtentError::Hole { offset: end }) } else { Ok(extents) }
+}
+
+fn unfit(flags: Flags) -> Option<&'static str> {
+    let forms = [
+        (Flags::DELALLOC, "they are still in memory; fsync the file"),
+        (Flags::UNKNOWN, "the file system does not say where"),
+        (Flags::DATA_INLINE, "they lie among the file system's own"),
+        (Flags::DATA_TAIL, "they lie among the file system's own"),
+        (Flags::DATA_ENCRYPTED, "they are encrypted"),
+        (Flags::ENCODED, "they are compressed"),
+        (Flags::UNWRITTEN, "room was set aside and never written"),
+    ];
+    forms.iter().find(|(flag, _)| flags.contains(*flag)).map(|(_, what)| *what)
+}
