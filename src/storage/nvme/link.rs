@@ -106,7 +106,9 @@ impl Link {
             .set_admin_queues(submission, completion)
             .and_then(|()| registers.set_configuration(configuration))
             .map_err(|fault| self.error(fault))?;
-        self.wait("get ready", self.patience, |status| status.contains(ControllerStatus::READY))
+        let settled = ControllerStatus::READY | ControllerStatus::FATAL;
+        self.wait("get ready", self.patience, |status| status.intersects(settled))?;
+        self.check()
     }
 
     /// Whether the controller is at work, or else why not. It costs a read of a register, which
