@@ -18,9 +18,10 @@ use crate::tally::Tally;
 const PACKAGE: &str = "bufmap-bench";
 
 /// Programs with other names that run in a machine too, for what the host lacks.
-const GUESTS: [(&str, &str, &str); 5] = [
+const GUESTS: [(&str, &str, &str); 6] = [
     ("vfio", "bufmap-bench", "nvme"),
     ("vfio", "bufmap-bench", "nvme_files"),
+    ("vfio-counted", "bufmap-bench", "roads"),
     ("gpu", "bufmap-exporters", "buffers"),
     ("gpu", "bufmap-exporters", "vulkan"),
     ("gpu", "bufmap", "load_vulkan"),
@@ -42,8 +43,8 @@ pub fn run(steps: &mut Steps, tally: &mut Tally, install: bool) {
     });
     let mut programs = Vec::new();
     steps.run("bench: build", || {
-        programs = build()?;
-        programs.extend(build_counted()?);
+        programs = build(false)?;
+        programs.extend(build(true)?);
         Ok(Outcome::Done)
     });
     for machine in Machine::all() {
@@ -74,22 +75,19 @@ impl Program {
     }
 }
 
-fn build() -> Result<Vec<Program>, Error> {
-    let mut arguments = vec!["--package", PACKAGE];
-    for (_, package, name) in GUESTS {
+/// Builds the programs of all machines. Those that count are built as a user's are, because a cost
+/// without optimisation is nobody's.
+fn build(counted: bool) -> Result<Vec<Program>, Error> {
+    let mut arguments = if counted { vec!["--release"] } else { Vec::new() };
+    let own = own_names(counted);
+    for name in &own {
+        arguments.extend(["--package", PACKAGE, "--test", name]);
+    }
+    let guests = GUESTS.iter().filter(|(machine, ..)| machine.ends_with("-counted") == counted);
+    for (_, package, name) in guests {
         arguments.extend(["--package", package, "--test", name]);
     }
-    let own = own_names(false);
-    arguments.extend(own.iter().flat_map(|name| ["--test", name]));
     programs(&arguments)
-}
-
-/// Programs that count are built as a user's are, because a cost without optimisation is nobody's.
-fn build_counted() -> Result<Vec<Program>, Error> {
-    let own = own_names(true);
-    let mut arguments = vec!["--release", "--package", PACKAGE];
-    arguments.extend(own.iter().flat_map(|name| ["--test", name]));
-    if own.is_empty() { Ok(Vec::new()) } else { programs(&arguments) }
 }
 
 /// The names of the machines' own programs.

@@ -201,7 +201,7 @@ pub const TOPOLOGIES: &[Topology] = &[
     },
     Topology {
         name: "vfio",
-        shows: "drives (sound, failing, slow) and a device with memory in a BAR, for vfio-pci, each under its own root port",
+        shows: "drives (sound, failing, slow with peer memory) and a device with memory in a BAR, for vfio-pci, each under its own root port",
         cpu: "EPYC",
         iommu: true,
         devices: &[
@@ -214,7 +214,7 @@ pub const TOPOLOGIES: &[Topology] = &[
             // It reads up to 4 MiB at a time: lists of PRPs of more than a page.
             "nvme,serial=reader,drive=reader,mdts=10,bus=right",
             "nvme,serial=failing,drive=failing,bus=third",
-            "nvme,serial=slow,drive=slow,bus=fourth",
+            "nvme,serial=slow,drive=slow,cmb_size_mb=64,bus=fourth",
             "nvme,serial=files,drive=files,mdts=10,bus=fifth",
         ],
         drives: &[
