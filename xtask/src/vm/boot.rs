@@ -37,6 +37,9 @@ const SCRATCH: u64 = 4 << 30;
 /// How often a guest that breaks before its command has begun is booted.
 const BOOTS: u32 = 3;
 
+/// How long a boot may take; ten times what it takes on a busy machine.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+
 impl Boot<'_> {
     /// Boots, runs the command, and returns its exit status. The command's output goes to `output`.
     pub fn run(&self, output: OwnedFd) -> Result<i32, Error> {
@@ -57,10 +60,10 @@ impl Boot<'_> {
             // QEMU's emulation of several processors now and then breaks a kernel that patches
             // itself while it boots: before the command has begun, booting again is harmless.
             let begun = session.path.join("begun").exists();
-            if !matches!(ended, Ended::Itself) || begun || boots == BOOTS {
+            if !matches!(ended, Ended::Itself | Ended::Stuck) || begun || boots == BOOTS {
                 return Err(self.explain(&ended, begun));
             }
-            eprintln!("the guest ended while it booted: booting again");
+            eprintln!("the guest broke while it booted: booting again");
         }
     }
 
@@ -75,7 +78,7 @@ impl Boot<'_> {
             let child = qemu.stdout(output.try_clone()?).stderr(words).spawn()?;
             Ok(thread::scope(|scope| {
                 scope.spawn(move || io::copy(&mut errors, &mut io::stderr()));
-                let ended = Running(child).wait(self.limit);
+                let ended = Running(child).wait(self.limit, &session.join("begun"));
                 drop(port);
                 ended
             }))
@@ -92,7 +95,9 @@ impl Boot<'_> {
             Ended::Late => format!("the guest was ended after {} s", self.limit.as_secs()),
             Ended::Interrupted => "the guest was ended by Ctrl-C".to_owned(),
             Ended::Itself if begun => "the guest ended before its command did".to_owned(),
-            Ended::Itself => format!("the guest did not boot, {BOOTS} times in a row"),
+            Ended::Itself | Ended::Stuck => {
+                format!("the guest did not boot, {BOOTS} times in a row")
+            }
         };
         let remedy = "the end of its kernel's log is above; --time-limit gives it longer";
         Error::Missing { what, remedy: remedy.to_owned() }
@@ -245,19 +250,24 @@ struct Running(Child);
 enum Ended {
     Itself,
     Late,
+    /// Its command has not begun in time.
+    Stuck,
     Interrupted,
 }
 
 impl Running {
-    /// Waits until it ends, or ends it.
-    fn wait(mut self, limit: Duration) -> Ended {
-        let deadline = Instant::now() + limit;
-        while Instant::now() < deadline {
+    /// Waits until it ends, or ends it. The file `begun` is there once its command has begun.
+    fn wait(mut self, limit: Duration, begun: &Path) -> Ended {
+        let start = Instant::now();
+        while start.elapsed() < limit {
             if !matches!(self.0.try_wait(), Ok(None)) {
                 return if super::interrupted() { Ended::Interrupted } else { Ended::Itself };
             }
             if super::interrupted() {
                 return Ended::Interrupted;
+            }
+            if start.elapsed() > BOOT_LIMIT && !begun.exists() {
+                return Ended::Stuck;
             }
             thread::sleep(Duration::from_millis(20));
         }
