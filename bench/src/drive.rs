@@ -2,7 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use bufmap::pci::{Address, Class, Function, Tree, driver};
 use libtest_mimic::Failed;
 
 /// An NVMe drive.
@@ -32,6 +35,37 @@ impl Drive {
             }
         }
         Err(format!("there is no drive with the serial number {serial}").into())
+    }
+
+    /// The same, once every drive is back in the kernel's hands: a program before this one may have
+    /// had it.
+    ///
+    /// # Errors
+    /// Fails the test if it has not come back in ten seconds.
+    pub fn returned(serial: &str) -> Result<Self, Failed> {
+        let tree = Tree::read()?;
+        let ours = |f: &&Function| f.class == Class::NVME && f.driver.as_deref() != Some("nvme");
+        for function in tree.functions().filter(ours) {
+            driver::release(function.address)?;
+        }
+        let start = Instant::now();
+        loop {
+            match Self::with_serial(serial) {
+                Ok(drive) if drive.block.exists() => return Ok(drive),
+                Err(error) if start.elapsed() > Duration::from_secs(10) => return Err(error),
+                _ if start.elapsed() > Duration::from_secs(20) => return Err("no namespace".into()),
+                _ => thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    /// Its address on the PCI bus.
+    ///
+    /// # Errors
+    /// Fails the test if its directory is none of a function's.
+    pub fn address(&self) -> Result<Address, Failed> {
+        let name = self.function.file_name().ok_or("a function without a name")?;
+        Ok(name.to_string_lossy().parse()?)
     }
 
     /// Where its BARs begin and end on the memory bus, by number.

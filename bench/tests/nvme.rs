@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bufmap::pci::{Address, Class, Tree, driver};
+use bufmap::pci::{Address, Tree, driver};
 use bufmap::storage::nvme::{
     Controller, Finished, Lists, Namespace, NvmeError, Queue, QueueOptions, Target, Wake,
 };
@@ -65,24 +65,6 @@ fn main() -> ExitCode {
     )
 }
 
-/// The drive with this serial number, which is put back into the kernel's hands to be found.
-fn address(serial: &str) -> Result<Address, Failed> {
-    for function in Tree::read()?.functions().filter(|function| function.class == Class::NVME) {
-        driver::release(function.address)?;
-    }
-    let start = Instant::now();
-    loop {
-        match Drive::with_serial(serial) {
-            Ok(drive) => {
-                let name = drive.function.file_name().ok_or("a function without a name")?;
-                return Ok(name.to_string_lossy().parse()?);
-            }
-            Err(error) if start.elapsed() > Duration::from_secs(10) => return Err(error),
-            Err(_) => thread::sleep(Duration::from_millis(20)),
-        }
-    }
-}
-
 /// A drive of this process.
 struct Ours {
     container: Arc<Container>,
@@ -92,7 +74,7 @@ struct Ours {
 
 impl Ours {
     fn open(serial: &str) -> Result<Self, Failed> {
-        let address = address(serial)?;
+        let address = Drive::returned(serial)?.address()?;
         driver::bind(address, "vfio-pci")?;
         Self::open_at(address)
     }
@@ -619,7 +601,7 @@ fn victim(address: &str) -> Outcome {
 }
 
 fn killed() -> Outcome {
-    let address = address("slow")?;
+    let address = Drive::returned("slow")?.address()?;
     driver::bind(address, "vfio-pci")?;
     for _ in 0..3 {
         let mut victim = Command::new(std::env::current_exe()?)
@@ -666,7 +648,7 @@ fn unmastered() -> Outcome {
 }
 
 fn cycles() -> Outcome {
-    let address = address("reader")?;
+    let address = Drive::returned("reader")?.address()?;
     let mut before = None;
     for cycle in 0..100 {
         driver::bind(address, "vfio-pci")?;

@@ -4,8 +4,6 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use bufmap::dma::{Bounce, Mapper, Type1};
 use bufmap::pci::{Address, Tree, driver};
@@ -45,20 +43,12 @@ fn card() -> Result<Address, Failed> {
 
 /// The drive `files` in the kernel's hands, with a new file system on it, mounted.
 fn mounted() -> Result<Address, Failed> {
-    let start = Instant::now();
-    let drive = loop {
-        match Drive::with_serial("files") {
-            Ok(drive) if drive.block.exists() => break drive,
-            _ if start.elapsed() > Duration::from_secs(10) => return Err("no drive".into()),
-            _ => thread::sleep(Duration::from_millis(20)),
-        }
-    };
+    let drive = Drive::returned("files")?;
     let block = drive.block.display().to_string();
     said("mke2fs", &["-q", "-F", "-t", "ext4", &block])?;
     fs::create_dir_all(PLACE)?;
     said("mount", &[&block, PLACE])?;
-    let name = drive.function.file_name().ok_or("a function without a name")?;
-    Ok(name.to_string_lossy().parse()?)
+    drive.address()
 }
 
 fn unmount() -> Outcome {

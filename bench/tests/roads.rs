@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bufmap::load::{Around, Destination, Load, Options, Request, Road, Verify};
-use bufmap::pci::{Address, Tree, driver};
+use bufmap::pci::{Tree, driver};
 use bufmap::storage::file::SourceFile;
 use bufmap::storage::nvme::{Controller, Queue, QueueOptions, Target, Wake};
 use bufmap_bench::drive::{Drive, pattern};
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
 fn costs() -> Outcome {
     let memfd = Memory::memfd("zero-copy", LONG as usize, PageSize::Base)?;
     let memory = Memory::anonymous(LONG as usize, PageSize::Base)?;
-    let device = P2pmem::in_directory(&Drive::with_serial("slow")?.function)?;
+    let device = P2pmem::in_directory(&Drive::returned("slow")?.function)?;
     let device = device.allocate(LONG as usize)?;
     let (by_kernel, by_driver) = Spare::default().while_spinning(|spare| {
         let by_kernel = [
@@ -99,9 +99,7 @@ fn by_a_driver_of_ours(spare: &Spare) -> Result<u64, Failed> {
     let tree = Tree::read()?;
     let card = tree.functions().find(|f| (f.vendor, f.device) == (0x1af4, 0x1110));
     let card = card.ok_or("there is no ivshmem device")?.address;
-    let drive = Drive::with_serial("reader")?.function;
-    let drive: Address =
-        drive.file_name().ok_or("a function without a name")?.to_string_lossy().parse()?;
+    let drive = Drive::with_serial("reader")?.address()?;
     driver::bind(drive, "vfio-pci")?;
     driver::bind(card, "vfio-pci")?;
     let container = Arc::new(Container::new()?);

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bufmap::pci::{Address, Class, Tree, driver};
+use bufmap::pci::{Tree, driver};
 use bufmap::storage::nvme::{Controller, Namespace, Queue, QueueOptions, Target};
 use bufmap_bench::drive::Drive;
 use bufmap_bench::{Outcome, check};
@@ -50,7 +50,7 @@ fn cpu_time() -> Duration {
 
 /// Reads through io_uring, from a drive of the kernel's.
 fn io_uring() -> Result<u64, Failed> {
-    let drive = Drive::with_serial("failing")?;
+    let drive = Drive::returned("failing")?;
     let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(drive.block)?;
     let memory = Memory::anonymous((DEPTH * PAGE) as usize, PageSize::Base)?;
     let mut ring = IoUring::new(DEPTH as u32)?;
@@ -80,15 +80,9 @@ fn io_uring() -> Result<u64, Failed> {
 /// Reads by the driver, into system memory and into a BAR.
 fn user_space() -> Result<(u64, u64), Failed> {
     let tree = Tree::read()?;
-    let of = |serial: &str| -> Result<Address, Failed> {
-        let drive = Drive::with_serial(serial)?;
-        let name = drive.function.file_name().ok_or("a function without a name")?;
-        Ok(name.to_string_lossy().parse()?)
-    };
     let card = tree.functions().find(|f| (f.vendor, f.device) == (0x1af4, 0x1110));
     let card = card.ok_or("there is no ivshmem device")?.address;
-    check(tree.functions().any(|f| f.class == Class::NVME), "there is no drive")?;
-    let drive = of("reader")?;
+    let drive = Drive::with_serial("reader")?.address()?;
     driver::bind(drive, "vfio-pci")?;
     driver::bind(card, "vfio-pci")?;
     let container = Arc::new(Container::new()?);

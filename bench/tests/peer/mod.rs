@@ -44,9 +44,7 @@ pub fn memory(len: usize) -> Result<PeerMemory, Failed> {
 
 /// The address of the drive with this serial number.
 pub fn address(serial: &str) -> Result<Address, Failed> {
-    let drive = Drive::with_serial(serial)?;
-    let name = drive.function.file_name().ok_or("a function without a name")?;
-    Ok(name.to_string_lossy().parse()?)
+    Drive::with_serial(serial)?.address()
 }
 
 /// The verdict about the drives `provider` and `reader`, which must be this one at this distance.
