@@ -46,6 +46,7 @@ fn main() -> ExitCode {
             ("a_drive_says_what_it_is", identified),
             ("prps_of_every_shape_bring_the_right_bytes", prps),
             ("sgls_bring_bytes_of_any_alignment", sgls),
+            ("blocks_of_4_kib_are_read_in_parts_too", large_blocks),
             ("a_bar_is_filled_as_memory_is", bar),
             ("one_read_fills_memory_and_a_bar", mixed),
             ("four_queues_are_four_threads", queues),
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
             ("a_drive_that_the_kernel_asks_for_is_given_back", recalled),
             ("a_process_that_is_killed_leaves_a_drive_that_works", killed),
             ("a_drive_without_bus_mastering_is_an_error_and_no_hang", unmastered),
+            ("ten_thousand_reads_and_mappings_leave_nothing_behind", endurance),
             ("a_hundred_times_opened_the_kernel_reads_it_still", cycles),
             // The last, because what it forgets is not closed before the process ends.
             ("memory_outlives_a_queue_that_is_forgotten", forgotten),
@@ -260,6 +262,30 @@ fn sgls() -> Outcome {
         }
     }
     Ok(())
+}
+
+fn large_blocks() -> Outcome {
+    let drive = Ours::open("slow")?;
+    check(drive.namespace.identity().block_size == 4096, "blocks of another size")?;
+    let mapping = drive.memory(1 << 20)?;
+    let mut queue = drive.queue(Lists::Fitting)?;
+    for (offset, start, len) in
+        [(0, 0, 1), (PAGE, 0, PAGE), (PAGE + 1, 3, 10_000), (LEN - 1, 9, 1), (100, 0, 3 * PAGE)]
+    {
+        mapping.map().fill(0xEE)?;
+        let part = start..start + len;
+        let some = target(&mapping, part.clone())?;
+        drive.read(&mut queue, offset, &some, 0..len)?;
+        holds(&mapping, part.clone(), offset)?;
+        untouched(&mapping, 0..part.start)?;
+        untouched(&mapping, part.end..1 << 20)?;
+    }
+    // PRPs cannot leave out a part of a block.
+    drop(queue);
+    let mut queue = drive.queue(Lists::Prp)?;
+    let some = target(&mapping, 0..512)?;
+    let error = queue.read(0, &drive.namespace, 512, &some, 0..512).expect_err("a part of a block");
+    check(error.to_string().contains("of the ranges of a PRP list"), error)
 }
 
 fn bar() -> Outcome {
@@ -544,7 +570,46 @@ fn stopped() -> Outcome {
     thread::sleep(Duration::from_secs(3));
     untouched(&mapping, 0..8 << 20)?;
     let error = drive.controller.namespaces().expect_err("it is stopped").to_string();
-    check(error.contains("the controller was stopped: it was told to; open it again"), error)
+    check(error.contains("the controller was stopped: it was told to; open it again"), error)?;
+
+    // The device, its container and the memory can stay.
+    let device = drive.controller.device().clone();
+    drop((queue, drive.controller));
+    for wake in [Wake::Interrupt, Wake::Polled] {
+        let again = Controller::open(device.clone(), 1)?;
+        let mut queue = again.queue(QueueOptions { wake, ..QueueOptions::default() })?;
+        queue.read(0, &drive.namespace, 0, &whole, 0..PAGE)?;
+        queue.wait().ok_or("nothing came out")?.result?;
+        holds(&mapping, 0..PAGE, 0)?;
+    }
+    Ok(())
+}
+
+/// Memory mapped, read into and unmapped, then queues created and deleted, again and again.
+fn endurance() -> Outcome {
+    let drive = Ours::open("reader")?;
+    let mut queue = drive.queue(Lists::Fitting)?;
+    let mut before = None;
+    for cycle in 0..10_000 {
+        let at = cycle * 13 % (LEN / PAGE - 1) * PAGE;
+        let mapping = drive.memory(2 * PAGE)?;
+        let some = target(&mapping, 0..2 * PAGE - 512)?;
+        drive.read(&mut queue, at, &some, 0..2 * PAGE - 512)?;
+        holds(&mapping, 0..2 * PAGE - 512, at)?;
+        drop((mapping, some));
+        if cycle == 10 {
+            before = Some(Holdings::now()?);
+        }
+    }
+    let after = Holdings::now()?;
+    check(before == Some(after), format!("{before:?}, then {after:?}"))?;
+    for _ in 0..200 {
+        drop(drive.queue(Lists::Fitting)?);
+    }
+    let again = Holdings::now()?;
+    // The kernel makes one mapping of neighbours, or does not.
+    let same = Holdings { maps: after.maps, ..again } == after && again.maps < after.maps + 4;
+    check(same, format!("{after:?}, then {again:?}"))
 }
 
 /// Somebody unbinds the drive while it is at work, as when it is pulled out.

@@ -60,7 +60,8 @@ pub struct Controller {
 
 impl Controller {
     /// Starts the controller of a device that is bound to vfio-pci, and prepares for `queues` I/O
-    /// queues (1 at least), or as many as it has.
+    /// queues (1 at least), or as many as it has. It takes over the device's interrupts
+    /// ([`Device::listen`]), those of the kernel's requests to let go of it included.
     ///
     /// # Errors
     /// [`NvmeError`]: the device is no NVMe controller, is gone, does not get ready in the time that

@@ -87,7 +87,10 @@ impl Describer {
         support: SglSupport,
         list: &ListMemory<'_>,
     ) -> Result<DataPointer, ListError> {
-        let segments = std::slice::from_ref(list);
+        // All of it is in a row for the drive, so two segments do, however many descriptors there
+        // are. QEMU 7.2 refuses a chain of three full ones.
+        let (first, rest) = list.split_at(PAGE as usize)?;
+        let segments = &[first, rest];
         let sgl = match (data.head, data.tail) {
             (0, 0) => sgl::build(data, support, segments),
             _ if support.bit_bucket => sgl::build(data, support, segments),

@@ -246,5 +246,8 @@ impl Drop for Link {
             self.stop("it was closed");
         }
         let _ = self.device.set_bus_master(false);
+        // Whoever keeps the device hears of its interrupts no more.
+        let _ = self.device.listen(Interrupt::MsiX, 0);
+        let _ = self.device.listen(Interrupt::Release, 0);
     }
 }

@@ -28,6 +28,12 @@ impl<'a> ListMemory<'a> {
         self.map.is_empty()
     }
 
+    /// Its first `mid` bytes, and the rest.
+    pub(super) fn split_at(&self, mid: usize) -> Result<(Self, Self), MapError> {
+        let (first, rest) = self.map.split_at(mid)?;
+        Ok((Self { map: first, ..*self }, Self { map: rest, addr: DmaAddr::new(self.at(mid)) }))
+    }
+
     /// Where the drive sees the byte `offset`.
     #[inline]
     pub(super) const fn at(&self, offset: usize) -> u64 {

@@ -214,7 +214,8 @@ pub const TOPOLOGIES: &[Topology] = &[
             // It reads up to 4 MiB at a time: lists of PRPs of more than a page.
             "nvme,serial=reader,drive=reader,mdts=10,bus=right",
             "nvme,serial=failing,drive=failing,bus=third",
-            "nvme,serial=slow,drive=slow,cmb_size_mb=64,bus=fourth",
+            "nvme,serial=slow,drive=slow,logical_block_size=4096,physical_block_size=4096,\
+             cmb_size_mb=64,bus=fourth",
             "nvme,serial=files,drive=files,mdts=10,bus=fifth",
         ],
         drives: &[
