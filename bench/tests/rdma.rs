@@ -1,8 +1,9 @@
 //! RDMA in software over an ordinary network card.
 
+use std::fs;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bufmap_bench::{Outcome, check, said};
 
@@ -22,7 +23,7 @@ fn ping() -> Outcome {
     let arguments = ["-d", "rxe0", "-g", "1"];
     let mut server =
         Command::new("ibv_rc_pingpong").args(arguments).stdout(Stdio::null()).spawn()?;
-    sleep(Duration::from_secs(1)); // It has no way to say that it listens.
+    wait_for_listener()?;
     let client = said("ibv_rc_pingpong", &["-d", "rxe0", "-g", "1", "10.0.2.15"]);
     if client.is_err() {
         server.kill()?;
@@ -31,4 +32,20 @@ fn ping() -> Outcome {
     let client = client?;
     check(client.contains("bytes in"), client)?;
     check(served.success(), served)
+}
+
+/// Waits until somebody listens on the port of `ibv_rc_pingpong`, 18515, as the kernel tells
+/// (`Documentation/networking/proc_net_tcp.rst`): the server has no way to say so itself.
+fn wait_for_listener() -> Outcome {
+    const LISTENS: &str = ":4853 ";
+    const STATE: &str = " 0A ";
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(30) {
+        let sockets = fs::read_to_string("/proc/net/tcp")? + &fs::read_to_string("/proc/net/tcp6")?;
+        if sockets.lines().any(|line| line.contains(LISTENS) && line.contains(STATE)) {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(20));
+    }
+    Err("ibv_rc_pingpong does not listen".into())
 }
