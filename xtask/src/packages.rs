@@ -36,11 +36,12 @@ pub const TOOLS: [Package; 4] = [
 ];
 
 /// What makes and boots the guests of the bench.
-const BENCH: [Package; 6] = [
+const BENCH: [Package; 7] = [
     Package { name: "qemu-system-x86", is_there: || program("qemu-system-x86_64").is_some() },
     Package { name: "mmdebstrap", is_there: || program("mmdebstrap").is_some() },
     Package { name: "cpio", is_there: || program("cpio").is_some() },
     Package { name: "xz-utils", is_there: || program("xz").is_some() },
+    Package { name: "zstd", is_there: || program("zstd").is_some() },
     Package { name: "debian-archive-keyring", is_there: has_archive_keys },
     // Without root, mmdebstrap works in a user namespace with user ids of its own.
     Package { name: "uidmap", is_there: || is_root() || program("newuidmap").is_some() },

@@ -177,14 +177,18 @@ impl Boot<'_> {
     fn script(&self) -> String {
         let mut script = String::from(
             ": >/session/begun\nexport PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp \
-             XDG_RUNTIME_DIR=/tmp\nmodprobe -a virtio_blk ext4",
+             XDG_RUNTIME_DIR=/tmp\n",
         );
-        for module in self.machine.topology.modules {
-            script += &format!(" {module}");
+        let modules = self.machine.topology.modules;
+        // The disk's were loaded before, unless the kernel keeps them elsewhere.
+        script +=
+            "[ -b /dev/vda ] && grep -qw ext4 /proc/filesystems || modprobe -a virtio_blk ext4\n";
+        if !modules.is_empty() {
+            script += &format!("modprobe -a {}\n", modules.join(" "));
         }
         let scratch = quoted(&self.scratch.display().to_string());
         script += &format!(
-            "\nmke2fs -q -F -t ext4 /dev/vda && mkdir -p {scratch} && mount /dev/vda {scratch}\n"
+            "mke2fs -q -F -t ext4 -E nodiscard,lazy_itable_init=1 /dev/vda && mkdir -p {scratch} && mount /dev/vda {scratch}\n"
         );
         for (name, value) in self.environment {
             script += &format!("export {name}={}\n", quoted(value));

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use clap::Args;
 
+use super::kernel::Kernel;
 use crate::apt_sources::Mirror;
 use crate::child::{self, Error};
 use crate::files;
@@ -32,9 +33,22 @@ const MODULES: [&str; 5] = [
     "fs/overlayfs/overlay.ko",
 ];
 
+/// The modules of the guest's own disk, each before those that need it. The guest would find them in
+/// its root as well, but takes a second to unpack them.
+const SOONER: [&str; 5] = [
+    "lib/crc/crc16.ko",
+    "fs/mbcache.ko",
+    "fs/jbd2/jbd2.ko",
+    "fs/ext4/ext4.ko",
+    "drivers/block/virtio_blk.ko",
+];
+
 /// How modules are compressed: the ending of their names, and what unpacks them.
 const PACKED: [(&str, &str); 4] =
     [("", "cat"), (".xz", "xzcat"), (".zst", "zstdcat"), (".gz", "zcat")];
+
+/// The file of the unpacked kernel.
+const UNPACKED: &str = "vmlinux";
 
 /// The packages whose versions are worth printing.
 const RECORDED: &str = "linux-image-amd64 mesa-vulkan-drivers libvulkan1 rdma-core";
@@ -48,58 +62,12 @@ pub struct Guest {
     pub versions: String,
 }
 
-/// A kernel and its modules.
-pub struct Kernel {
-    pub version: String,
-    pub image: PathBuf,
-    /// The directory of this version's modules.
-    pub modules: PathBuf,
-}
-
-impl Kernel {
-    /// The newest kernel in a root's `/boot`.
-    fn of(root: &Path) -> Result<Self, Error> {
-        let boot = root.join("boot");
-        let files = fs::read_dir(&boot).map_err(files::file_error("read", &boot))?.flatten();
-        let names = files.filter_map(|file| file.file_name().into_string().ok());
-        let version =
-            names.filter_map(|name| Some(name.strip_prefix("vmlinuz-")?.to_owned())).max();
-        let version = version.ok_or_else(|| Error::Missing {
-            what: format!("there is no kernel in {}", boot.display()),
-            remedy: "install one there, or name one with --kernel".to_owned(),
-        })?;
-        let image = boot.join(format!("vmlinuz-{version}"));
-        Ok(Self { modules: root.join("usr/lib/modules").join(&version), version, image })
-    }
-
-    /// A kernel's image that the user names, with its modules in `modules` or in the root.
-    fn given(image: &Path, modules: Option<&Path>, root: &Path) -> Result<Self, Error> {
-        let bytes = fs::read(image).map_err(files::file_error("read", image))?;
-        let version = version(&bytes).ok_or_else(|| Error::Missing {
-            what: format!("{} is no image of an x86 kernel", image.display()),
-            remedy: "name a bzImage, such as /boot/vmlinuz-*".to_owned(),
-        })?;
-        let modules = match modules {
-            Some(directory) => directory.to_owned(),
-            None => root.join("usr/lib/modules").join(&version),
-        };
-        Ok(Self { version, image: image.to_owned(), modules })
-    }
-}
-
-/// The version that a bzImage names (`Documentation/arch/x86/boot.rst`, `kernel_version`).
-fn version(image: &[u8]) -> Option<String> {
-    if image.get(0x202..0x206)? != b"HdrS" {
-        return None;
-    }
-    let at = 0x200 + usize::from(u16::from_le_bytes(image.get(0x20e..0x210)?.try_into().ok()?));
-    let text = image.get(at..)?.split(|byte| matches!(byte, 0 | b' ')).next()?;
-    Some(std::str::from_utf8(text).ok()?.to_owned())
-}
-
 /// All that decides what a guest is made of, but for the versions of its packages.
 fn recipe() -> String {
-    format!("{SUITE} {NEWER} {INCLUDED} {MODULES:?}\n{}", include_str!("init.sh"))
+    format!(
+        "{SUITE} {NEWER} {INCLUDED} {MODULES:?} {SOONER:?} {UNPACKED}\n{}",
+        include_str!("init.sh")
+    )
 }
 
 /// The guest in the cache, made now if it is not there.
@@ -116,7 +84,8 @@ pub fn prepare() -> Result<Guest, Error> {
     let root = place.join("root");
     let versions = fs::read_to_string(place.join("versions"))
         .map_err(files::file_error("read", &place.join("versions")))?;
-    Ok(Guest { kernel: Kernel::of(&root)?, initramfs: place.join("initramfs"), root, versions })
+    let kernel = Kernel::of(&root)?.unpacked(place.join(UNPACKED));
+    Ok(Guest { kernel, initramfs: place.join("initramfs"), root, versions })
 }
 
 /// What the user gives in place of what is made from Debian's packages.
@@ -161,6 +130,8 @@ impl Given {
         let place = inputs::cache()?.join("vm-given");
         files::make_directory(&place)?;
         make_initramfs(&place, &root, &kernel)?;
+        kernel.unpack(&place.join(UNPACKED))?;
+        let kernel = kernel.unpacked(place.join(UNPACKED));
         let versions = format!("kernel {} in {}\n", kernel.version, root.display());
         Ok(Guest { kernel, initramfs: place.join("initramfs"), root, versions })
     }
@@ -170,7 +141,9 @@ fn make(place: &Path) -> Result<(), Error> {
     let root = place.join("root");
     remove_root(&root)?;
     make_root(&root, &inputs::mirror()?)?;
-    make_initramfs(place, &root, &Kernel::of(&root)?)?;
+    let kernel = Kernel::of(&root)?;
+    make_initramfs(place, &root, &kernel)?;
+    kernel.unpack(&place.join(UNPACKED))?;
     let mut query = Command::new("dpkg-query");
     query.arg(format!("--admindir={}/var/lib/dpkg", root.display())).args(["-W"]);
     let versions = child::output(query.args(RECORDED.split(' ')), "the root may be damaged")?;
@@ -221,11 +194,14 @@ fn make_initramfs(place: &Path, root: &Path, kernel: &Kernel) -> Result<(), Erro
     fs::set_permissions(&init, mode).map_err(files::file_error("make executable", &init))?;
 
     let mut list = String::new();
-    for module in MODULES {
-        if !unpack_module(kernel, module, &tree.join("modules"))? {
-            continue;
+    for (module, must) in MODULES.map(|m| (m, true)).into_iter().chain(SOONER.map(|m| (m, false))) {
+        match unpack_module(kernel, module, &tree.join("modules")) {
+            Ok(false) => {}
+            Ok(true) => list += &format!("{}\n", file_name(module)),
+            Err(error) if must => return Err(error),
+            // Elsewhere in this kernel's tree: modprobe will find it.
+            Err(_) => {}
         }
-        list += &format!("{}\n", file_name(module));
     }
     let listed = tree.join("modules/list");
     fs::write(&listed, list).map_err(files::file_error("write", &listed))?;
@@ -281,22 +257,4 @@ fn pack(tree: &Path, archive: &Path) -> Result<(), Error> {
         stdin.write_all(names.as_bytes()).map_err(files::file_error("write", archive))?;
     }
     child::check(&cpio, packing.wait(), "the disk may be full")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_kernel_tells_its_version() {
-        let mut image = vec![0; 0x400];
-        assert_eq!(version(&image), None);
-        image[0x202..0x206].copy_from_slice(b"HdrS");
-        image[0x20e..0x210].copy_from_slice(&0x180u16.to_le_bytes());
-        image[0x380..0x38c].copy_from_slice(b"7.2.12-a (b)");
-        assert_eq!(version(&image).as_deref(), Some("7.2.12-a"));
-        image[0x20e..0x210].copy_from_slice(&u16::MAX.to_le_bytes());
-        assert_eq!(version(&image), None);
-        assert_eq!(version(&image[..0x204]), None);
-    }
 }

@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod guest;
+mod kernel;
 pub mod suite;
 pub mod topologies;
 
