@@ -1,21 +1,29 @@
 //! Real files from a drive into a BAR that stands for a GPU's memory, by the driver in user space.
 
 use std::fs::{self, File};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bufmap::dma::{Bounce, Mapper, Type1};
+use bufmap::load::format::Format;
+use bufmap::load::{
+    Around, Destination, ExtentMap, Load, LoadError, Manifest, MappedFile, MappedItem, Options,
+    Receipt, Road, Verify,
+};
 use bufmap::pci::{Address, Tree, driver};
 use bufmap::storage::nvme::{
-    Controller, Extent, ExtentError, Lists, Namespace, Queue, QueueOptions, Target, extents, fill,
+    Controller, DriveFile, Extent, ExtentError, Lists, Namespace, Queue, QueueOptions, Target,
+    extents,
 };
-use bufmap_bench::drive::Drive;
+use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::leaks::Holdings;
 use bufmap_bench::{Outcome, check, said};
 use exporters::Intent;
 use exporters::vfio::{Container, Device};
-use iomap::{Memory, PageSize};
+use iomap::{BufMap, Memory, PageSize};
 use libtest_mimic::Failed;
 
 /// The real inputs, by name.
@@ -31,6 +39,11 @@ fn main() -> ExitCode {
             ("a_file_that_is_not_on_the_drive_as_it_is_has_no_extents", unfit),
             ("mappers_give_what_the_drive_can_use", mappers),
             ("real_files_arrive_in_a_bar", real_files),
+            ("real_files_arrive_by_sgls", by_sgls),
+            ("a_load_fills_the_systems_memory_too", into_memory),
+            ("a_map_that_is_not_true_is_found_out", untrue),
+            ("a_block_that_cannot_be_read_ends_the_load_and_is_named", failing),
+            ("the_tool_does_it_all", by_the_tool),
         ],
     )
 }
@@ -71,27 +84,32 @@ fn unfit() -> Outcome {
         )?;
         // The guest's own files lie on 9p.
         let foreign = extents(&File::open("/usr/bin/env")?, 0);
-        check(matches!(foreign, Err(ExtentError::Kernel(_))), format!("{foreign:?}"))
+        check(matches!(foreign, Err(ExtentError::FileSystem)), format!("{foreign:?}"))
     })();
     unmount()?;
     result
 }
 
-/// A file of the host's with a copy on the drive, and where it lies there.
-struct Lying {
-    original: PathBuf,
-    extents: Vec<Extent>,
+/// Where the real inputs are, if they are there.
+fn inputs() -> Option<PathBuf> {
+    let inputs = std::env::var_os("BUFMAP_INPUTS").map(PathBuf::from);
+    if inputs.is_none() {
+        println!("SKIPPED: BUFMAP_INPUTS names no real inputs: run `cargo xtask test`");
+    }
+    inputs
 }
 
-fn copies(inputs: &Path) -> Result<Vec<Lying>, Failed> {
-    let copy = |name| -> Result<Lying, Failed> {
+/// The real inputs copied to the drive and written down; the drive is then nobody's.
+fn recorded(inputs: &Path) -> Result<(Address, Vec<(PathBuf, ExtentMap)>), Failed> {
+    let drive = mounted()?;
+    let record = |name| -> Result<_, Failed> {
         let (original, path) = (inputs.join(name), Path::new(PLACE).join(name));
         fs::copy(&original, &path)?;
-        let file = File::open(&path)?;
-        file.sync_all()?;
-        Ok(Lying { original, extents: extents(&file, 0)? })
+        Ok((original, ExtentMap::record(&[path], None, &[], &mut |_| ())?))
     };
-    INPUTS.into_iter().map(copy).collect()
+    let maps: Result<_, _> = INPUTS.into_iter().map(record).collect();
+    unmount()?;
+    Ok((drive, maps?))
 }
 
 /// The drive and the card, both this process's.
@@ -121,48 +139,242 @@ impl Ours {
     }
 }
 
-/// The model and the pack, byte for byte, by PRPs and by SGLs. Their offsets in the file are their
-/// offsets in the BAR.
+/// A load that has to take a road.
+fn load(
+    manifest: &Manifest<DriveFile>,
+    destination: Destination<'_>,
+    require: Option<Road>,
+    verify: Verify,
+) -> Result<Receipt, LoadError> {
+    Load {
+        files: manifest.files(),
+        requests: manifest.requests(),
+        around: Around::Scratch,
+        destination,
+        // Reads of 4 MiB take lists of PRPs that are longer than a page.
+        options: Options { require, verify, block: 4 << 20, ..Options::default() },
+        stop: &AtomicBool::new(false),
+    }
+    .run(&mut |_| ())
+}
+
+/// Every item is in the buffer as it is in the original.
+fn all_there(manifest: &Manifest<DriveFile>, original: &Path, map: &BufMap<'_>) -> Outcome {
+    let expected = fs::read(original)?;
+    for item in manifest.items() {
+        let mut found = vec![0; item.request.len as usize];
+        map.copy_to_slice(item.request.buffer_offset as usize, &mut found)?;
+        let start = item.request.offset as usize;
+        check(found == expected[start..start + found.len()], format!("{} differs", item.name))?;
+    }
+    Ok(())
+}
+
+/// The model and the pack, byte for byte, by PRPs, from drive to device and nothing else.
 fn real_files() -> Outcome {
-    let Some(inputs) = std::env::var_os("BUFMAP_INPUTS").map(PathBuf::from) else {
-        println!("SKIPPED: BUFMAP_INPUTS names no real inputs: run `cargo xtask test`");
-        return Ok(());
-    };
-    let drive = mounted()?;
-    let files = copies(&inputs);
-    unmount()?;
-    let files = files?;
+    let Some(inputs) = inputs() else { return Ok(()) };
+    let (drive, maps) = recorded(&inputs)?;
     let ours = Ours::open(drive)?;
-    let before = Holdings::now()?;
+    let vram = ours.card.map_region(2)?;
+    let mut before = None;
+    for ((original, map), verify) in maps.iter().zip([Verify::Full, Verify::Hash]) {
+        let manifest = map.manifest(&ours.controller, &[])?;
+        let receipt = load(&manifest, Destination::Bar(&vram), Some(Road::Peer), verify)?;
+        let Receipt { bytes, engine, roads, proofs, .. } = &receipt;
+        println!("{}: {bytes} bytes by {engine}, {roads:?}, {proofs:?}", original.display());
+        check(receipt.roads.len() == 1 && receipt.roads[0].road == Road::Peer, "another road")?;
+        check(receipt.cpu_copied == 0 && receipt.slots == 0, "the CPU moved bytes")?;
+        check(receipt.checked.format_checksums == manifest.items().len(), "not all checked")?;
+        let compared = if verify == Verify::Full { receipt.bytes } else { 0 };
+        check(receipt.checked.compared == compared, "not all compared")?;
+        let proved = matches!(&receipt.proofs[..], [proof] if proof.arrives);
+        check(proved, format!("{:?}", receipt.proofs))?;
+        all_there(&manifest, original, &vram.map())?;
+        let held = Holdings::now()?;
+        // The first load has left the allocator what the second one uses.
+        check(*before.get_or_insert(held) == held, format!("{before:?}, then {held:?}"))?;
+    }
+    drop((vram, ours));
+    driver::release(drive)?;
+    Ok(())
+}
+
+/// The same by SGLs, which a load takes only where PRPs do not fit.
+fn by_sgls() -> Outcome {
+    let Some(inputs) = inputs() else { return Ok(()) };
+    let (drive, maps) = recorded(&inputs)?;
+    let ours = Ours::open(drive)?;
     let vram = Arc::new(ours.card.map_region(2)?);
     let mapping = Arc::new(ours.container.map_dma(Arc::clone(&vram), Intent::Write)?);
-    for (file, lists) in files.iter().zip([Lists::Prp, Lists::Sgl]) {
-        let expected = fs::read(&file.original)?;
+    let mut queue = ours.queue(Lists::Sgl)?;
+    const READ: u64 = 1 << 20;
+    for (original, map) in &maps {
+        let expected = fs::read(original)?;
         let mut target = Target::default();
         target.push(&mapping, 0..mapping.len())?;
         let target = Arc::new(target);
         vram.map().fill(0xEE)?;
-        let mut queue = ours.queue(lists)?;
-        let mut told = 0;
-        let filled = fill(&mut queue, &ours.namespace, &file.extents, &target, &mut |done| {
-            told = done;
-        })?;
-        check(filled == expected.len() as u64 && told == filled, format!("{filled} bytes"))?;
+        for extent in &map.files[0].extents {
+            for at in (0..extent.len).step_by(READ as usize) {
+                let start = extent.file_offset + at;
+                let part = start..start + READ.min(extent.len - at);
+                queue.read(0, &ours.namespace, extent.offset + at, &target, part)?;
+                queue.wait().ok_or("nothing is in flight")?.result?;
+            }
+        }
         let mut found = vec![0; expected.len()];
         vram.map().copy_to_slice(0, &mut found)?;
-        check(found == expected, format!("{} differs", file.original.display()))?;
-        println!(
-            "{}: {filled} bytes in {} extents, {lists:?}",
-            file.original.display(),
-            file.extents.len()
-        );
+        check(found == expected, format!("{} differs", original.display()))?;
     }
-    drop((mapping, vram));
-    let after = Holdings::now()?;
-    check(before == after, format!("{before:?}, then {after:?}"))?;
-    drop(ours);
+    drop((queue, mapping, vram, ours));
     driver::release(drive)?;
     Ok(())
+}
+
+/// The system's memory is filled by the drive, and a BAR by the CPU where that is asked for.
+fn into_memory() -> Outcome {
+    let Some(inputs) = inputs() else { return Ok(()) };
+    let (drive, maps) = recorded(&inputs)?;
+    let ours = Ours::open(drive)?;
+    let (original, map) = &maps[0];
+    let manifest = map.manifest(&ours.controller, &[])?;
+    let memory = Memory::anonymous(manifest.buffer_len() as usize, PageSize::Base)?;
+    let receipt = load(&manifest, Destination::Memory(&memory), None, Verify::Full)?;
+    check(receipt.roads[0].road == Road::Direct && receipt.cpu_copied == 0, "the CPU moved bytes")?;
+    all_there(&manifest, original, &memory.map())?;
+
+    let vram = ours.card.map_region(2)?;
+    let receipt = load(&manifest, Destination::Bar(&vram), Some(Road::Bounce), Verify::None)?;
+    check(receipt.roads[0].road == Road::Bounce && receipt.slots > 0, "another road")?;
+    check(receipt.cpu_copied == receipt.bytes, "the CPU did not move them all")?;
+    all_there(&manifest, original, &vram.map())?;
+
+    let memory = Destination::Memory(&memory);
+    let refused = load(&manifest, memory, Some(Road::Buffered), Verify::None);
+    let words = refused.err().ok_or("a road that cannot be")?.to_string();
+    check(words.contains("the kernel does not have the drive"), words)?;
+    drop((manifest, vram, ours));
+    driver::release(drive)?;
+    Ok(())
+}
+
+/// Extents that lead elsewhere, and a drive that is another one.
+fn untrue() -> Outcome {
+    let Some(inputs) = inputs() else { return Ok(()) };
+    let (drive, mut maps) = recorded(&inputs)?;
+    let ours = Ours::open(drive)?;
+    let map = &mut maps[0].1;
+    map.files[0].extents[0].offset += 4096;
+    let manifest = map.manifest(&ours.controller, &[])?;
+    let memory = Memory::anonymous(manifest.buffer_len() as usize, PageSize::Base)?;
+    let loaded = load(&manifest, Destination::Memory(&memory), None, Verify::Hash);
+    check(matches!(loaded, Err(LoadError::Mismatch { .. })), format!("{loaded:?}"))?;
+
+    map.files[0].extents[0].offset += 1;
+    let words = map.manifest(&ours.controller, &[]).err().ok_or("no block")?.to_string();
+    check(words.contains("does not begin with a block"), words)?;
+    map.drive.serial.push('!');
+    let words = map.manifest(&ours.controller, &[]).err().ok_or("another drive")?.to_string();
+    check(words.contains("has the serial number files and not files!"), words)?;
+    drop((manifest, ours));
+    driver::release(drive)?;
+    Ok(())
+}
+
+/// What could be read is told from what could not, on the peer road and on the one after it.
+fn failing() -> Outcome {
+    const LEN: u64 = 8 << 20;
+    let drive = Drive::returned("failing")?.address()?;
+    let ours = Ours::open(drive)?;
+    // The block that cannot be read is in the middle of the drive, and here in that of the file.
+    let bad = ours.namespace.len() / 2;
+    let extents = vec![Extent { file_offset: 0, offset: bad - LEN / 2 - 4096 * 100, len: LEN }];
+    let item = MappedItem { name: "all".into(), offset: 0, len: LEN, crc32: None };
+    let file =
+        MappedFile { path: "by hand".into(), format: Format::Raw, extents, items: vec![item] };
+    let id = bufmap::load::Drive {
+        address: drive.to_string(),
+        serial: "failing".into(),
+        namespace: ours.namespace.id(),
+    };
+    let manifest = ExtentMap { drive: id, files: vec![file] }.manifest(&ours.controller, &[])?;
+    let vram = ours.card.map_region(2)?;
+    let loaded = Load {
+        files: manifest.files(),
+        requests: manifest.requests(),
+        around: Around::Untouched,
+        destination: Destination::Bar(&vram),
+        options: Options::default(),
+        stop: &AtomicBool::new(false),
+    }
+    .run(&mut |_| ());
+    let error = loaded.err().ok_or("a block that cannot be read was read")?;
+    let LoadError::Read { valid, .. } = &error else { return Err(error.to_string().into()) };
+    let words = error.to_string();
+    println!("{words}");
+    check(
+        words.contains("by hand: reading at offset") && words.contains(&drive.to_string()),
+        &words,
+    )?;
+    check(words.contains("Unrecovered Read Error"), &words)?;
+    let place = LEN / 2 + 4096 * 100;
+    let holds_it = |range: &Range<u64>| range.start < place + 512 && range.end > place;
+    check(!valid.ranges().is_empty(), &words)?;
+    check(!valid.ranges().iter().any(holds_it), "the bad block is said to be valid")?;
+    let whole = pattern(ours.namespace.len() as usize);
+    let start = (bad - place) as usize;
+    for range in valid.ranges() {
+        let mut found = vec![0; (range.end - range.start) as usize];
+        vram.map().copy_to_slice(range.start as usize, &mut found)?;
+        let from = start + range.start as usize;
+        check(found == whole[from..from + found.len()], format!("{range:?} is not valid"))?;
+    }
+    drop((manifest, vram, ours));
+    driver::release(drive)?;
+    Ok(())
+}
+
+/// A user's way from a mounted file to a BAR and back to the kernel.
+fn by_the_tool() -> Outcome {
+    let Some(inputs) = inputs() else { return Ok(()) };
+    let tool = std::env::var("BUFMAP_TOOL")?;
+    let drive = mounted()?;
+    let file = Path::new(PLACE).join(INPUTS[0]);
+    fs::copy(inputs.join(INPUTS[0]), &file)?;
+    File::open(&file)?.sync_all()?;
+    let (file, card, address) = (file.display().to_string(), card()?, drive.to_string());
+    let to = format!("vfio:{card}");
+    said(&tool, &["bind", &card.to_string()])?;
+
+    // While the kernel has the drive, the CPU stands between, and it is said what would change that.
+    let report = said(&tool, &["load", &file, "--to", &to])?;
+    check(report.contains("by the CPU") && report.contains("bufmap extents"), &report)?;
+    let words = said(&tool, &["explain", &file, "--to", &to])?;
+    check(words.contains(&format!("bufmap bind {address}")), &words)?;
+    let in_use = said(&tool, &["bind", &address]);
+    check(in_use.is_err(), "a drive that is mounted was taken")?;
+
+    let map = said(&tool, &["extents", &file])?;
+    let path = "/tmp/model.extents.json";
+    fs::write(path, map)?;
+    unmount()?;
+    said(&tool, &["bind", &address])?;
+    let load = ["load", path, "--to", &to, "--require", "peer", "--verify", "full"];
+    let report = said(&tool, &load)?;
+    println!("{report}");
+    for words in ["peer: 86", "0 B by the CPU", "arrives", "the NVMe driver in user space"] {
+        check(report.contains(words), format!("no `{words}` in\n{report}"))?;
+    }
+    let report = said(&tool, &["load", path, "--to", &format!("{to}:2"), "--json"])?;
+    check(report.contains("\"road\": \"peer\""), &report)?;
+    let report = said(&tool, &["load", path, "--json"])?;
+    check(report.contains("\"road\": \"direct\""), &report)?;
+    said(&tool, &["unbind", &address, &card.to_string()])?;
+    let back = Drive::returned("files")?;
+    said("mount", &[&back.block.display().to_string(), PLACE])?;
+    let same = fs::read(&file)? == fs::read(inputs.join(INPUTS[0]))?;
+    unmount()?;
+    check(same, "the kernel reads another file now")
 }
 
 /// Type1 and a bounce buffer give the drive addresses at which it can write, and only the second has

@@ -10,7 +10,7 @@ use iomap::{BufMap, Location};
 
 use super::check::{Fingerprints, Part};
 use super::run::{Event, Failure, Job, Landed};
-use super::{Load, LoadError, Progress, Valid, Verify};
+use super::{Load, LoadError, Progress, Source, Valid, Verify};
 
 /// What ended a load early.
 enum End<'a> {
@@ -27,8 +27,8 @@ impl End<'_> {
 }
 
 /// The accounts of a load, kept on its own thread.
-pub(super) struct Accounts<'a> {
-    load: &'a Load<'a>,
+pub(super) struct Accounts<'a, S> {
+    load: &'a Load<'a, S>,
     fingerprints: &'a Fingerprints<'a>,
     parts: Vec<Part>,
     valid: Valid,
@@ -36,8 +36,8 @@ pub(super) struct Accounts<'a> {
     end: Option<LoadError>,
 }
 
-impl<'a> Accounts<'a> {
-    pub(super) fn new(load: &'a Load<'a>, fingerprints: &'a Fingerprints<'a>) -> Self {
+impl<'a, S: Source> Accounts<'a, S> {
+    pub(super) fn new(load: &'a Load<'a, S>, fingerprints: &'a Fingerprints<'a>) -> Self {
         let wanted = load.requests.iter().map(|request| request.len).sum();
         let valid = Valid::none_of(wanted);
         Self { load, fingerprints, parts: Vec::new(), valid, read_back: 0, end: None }
@@ -117,7 +117,7 @@ impl<'a> Accounts<'a> {
                     Failure::Io { offset, source } => {
                         LoadError::Read { path: file.path().into(), offset, source, valid }
                     }
-                    Failure::Ended { at } => LoadError::ended(file, at, valid),
+                    Failure::Ended { at } => file.ended(at, valid),
                 }
             }
             End::Gpu(error) => LoadError::Vulkan(error),
@@ -125,7 +125,7 @@ impl<'a> Accounts<'a> {
         }
     }
 
-    pub(super) fn fingerprints(&self) -> &'a Fingerprints<'a> {
+    pub(super) const fn fingerprints(&self) -> &'a Fingerprints<'a> {
         self.fingerprints
     }
 

@@ -1,11 +1,10 @@
 //! What is asked of a load: what the planner decides by.
 
-use super::{Around, LoadError, Options, Request};
-use crate::storage::file::SourceFile;
+use super::{Around, LoadError, Options, Request, Source};
 
 /// A load as the planner sees it.
-pub(crate) struct Asked<'a> {
-    pub files: &'a [SourceFile],
+pub(crate) struct Asked<'a, S> {
+    pub files: &'a [S],
     pub requests: &'a [Request],
     pub around: Around,
     pub options: &'a Options,
@@ -22,9 +21,11 @@ pub enum Place {
     Gpu,
     /// In memory that a PCI function has for peers.
     Peer,
+    /// In a BAR of a device that vfio-pci has.
+    Bar,
 }
 
-impl Asked<'_> {
+impl<S: Source> Asked<'_, S> {
     /// Whether it makes sense: requests inside their files and the buffer, none over another.
     pub fn validate(&self) -> Result<(), LoadError> {
         let &Options { depth, block, .. } = self.options;

@@ -14,6 +14,7 @@ use iomap::{BufMap, MapError};
 
 use super::request::Request;
 use super::run::Job;
+use super::source::Source;
 use super::{Destination, Load, LoadError, Valid};
 use crate::storage::file::{SourceFile, pread};
 
@@ -26,8 +27,8 @@ pub enum Verify {
     /// Fingerprints, compared with the checksums that the file's format records, if it does.
     #[default]
     Hash,
-    /// Fingerprints, and every byte of the buffer is compared with a second read of the file
-    /// through the page cache. Device memory is read back by the GPU.
+    /// Fingerprints, and every byte of the buffer is compared with a second read of the file,
+    /// through the page cache where the kernel has it. Device memory is read back by the GPU.
     Full,
 }
 
@@ -132,11 +133,17 @@ pub struct Checked {
     pub read_back: u64,
 }
 
-/// Compares every byte of a load's buffer with a second read of its files through the page cache.
-/// Returns how many bytes were compared.
-pub(crate) fn compare(load: &Load<'_>) -> Result<u64, LoadError> {
+/// A second, independent read of all these bytes of a file, from an offset on.
+pub(crate) type SecondRead<'r, S> = &'r mut dyn FnMut(&S, u64, &mut [u8]) -> Result<(), LoadError>;
+
+/// Compares every byte of a load's buffer with a second read of its files. Returns how many bytes
+/// were compared.
+pub(crate) fn compare<S: Source>(
+    load: &Load<'_, S>,
+    again: SecondRead<'_, S>,
+) -> Result<u64, LoadError> {
     const CHUNK: usize = 1 << 20;
-    let mut buffer = Reader::new(load)?;
+    let mut buffer = Reader::new(load.destination)?;
     let mut found = vec![0; CHUNK];
     let mut expected = vec![0; CHUNK];
     let mut compared = 0;
@@ -148,7 +155,7 @@ pub(crate) fn compare(load: &Load<'_>) -> Result<u64, LoadError> {
             let (found, expected) = (&mut found[..len], &mut expected[..len]);
             buffer.read(request.buffer_offset + at, found)?;
             let offset = request.offset + at;
-            read_exact(file, offset, expected)?;
+            again(file, offset, expected)?;
             if let Some(differs) = found.iter().zip(&*expected).position(|(a, b)| a != b) {
                 return Err(LoadError::Mismatch {
                     path: file.path().into(),
@@ -173,10 +180,11 @@ enum Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(load: &Load<'a>) -> Result<Self, LoadError> {
-        match load.destination {
+    fn new(destination: Destination<'a>) -> Result<Self, LoadError> {
+        match destination {
             Destination::Memory(memory) => Ok(Self::Cpu(memory.map())),
             Destination::Peer(memory) => Ok(Self::Cpu(memory.map())),
+            Destination::Bar(region) => Ok(Self::Cpu(region.map())),
             Destination::Imported { buffer, .. } | Destination::Device(buffer) => {
                 Ok(Self::Gpu(buffer.device().transfer()?, buffer))
             }
@@ -193,7 +201,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn read_exact(file: &SourceFile, offset: u64, out: &mut [u8]) -> Result<(), LoadError> {
+/// Reads through the page cache.
+pub(crate) fn by_kernel(file: &SourceFile, offset: u64, out: &mut [u8]) -> Result<(), LoadError> {
     let len = out.len() as u64;
     let map = BufMap::from_mut_slice(out);
     let mut at = 0;

@@ -72,7 +72,7 @@ fn time(
     file: &SourceFile,
     memory: &Memory,
     jobs: Vec<Job>,
-    engine: impl FnOnce(&mut Direct<'_>) -> bool,
+    engine: impl FnOnce(&mut Direct<'_, SourceFile>) -> bool,
 ) -> Option<f64> {
     let stop = AtomicBool::new(false);
     let queue = Queue::new(&jobs, &stop);

@@ -22,6 +22,9 @@ pub enum LoadError {
     /// A file's table of contents could not be read.
     #[error(transparent)]
     Format(#[from] super::format::FormatError),
+    /// A file cannot be written down for the driver in user space, or was written down wrong.
+    #[error(transparent)]
+    ExtentMap(#[from] super::extent_map::ExtentMapError),
     /// There is not one byte to load.
     #[error("{}: is empty or holds only empty items: there is nothing to load", path.display())]
     Empty {
@@ -139,6 +142,21 @@ pub enum LoadError {
     /// There is no memory for the buffer or the slots.
     #[error("there is no memory for the load: {0}")]
     Memory(#[from] iomap::MemoryError),
+    /// The files are not all on one drive, of those that this process drives itself.
+    #[error("{}: lies on another drive than the first file; load from each drive by itself", path.display())]
+    OtherDrive {
+        /// The first such file.
+        path: PathBuf,
+    },
+    /// A drive that this process drives itself did not do what was asked.
+    #[error(transparent)]
+    Nvme(#[from] crate::storage::nvme::NvmeError),
+    /// Memory could not be mapped for a drive.
+    #[error(transparent)]
+    Dma(#[from] crate::dma::DmaError),
+    /// There is no device, or no BAR of it, for the buffer.
+    #[error(transparent)]
+    Vfio(#[from] exporters::vfio::VfioError),
     /// There is no peer memory for the buffer.
     #[error(transparent)]
     P2pmem(#[from] exporters::P2pmemError),
@@ -169,6 +187,9 @@ fn remedy(error: &io::Error) -> &'static str {
         io::ErrorKind::IsADirectory => "name a file in it",
         io::ErrorKind::OutOfMemory => "close other programs",
         io::ErrorKind::InvalidInput => "name a regular file or a block device",
+        _ if error.raw_os_error().is_none() => {
+            "load it again, or give the drive back to the kernel (bufmap unbind) and load it from there"
+        }
         _ if error.raw_os_error() == Some(libc::EIO) => {
             "the drive or its file system failed, the kernel's log (dmesg) says more"
         }

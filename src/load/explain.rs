@@ -44,7 +44,7 @@ pub struct Explain<'a> {
     pub around: Around,
     /// Where the buffer would lie.
     pub place: Place,
-    /// Whose memory it would be, for [`Place::Peer`].
+    /// Whose memory it would be, for [`Place::Peer`] and [`Place::Bar`].
     pub provider: Option<Address>,
     /// How long it would be, in bytes.
     pub buffer_len: u64,
@@ -73,7 +73,10 @@ impl Explain<'_> {
         let Self { files, requests, around, place, buffer_len, options, .. } = *self;
         let asked = Asked { files, requests, around, options, place, buffer_len };
         asked.validate()?;
-        let pairs = self.provider.map(Pairs::forecast);
+        let pairs = match place {
+            Place::Bar => self.provider.map(Pairs::forecast_bar),
+            _ => self.provider.map(Pairs::forecast_published),
+        };
         let decided = roads::decide(&asked, &Fingerprints::new(requests), pairs)?;
         let (roads, step_downs, proofs) = (decided.shares, decided.step_downs, decided.proofs);
         Ok(Explanation { roads, step_downs, proofs })

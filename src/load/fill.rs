@@ -6,49 +6,64 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-use exporters::{PeerMemory, vulkan};
+use exporters::vfio::Mappable;
+use exporters::vulkan;
 use iomap::{BufMap, Memory, PageSize};
 
 use super::accounts::Accounts;
 use super::check::Fingerprints;
 use super::plan::Landing;
+use super::roads::Decided;
 use super::run::direct::Direct;
 use super::run::staged::{Slots, Staged};
 use super::run::{Event, Job, Queue, Report};
-use super::{Load, LoadError, Progress, roads, target};
-use crate::storage::file::pread;
+use super::source::Source;
+use super::{Load, LoadError, Progress, target};
 use crate::storage::file::ring::Ring;
+use crate::storage::file::{SourceFile, pread};
 
 /// The most threads that read one piece at a time.
 const READERS_MAX: usize = 16;
 
-/// Memory that the CPU can reach, of which each thread makes its own map.
-#[derive(Clone, Copy)]
-pub(super) enum Reachable<'m> {
-    System(&'m Memory),
-    Peer(&'m PeerMemory),
-}
+/// Reads past the page cache, and reads that the kernel copies.
+pub(super) type Jobs<'w> = (&'w [Job], &'w [Job]);
 
-impl<'m> Reachable<'m> {
-    fn map(self) -> BufMap<'m> {
-        match self {
-            Self::System(memory) => memory.map(),
-            Self::Peer(memory) => memory.map(),
+impl<S: Source> Load<'_, S> {
+    /// Fills memory that the CPU can reach: from the drive straight into a peer's what may go there,
+    /// and the rest, with what failed on that road, without peers.
+    pub(super) fn fill_memory(
+        &self,
+        decided: &mut Decided,
+        accounts: &mut Accounts<'_, S>,
+        mut fill: impl FnMut(Jobs<'_>, &mut Accounts<'_, S>) -> Result<Engine, LoadError>,
+    ) -> Result<Engine, LoadError> {
+        let first = match decided.peer.is_empty() {
+            true => Engine::default(),
+            false => fill((&decided.peer, &[]), accounts)?,
+        };
+        if self.options.require.is_none()
+            && let Some(why) = accounts.forgive_read()
+        {
+            decided.fall_back(why, accounts.fingerprints(), |job| accounts.has(job));
         }
+        if accounts.has_ended() || self.stop.load(Ordering::Relaxed) {
+            return Ok(first);
+        }
+        let rest = fill((&decided.direct, &decided.copied), accounts)?;
+        Ok(first.followed_by(rest))
     }
 }
 
 impl Load<'_> {
-    /// Fills memory that the CPU can reach, by reads past the page cache and reads that the kernel
-    /// copies.
+    /// Fills memory that the CPU can reach.
     pub(super) fn fill_map(
         &self,
-        buffer: Reachable<'_>,
-        (direct, copied): (&[Job], &[Job]),
-        stop: &AtomicBool,
-        accounts: &mut Accounts<'_>,
+        buffer: &dyn Mappable,
+        (direct, copied): Jobs<'_>,
+        accounts: &mut Accounts<'_, SourceFile>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Engine, LoadError> {
+        let stop = &AtomicBool::new(false);
         let ring = ring_available(direct);
         let readers = match &ring {
             Ok(()) => usize::from(!direct.is_empty()),
@@ -96,7 +111,7 @@ impl Load<'_> {
     /// Does jobs by one read at a time.
     fn thread_fills_map<'m>(
         &'m self,
-        buffer: Reachable<'m>,
+        buffer: &'m dyn Mappable,
         slot: Option<BufMap<'m>>,
         queue: &'m Queue<'m>,
         prints: Option<&'m Fingerprints<'m>>,
@@ -111,7 +126,7 @@ impl Load<'_> {
     /// it, if it is not.
     fn ring_fills_map<'m>(
         &'m self,
-        buffer: Reachable<'m>,
+        buffer: &'m dyn Mappable,
         slots: &'m SlotMemory,
         queue: &'m Queue<'m>,
         prints: Option<&'m Fingerprints<'m>>,
@@ -137,39 +152,14 @@ impl Load<'_> {
         ring.refusal().map(Unregistered::from)
     }
 
-    /// Fills a peer's memory: from the drive straight into it what may go there, and the rest, with
-    /// what failed on that road, by the CPU.
-    pub(super) fn fill_peer(
-        &self,
-        memory: &PeerMemory,
-        decided: &mut roads::Decided,
-        accounts: &mut Accounts<'_>,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Engine, LoadError> {
-        let map = Reachable::Peer(memory);
-        let work = (&decided.peer[..], [].as_slice());
-        let first = self.fill_map(map, work, &AtomicBool::new(false), accounts, progress)?;
-        if self.options.require.is_none()
-            && let Some(why) = accounts.forgive_read()
-        {
-            decided.fall_back(why, accounts.fingerprints(), |job| accounts.has(job));
-        }
-        if accounts.has_ended() || self.stop.load(Ordering::Relaxed) {
-            return Ok(first);
-        }
-        let work = (&decided.direct[..], &decided.copied[..]);
-        let rest = self.fill_map(map, work, &AtomicBool::new(false), accounts, progress)?;
-        Ok(first.followed_by(rest))
-    }
-
     pub(super) fn fill_device(
         &self,
         buffer: &Arc<vulkan::Buffer>,
-        decided: &roads::Decided,
-        stop: &AtomicBool,
-        accounts: &mut Accounts<'_>,
+        decided: &Decided,
+        accounts: &mut Accounts<'_, SourceFile>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Engine, LoadError> {
+        let stop = &AtomicBool::new(false);
         let ring = ring_available(&decided.direct);
         let jobs = decided.direct.iter().chain(&decided.copied);
         let slot_len = jobs.map(|job| job.piece.len as usize).max().unwrap_or(0).max(1);
@@ -245,13 +235,16 @@ pub(super) fn copiers(jobs: usize) -> usize {
 }
 
 /// The slots in system memory for pieces that cannot land in the buffer.
-struct SlotMemory {
-    memory: Option<Memory>,
+pub(super) struct SlotMemory {
+    pub(super) memory: Option<Memory>,
     slot_len: usize,
 }
 
 impl SlotMemory {
-    fn for_jobs(jobs: &[Job], slots: impl Fn(usize) -> usize) -> Result<Self, LoadError> {
+    pub(super) fn for_jobs(
+        jobs: &[Job],
+        slots: impl Fn(usize) -> usize,
+    ) -> Result<Self, LoadError> {
         let in_slots = jobs.iter().filter(|job| matches!(job.piece.landing, Landing::Slot(_)));
         let (count, len) = in_slots.fold((0, 0), |(n, len), job| (n + 1, job.piece.len.max(len)));
         let slot_len = (len as usize).next_multiple_of(PageSize::Base.bytes());
@@ -262,15 +255,15 @@ impl SlotMemory {
         Ok(Self { memory, slot_len })
     }
 
-    fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         self.memory.as_ref().map_or(0, |memory| memory.len() as u64)
     }
 
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.memory.as_ref().map_or(0, |memory| memory.len() / self.slot_len)
     }
 
-    fn map(&self, slot: usize) -> Option<BufMap<'_>> {
+    pub(super) fn map(&self, slot: usize) -> Option<BufMap<'_>> {
         let start = slot * self.slot_len;
         self.memory.as_ref()?.map().subrange(start..start + self.slot_len).ok()
     }
@@ -293,6 +286,7 @@ impl From<&io::Error> for Unregistered {
 }
 
 /// How the reads were issued.
+#[derive(Default)]
 pub(super) struct Engine {
     pub words: String,
     /// The memory held beside the buffer, in bytes.

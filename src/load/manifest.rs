@@ -9,6 +9,8 @@ use super::LoadError;
 use super::format::{self, Checksum, Contents, Format, FormatError};
 use super::layout::{self, Layout};
 use super::request::Request;
+use super::road::Road;
+use super::source::Source;
 use crate::storage::file::SourceFile;
 
 /// Files opened, their items named and placed.
@@ -23,8 +25,8 @@ use crate::storage::file::SourceFile;
 /// # Ok::<(), bufmap::load::LoadError>(())
 /// ```
 #[derive(Debug)]
-pub struct Manifest {
-    files: Vec<SourceFile>,
+pub struct Manifest<S = SourceFile> {
+    files: Vec<S>,
     formats: Vec<Format>,
     names: Vec<String>,
     layout: Layout,
@@ -71,21 +73,30 @@ impl Manifest {
             files.push(opened);
         }
         all_found(&contents, names)?;
+        let formats = contents.iter().map(|(_, contents)| contents.format).collect();
+        Self::of(files, formats, items, requests)
+    }
+}
+
+impl<S: Source> Manifest<S> {
+    /// Of items that are known, in files that are open.
+    pub(super) fn of(
+        files: Vec<S>,
+        formats: Vec<Format>,
+        names: Vec<String>,
+        requests: Vec<Request>,
+    ) -> Result<Self, LoadError> {
         if requests.iter().all(|request| request.len == 0) {
-            return Err(LoadError::Empty { path: paths.first().cloned().unwrap_or_default() });
+            let path = files.first().map(|file| file.path().to_owned()).unwrap_or_default();
+            return Err(LoadError::Empty { path });
         }
-        let direct = files.iter().filter_map(|file| file.direct().ok());
-        let alignment = direct.map(|direct| direct.alignment.offset).max().unwrap_or(1);
-        Ok(Self {
-            files,
-            formats: contents.iter().map(|(_, contents)| contents.format).collect(),
-            names: items,
-            layout: layout::place(requests, alignment),
-        })
+        let alignments = files.iter().map(|file| file.alignment(Road::Direct).offset);
+        let alignment = alignments.max().unwrap_or(1);
+        Ok(Self { files, formats, names, layout: layout::place(requests, alignment) })
     }
 
     /// The files, in the order in which requests name them.
-    pub fn files(&self) -> &[SourceFile] {
+    pub fn files(&self) -> &[S] {
         &self.files
     }
 

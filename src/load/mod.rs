@@ -7,7 +7,8 @@
 //!   does both for files named by path, and [`Target`] makes the buffer;
 //! * `roads`: which [`Road`] each byte takes, and why not a better one; `peer`: whether a drive may
 //!   write into another device's memory, and the proof of it; `plan`: which reads that makes;
-//! * `run`: the engines that carry them out;
+//! * `run`: the work that carries them out; `fill` and `by_driver`: which engines do it, the kernel's
+//!   or the driver in user space;
 //! * `check`: what was proved about the bytes.
 //!
 //! ```no_run
@@ -32,10 +33,12 @@
 
 mod accounts;
 mod asked;
+mod by_driver;
 mod check;
 mod contest;
 mod error;
 mod explain;
+mod extent_map;
 mod fill;
 pub mod format;
 pub mod layout;
@@ -47,6 +50,7 @@ mod request;
 mod road;
 mod roads;
 mod run;
+mod source;
 mod target;
 mod valid;
 
@@ -54,6 +58,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use exporters::vfio::{Mappable, Region};
 use exporters::{PeerMemory, vulkan};
 use iomap::Memory;
 
@@ -61,20 +66,22 @@ pub use asked::Place;
 pub use check::{Checked, Verify};
 pub use error::LoadError;
 pub use explain::{Explain, Explanation};
+pub use extent_map::{Drive, ExtentMap, ExtentMapError, MappedFile, MappedItem};
 pub use manifest::{Manifest, Placed};
 pub use peer::Proof;
 pub use receipt::{Receipt, Share, StepDown};
 pub use request::{Around, Request};
 pub use road::Road;
-
+pub use source::Source;
 pub use target::Target;
 pub use valid::Valid;
 
 use accounts::Accounts;
 use asked::Asked;
-use check::Fingerprints;
-use fill::Reachable;
+use check::{Fingerprints, SecondRead};
+use fill::Engine;
 use peer::Pairs;
+use roads::Decided;
 
 use crate::storage::file::SourceFile;
 
@@ -94,15 +101,18 @@ pub enum Destination<'a> {
     Device(&'a Arc<vulkan::Buffer>),
     /// Memory of a PCI device that its driver gives to peers: a drive may write into it.
     Peer(&'a PeerMemory),
+    /// A BAR of a device that vfio-pci has: a drive of this process's own may write into it.
+    Bar(&'a Region),
 }
 
-impl Destination<'_> {
+impl<'a> Destination<'a> {
     /// The length in bytes.
     pub fn len(&self) -> u64 {
         match self {
             Self::Memory(memory) | Self::Imported { memory, .. } => memory.len() as u64,
             Self::Device(buffer) => buffer.len() as u64,
             Self::Peer(memory) => memory.len() as u64,
+            Self::Bar(region) => region.map().len() as u64,
         }
     }
 
@@ -112,6 +122,17 @@ impl Destination<'_> {
             Self::Memory(_) | Self::Imported { .. } => Place::System,
             Self::Device(_) => Place::Gpu,
             Self::Peer(_) => Place::Peer,
+            Self::Bar(_) => Place::Bar,
+        }
+    }
+
+    /// The memory, if the CPU and other devices can reach it.
+    fn memory(&self) -> Option<&'a dyn Mappable> {
+        match *self {
+            Self::Memory(memory) | Self::Imported { memory, .. } => Some(memory),
+            Self::Peer(memory) => Some(memory),
+            Self::Bar(region) => Some(region),
+            Self::Device(_) => None,
         }
     }
 
@@ -149,11 +170,14 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// A load to be run.
+/// A load to be run, of files that the kernel has or, with [`DriveFile`], of files on a drive that
+/// this process drives itself.
+///
+/// [`DriveFile`]: crate::storage::nvme::DriveFile
 #[derive(Clone, Debug)]
-pub struct Load<'a> {
+pub struct Load<'a, S = SourceFile> {
     /// The files, named by their index in the requests.
-    pub files: &'a [SourceFile],
+    pub files: &'a [S],
     /// What to load.
     pub requests: &'a [Request],
     /// What may become of the buffer's other bytes.
@@ -172,6 +196,34 @@ impl Load<'_> {
     /// # Errors
     /// [`LoadError`]; nothing is in flight when it is returned.
     pub fn run(&self, progress: &mut dyn FnMut(Progress)) -> Result<Receipt, LoadError> {
+        let asked = self.asked()?;
+        let clock = Clock::start();
+        let fingerprints = Fingerprints::new(self.requests);
+        let pairs = match self.destination {
+            Destination::Peer(memory) => Some(Pairs::published(memory)),
+            Destination::Bar(region) => Some(Pairs::bar(region)),
+            _ => None,
+        };
+        let mut decided = roads::decide(&asked, &fingerprints, pairs)?;
+        let mut accounts = Accounts::new(self, &fingerprints);
+        let engine = match (self.destination, self.destination.memory()) {
+            (Destination::Device(buffer), _) => {
+                self.fill_device(buffer, &decided, &mut accounts, progress)?
+            }
+            (_, Some(memory)) => {
+                self.fill_memory(&mut decided, &mut accounts, |work, accounts| {
+                    self.fill_map(memory, work, accounts, progress)
+                })?
+            }
+            (_, None) => Engine::default(),
+        };
+        self.settle(&clock, decided, engine, accounts, &mut check::by_kernel)
+    }
+}
+
+impl<S: Source> Load<'_, S> {
+    /// What the planner decides by, if it makes sense.
+    fn asked(&self) -> Result<Asked<'_, S>, LoadError> {
         let asked = Asked {
             files: self.files,
             requests: self.requests,
@@ -181,46 +233,35 @@ impl Load<'_> {
             buffer_len: self.destination.len(),
         };
         asked.validate()?;
-        let started = Instant::now();
-        let cpu = cpu_time();
-        let fingerprints = Fingerprints::new(self.requests);
-        let pairs = match self.destination {
-            Destination::Peer(memory) => Some(Pairs::of(memory)),
-            _ => None,
-        };
-        let mut decided = roads::decide(&asked, &fingerprints, pairs)?;
-        let stop = AtomicBool::new(false);
-        let mut accounts = Accounts::new(self, &fingerprints);
+        Ok(asked)
+    }
 
-        let engine = match self.destination {
-            Destination::Memory(memory) | Destination::Imported { memory, .. } => {
-                let work = (&decided.direct[..], &decided.copied[..]);
-                self.fill_map(Reachable::System(memory), work, &stop, &mut accounts, progress)?
-            }
-            Destination::Peer(memory) => {
-                self.fill_peer(memory, &mut decided, &mut accounts, progress)?
-            }
-            Destination::Device(buffer) => {
-                self.fill_device(buffer, &decided, &stop, &mut accounts, progress)?
-            }
-        };
+    /// Checks what landed, and accounts for it.
+    fn settle(
+        &self,
+        clock: &Clock,
+        decided: Decided,
+        engine: Engine,
+        accounts: Accounts<'_, S>,
+        again: SecondRead<'_, S>,
+    ) -> Result<Receipt, LoadError> {
         let mut checked = Checked { verify: self.options.verify, ..Checked::default() };
         checked.read_back = accounts.read_back();
+        let fingerprints = accounts.fingerprints();
         let (parts, valid) = accounts.finish(self.stop.load(Ordering::Relaxed))?;
-
         if self.options.verify != Verify::None {
             checked.fingerprints = fingerprints.whole(parts);
             checked.format_checksums = self.compare_checksums(&checked.fingerprints)?;
         }
-        let elapsed = started.elapsed();
-        let cpu = cpu_time().saturating_sub(cpu);
+        let (elapsed, cpu) = clock.elapsed();
+        let place = self.destination.place();
         if self.options.verify == Verify::Full {
-            checked.compared = check::compare(self)?;
-            if matches!(self.destination, Destination::Peer(_)) {
+            checked.compared = check::compare(self, again)?;
+            if matches!(place, Place::Peer | Place::Bar) {
                 checked.read_back += checked.compared;
             }
         }
-        let device = matches!(self.destination, Destination::Device(_));
+        let device = place == Place::Gpu;
         Ok(Receipt {
             bytes: valid.wanted(),
             cpu_copied: decided.cpu_copied(device),
@@ -243,7 +284,7 @@ impl Load<'_> {
             let Some(expected) = request.crc32 else { continue };
             if expected != found {
                 return Err(LoadError::Mismatch {
-                    path: self.files[request.file].path().into(),
+                    path: self.files[request.file].path().to_owned(),
                     offset: request.offset,
                     what: format!(
                         "their CRC-32 is {found:08x}, the file's format records {expected:08x}"
@@ -253,6 +294,22 @@ impl Load<'_> {
             met += 1;
         }
         Ok(met)
+    }
+}
+
+/// When a load began, and how much of the processor the process had taken by then.
+struct Clock {
+    started: Instant,
+    cpu: Duration,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { started: Instant::now(), cpu: cpu_time() }
+    }
+
+    fn elapsed(&self) -> (Duration, Duration) {
+        (self.started.elapsed(), cpu_time().saturating_sub(self.cpu))
     }
 }
 

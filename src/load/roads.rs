@@ -13,7 +13,8 @@ use super::receipt::{Share, StepDown};
 use super::request::Around;
 use super::road::Road;
 use super::run::Job;
-use crate::storage::file::{Alignment, SourceFile, cache};
+use super::source::Source;
+use crate::storage::file::{SourceFile, cache};
 
 /// The most bytes that the kernel copies at once: small enough to stay in a core's cache until it
 /// is fingerprinted.
@@ -37,7 +38,7 @@ pub(crate) struct Decided {
 }
 
 impl Decided {
-    fn take(&mut self, split: Split, fingerprints: &Fingerprints<'_>) {
+    pub(super) fn take(&mut self, split: Split, fingerprints: &Fingerprints<'_>) {
         let Split { road, jobs, step_downs } = split;
         let bytes = jobs.iter().map(|job| fingerprints.requested_bytes(job)).sum();
         self.account(road, bytes);
@@ -120,18 +121,14 @@ fn bounced(job: Job) -> Job {
 
 /// Decides for every request of a load.
 pub(crate) fn decide(
-    asked: &Asked<'_>,
+    asked: &Asked<'_, SourceFile>,
     fingerprints: &Fingerprints<'_>,
     pairs: Option<Pairs<'_>>,
 ) -> Result<Decided, LoadError> {
     let may_be_peers = matches!(asked.options.require, None | Some(Road::Peer));
     let mut pairs = pairs.filter(|_| may_be_peers);
-    let mut by_file: BTreeMap<usize, Vec<Run>> = BTreeMap::new();
-    for run in plan::join(asked.requests) {
-        by_file.entry(run.file).or_default().push(run);
-    }
     let mut decided = Decided::default();
-    for (index, runs) in by_file {
+    for (index, runs) in by_file(asked) {
         let file = &asked.files[index];
         let splits = match &mut pairs {
             Some(pairs) => peer_roads(asked, file, runs, pairs)?,
@@ -145,15 +142,24 @@ pub(crate) fn decide(
     Ok(decided)
 }
 
+/// What is asked of each file, joined where it can be.
+pub(super) fn by_file<S: Source>(asked: &Asked<'_, S>) -> BTreeMap<usize, Vec<Run>> {
+    let mut by_file: BTreeMap<usize, Vec<Run>> = BTreeMap::new();
+    for run in plan::join(asked.requests) {
+        by_file.entry(run.file).or_default().push(run);
+    }
+    by_file
+}
+
 /// The jobs of one file that take one road, and why not better ones.
-struct Split {
+pub(super) struct Split {
     road: Road,
     jobs: Vec<Job>,
     step_downs: Vec<(Road, String)>,
 }
 
 impl Split {
-    fn new(asked: &Asked<'_>, file: &SourceFile, road: Road, runs: &[Run]) -> Self {
+    pub(super) fn new<S: Source>(asked: &Asked<'_, S>, file: &S, road: Road, runs: &[Run]) -> Self {
         Self { road, jobs: cut(asked, file, road, runs), step_downs: Vec::new() }
     }
 }
@@ -163,28 +169,32 @@ fn past_the_cache(place: Place) -> Road {
     match place {
         Place::System => Road::Direct,
         Place::Gpu => Road::Staged,
-        Place::Peer => Road::Bounce,
+        Place::Peer | Place::Bar => Road::Bounce,
     }
 }
 
 /// Why a buffer cannot be reached by a road at all.
-fn misfit(road: Road, place: Place) -> Result<(), String> {
+pub(super) fn misfit(road: Road, place: Place) -> Result<(), String> {
     let (best, words) = match place {
         Place::System => (Road::Direct, "in system memory, which the drive reaches itself"),
         Place::Gpu => (Road::Staged, "in a GPU's memory, which the drive cannot reach"),
-        Place::Peer => (Road::Peer, "in another device's memory"),
+        Place::Peer | Place::Bar => (Road::Peer, "in another device's memory"),
     };
     let fits = road.cpu_copies() || road == best || road == past_the_cache(place);
     if fits { Ok(()) } else { Err(format!("the buffer is {words}: take `{best}`")) }
 }
 
-fn split(asked: &Asked<'_>, file: &SourceFile, runs: Vec<Run>) -> Result<Vec<Split>, LoadError> {
+fn split(
+    asked: &Asked<'_, SourceFile>,
+    file: &SourceFile,
+    runs: Vec<Run>,
+) -> Result<Vec<Split>, LoadError> {
     let Some(road) = asked.options.require else { return Ok(best_roads(asked, file, runs)) };
     let refused = |why| LoadError::Road { path: file.path().into(), road, why };
     misfit(road, asked.place).map_err(refused)?;
     let runs = match road {
         Road::Peer | Road::Direct | Road::Staged | Road::Bounce => match file.direct() {
-            Ok(direct) => roomy(asked, road, runs, direct.alignment),
+            Ok(_) => roomy(asked, file, road, runs),
             Err(why) => return Err(refused(why.into())),
         },
         Road::Cached => {
@@ -203,10 +213,10 @@ fn split(asked: &Asked<'_>, file: &SourceFile, runs: Vec<Run>) -> Result<Vec<Spl
 
 /// What the page cache holds from there if that is faster, the rest past it if the file can be read
 /// so.
-fn best_roads(asked: &Asked<'_>, file: &SourceFile, runs: Vec<Run>) -> Vec<Split> {
+fn best_roads(asked: &Asked<'_, SourceFile>, file: &SourceFile, runs: Vec<Run>) -> Vec<Split> {
     let best = past_the_cache(asked.place);
     let (runs, road, why_not) = match file.direct() {
-        Ok(direct) => (roomy(asked, best, runs, direct.alignment), best, None),
+        Ok(_) => (roomy(asked, file, best, runs), best, None),
         Err(why) => (runs, Road::Buffered, Some((best, why.to_owned()))),
     };
     // A kernel that does not tell what it holds is one more reason to go past the cache.
@@ -229,61 +239,90 @@ fn best_roads(asked: &Asked<'_>, file: &SourceFile, runs: Vec<Run>) -> Vec<Split
 
 /// From drive to device what may go there, and the rest by the best of the other roads.
 fn peer_roads(
-    asked: &Asked<'_>,
+    asked: &Asked<'_, SourceFile>,
     file: &SourceFile,
     runs: Vec<Run>,
     pairs: &mut Pairs<'_>,
 ) -> Result<Vec<Split>, LoadError> {
     let refused = |why| LoadError::Road { path: file.path().into(), road: Road::Peer, why };
     let required = asked.options.require.is_some();
-    let reads = file.direct().map(|direct| {
-        let wide = roomy(asked, Road::Peer, runs.clone(), direct.alignment);
-        let jobs = cut(asked, file, Road::Peer, &wide);
-        jobs.into_iter().partition(|job| matches!(job.piece.landing, Landing::Buffer(_)))
-    });
-    let (peer, in_parts): (Vec<_>, Vec<_>) = match reads {
-        Ok(reads) => reads,
-        Err(why) if required => return Err(refused(why.into())),
-        Err(why) => return Ok(without_peer(best_roads(asked, file, runs), why)),
-    };
-    let in_part_of_a_block = "a drive writes whole blocks, and these bytes are a part of one or lie \
-                              elsewhere in the buffer's blocks than in the drive's";
-    if required && !in_parts.is_empty() {
-        return Err(refused(format!("not all of it: {in_part_of_a_block}")));
+    if let Err(why) = file.direct() {
+        return match required {
+            true => Err(refused(why.into())),
+            false => Ok(without_peer(best_roads(asked, file, runs), why)),
+        };
     }
-    if !peer.is_empty()
-        && let Err(why) = pairs.may_write(file, &peer)
-    {
+    let peer = Peer::of(asked, file, &runs);
+    if let Err(why) = peer.ask(required, |jobs| pairs.may_write(file, jobs)) {
         return match required {
             true => Err(refused(why)),
             false => Ok(without_peer(best_roads(asked, file, runs), &why)),
         };
     }
-    let bounce = in_parts.into_iter().map(bounced).collect();
-    let mut splits = vec![
-        Split { road: Road::Peer, jobs: peer, step_downs: Vec::new() },
-        Split {
-            road: Road::Bounce,
-            jobs: bounce,
-            step_downs: vec![(Road::Peer, in_part_of_a_block.to_owned())],
-        },
-    ];
-    splits.retain(|split| !split.jobs.is_empty());
-    Ok(splits)
+    Ok(peer.splits())
 }
 
-fn without_peer(mut splits: Vec<Split>, why: &str) -> Vec<Split> {
+pub(super) fn without_peer(mut splits: Vec<Split>, why: &str) -> Vec<Split> {
     for split in &mut splits {
         split.step_downs.insert(0, (Road::Peer, why.to_owned()));
     }
     splits
 }
 
+/// The reads of a file into a peer's memory.
+pub(super) struct Peer {
+    /// Those that the drive can make itself.
+    whole: Vec<Job>,
+    /// The heads, tails and shifted runs that it leaves.
+    in_parts: Vec<Job>,
+}
+
+const IN_PART_OF_A_BLOCK: &str = "a drive writes whole blocks, and these bytes are a part of one \
+                                  or lie elsewhere in the buffer's blocks than in the drive's";
+
+impl Peer {
+    pub(super) fn of<S: Source>(asked: &Asked<'_, S>, file: &S, runs: &[Run]) -> Self {
+        let wide = roomy(asked, file, Road::Peer, runs.to_vec());
+        let jobs = cut(asked, file, Road::Peer, &wide).into_iter();
+        let (whole, in_parts) =
+            jobs.partition(|job| matches!(job.piece.landing, Landing::Buffer(_)));
+        Self { whole, in_parts }
+    }
+
+    /// Whether the road can be taken, for all bytes if it is required; or why not.
+    pub(super) fn ask(
+        &self,
+        required: bool,
+        may_write: impl FnOnce(&[Job]) -> Result<(), String>,
+    ) -> Result<(), String> {
+        if required && !self.in_parts.is_empty() {
+            return Err(format!("not all of it: {IN_PART_OF_A_BLOCK}"));
+        }
+        if self.whole.is_empty() { Ok(()) } else { may_write(&self.whole) }
+    }
+
+    pub(super) fn splits(self) -> Vec<Split> {
+        let bounce = self.in_parts.into_iter().map(bounced).collect();
+        let why = (Road::Peer, IN_PART_OF_A_BLOCK.to_owned());
+        let mut splits = vec![
+            Split { road: Road::Peer, jobs: self.whole, step_downs: Vec::new() },
+            Split { road: Road::Bounce, jobs: bounce, step_downs: vec![why] },
+        ];
+        splits.retain(|split| !split.jobs.is_empty());
+        splits
+    }
+}
+
 /// Runs as wide as the buffer's bytes around them allow, where a drive will write them itself.
-fn roomy(asked: &Asked<'_>, road: Road, runs: Vec<Run>, alignment: Alignment) -> Vec<Run> {
+pub(super) fn roomy<S: Source>(
+    asked: &Asked<'_, S>,
+    file: &S,
+    road: Road,
+    runs: Vec<Run>,
+) -> Vec<Run> {
     match (asked.around, road) {
         (Around::Untouched, _) | (_, Road::Staged | Road::Bounce) => runs,
-        _ => plan::widen(&runs, alignment.offset.into(), asked.buffer_len),
+        _ => plan::widen(&runs, file.alignment(road).offset.into(), asked.buffer_len),
     }
 }
 
@@ -332,16 +371,13 @@ fn append(runs: &mut Vec<Run>, next: Run) {
     }
 }
 
-fn cut(asked: &Asked<'_>, file: &SourceFile, road: Road, runs: &[Run]) -> Vec<Job> {
+fn cut<S: Source>(asked: &Asked<'_, S>, file: &S, road: Road, runs: &[Run]) -> Vec<Job> {
     let slots_only = match asked.place {
         Place::System => false,
         Place::Gpu => true,
-        Place::Peer => road != Road::Peer,
+        Place::Peer | Place::Bar => road != Road::Peer,
     };
-    let alignment = match file.direct() {
-        Ok(direct) if !road.cpu_copies() => direct.alignment,
-        _ => Alignment { offset: 1, memory: 1 },
-    };
+    let alignment = file.alignment(road);
     let pieces: Vec<_> = if road.cpu_copies() && !slots_only {
         runs.iter().flat_map(|run| plan::copied(run, file.len(), COPY_BLOCK)).collect()
     } else {

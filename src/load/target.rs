@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use exporters::vfio::{Container, Region};
 use exporters::vulkan::{self, Device, Way};
 use exporters::{P2pmem, PeerMemory, Udmabuf};
 use iomap::{Memory, PageSize};
@@ -25,6 +26,8 @@ pub enum Target {
     Device(Arc<vulkan::Buffer>),
     /// Memory of a PCI device that its driver gives to peers.
     Peer(Arc<PeerMemory>),
+    /// A BAR of a device that vfio-pci has, or a part of one.
+    Bar(Arc<Region>),
 }
 
 impl Target {
@@ -81,6 +84,29 @@ impl Target {
         Ok(Self::Peer(Arc::new(memory)))
     }
 
+    /// At least the first `len` bytes of a BAR of a device that is bound to vfio-pci, opened in
+    /// `container`: of `bar` (0 to 5), or else of its longest one that can be mapped.
+    ///
+    /// # Errors
+    /// [`LoadError::Vfio`]; [`LoadError::TooSmall`] if the BAR is shorter.
+    pub fn vfio(
+        container: &Arc<Container>,
+        function: &str,
+        bar: Option<u32>,
+        len: u64,
+    ) -> Result<Self, LoadError> {
+        let device = container.open(function)?;
+        let len_of = |bar: &u32| device.region_len(*bar).unwrap_or(0);
+        let bar = bar.or_else(|| (0..6).max_by_key(len_of)).unwrap_or(0);
+        let bar_len = device.region_len(bar)?;
+        let page = rustix::param::page_size() as u64;
+        let needed = len.max(1).next_multiple_of(page);
+        if needed > bar_len {
+            return Err(LoadError::TooSmall { needed, len: bar_len });
+        }
+        Ok(Self::Bar(Arc::new(device.map_part(bar, 0..needed)?)))
+    }
+
     /// Why the pages were not imported as a dma-buf, if they were imported otherwise.
     pub fn no_udmabuf(&self) -> Option<&str> {
         match self {
@@ -99,6 +125,7 @@ impl Target {
             Self::Imported { memory, buffer } => Destination::Imported { memory, buffer },
             Self::Device(buffer) => Destination::Device(buffer),
             Self::Peer(memory) => Destination::Peer(memory),
+            Self::Bar(region) => Destination::Bar(region),
         }
     }
 }
@@ -115,6 +142,9 @@ impl fmt::Display for Target {
                 write!(f, "memory of {}", buffer.device().info().name)
             }
             Self::Peer(memory) => write!(f, "peer memory of {}", memory.function()),
+            Self::Bar(region) => {
+                write!(f, "BAR {} of {}", region.index(), region.device().address())
+            }
         }
     }
 }

@@ -29,6 +29,10 @@ Examples:
   bufmap load disk.img --verify full --json      compare every byte, report for programs
   bufmap explain model.safetensors --to p2pmem:0000:03:00.0
                                                  which road, and what would make it a better one
+  bufmap extents model.safetensors > model.extents.json
+                                                 where it lies, for a drive that is then unmounted and bound
+  sudo bufmap load model.extents.json --to vfio:0000:04:00.0
+                                                 by the user-space driver into a BAR of another device
   sudo bufmap phyrs --of memory --size 64MiB     where a buffer lies on the memory bus
   sudo bufmap bind 0000:03:00.0                  take a drive from the kernel, for the user-space driver
 
@@ -40,6 +44,8 @@ pub enum Command {
     Load(LoadArgs),
     /// Say which road a load would take, and why not a better one, without running it
     Explain(ExplainArgs),
+    /// Write down where files lie on their drive, to load them by the user-space driver
+    Extents(ExtentsArgs),
     /// Show what this machine offers for loading, and why the rest is missing
     Probe(ProbeArgs),
     /// Print the physical ranges behind a buffer
@@ -58,12 +64,15 @@ pub enum Command {
 #[derive(clap::Args)]
 #[command(after_help = ROADS)]
 pub struct LoadArgs {
-    /// The files: .safetensors, a model's .safetensors.index.json, .ktx2, a zip pack, or anything
+    /// The files: .safetensors, a model's .safetensors.index.json, .ktx2, a zip pack, or anything;
+    /// or one .extents.json of `bufmap extents`, for a drive that is bound to vfio-pci
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// Where to load: `memory` is the system's, `vulkan` a buffer of a Vulkan device, and
-    /// `p2pmem:ADDRESS` what the PCI function at an address has for peers (`p2pmem:0000:03:00.0`)
+    /// Where to load: `memory` is the system's, `vulkan` a buffer of a Vulkan device,
+    /// `p2pmem:ADDRESS` what the PCI function at an address has for peers (`p2pmem:0000:03:00.0`), and
+    /// `vfio:ADDRESS` or `vfio:ADDRESS:N` a BAR of a function that is bound to vfio-pci, the longest
+    /// if no number is given
     #[arg(long, default_value = "memory", value_name = "WHERE")]
     pub to: To,
 
@@ -114,6 +123,25 @@ Roads, best first:
   cached    the kernel copies pages that already sit in its page cache
   buffered  the kernel reads into its page cache and copies from there";
 
+/// Writes where the bytes of files lie on their NVMe drive, what the files hold and a fingerprint of
+/// each item, as JSON on standard output. With that, `bufmap load` reads them from a drive that the
+/// kernel has no more: unmount their file system, which must be ext4 or xfs, then `bufmap bind` the
+/// drive. The map is true until somebody writes to the files or moves them.
+#[derive(clap::Args)]
+pub struct ExtentsArgs {
+    /// The files, all on one drive
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
+    /// Only this item; may be given several times
+    #[arg(long = "item", value_name = "NAME")]
+    pub items: Vec<String>,
+
+    /// What the files are: raw, safetensors, safetensors-index, ktx2 or zip; found out if not given
+    #[arg(long)]
+    pub format: Option<Format>,
+}
+
 /// Decides as `bufmap load` would and says what lies below each file, which road each byte would take,
 /// and why not each better one, with what would change that. Nothing is loaded and root is not needed;
 /// whether a drive's bytes arrive in a peer's memory is a forecast until a load has proved it.
@@ -123,7 +151,7 @@ pub struct ExplainArgs {
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// Where to load: `memory`, `vulkan`, or `p2pmem:ADDRESS`
+    /// Where to load: `memory`, `vulkan`, `p2pmem:ADDRESS` or `vfio:ADDRESS`
     #[arg(long, default_value = "memory", value_name = "WHERE")]
     pub to: To,
 
@@ -233,22 +261,29 @@ impl FromStr for Source {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let address = |text: &str| text.parse().map_err(|error: PciError| error.to_string());
         match text.split_once(':') {
             None if text == "memory" => Ok(Self::Memory),
             None if text == "udmabuf" => Ok(Self::Udmabuf),
             Some(("p2pmem", function)) => address(function).map(Self::P2pmem),
-            Some(("bar", rest)) => match rest.rsplit_once(':') {
-                Some((function, index)) => {
-                    let index = index.parse().ok().filter(|index| *index < 6);
-                    let index = index.ok_or_else(|| format!("{text}: a BAR's number is 0 to 5"))?;
-                    Ok(Self::Bar(address(function)?, index))
-                }
-                None => Err(format!("{text}: write bar:ADDRESS:N")),
-            },
+            Some(("bar", rest)) => {
+                numbered_bar(rest).map(|(function, bar)| Self::Bar(function, bar))
+            }
             _ => Err("memory, udmabuf, p2pmem:ADDRESS or bar:ADDRESS:N".into()),
         }
     }
+}
+
+fn address(text: &str) -> Result<Address, String> {
+    text.parse().map_err(|error: PciError| error.to_string())
+}
+
+/// `0000:03:00.0:2`.
+fn numbered_bar(text: &str) -> Result<(Address, u32), String> {
+    let (function, index) =
+        text.rsplit_once(':').ok_or_else(|| format!("{text}: write ADDRESS:N"))?;
+    let index = index.parse().ok().filter(|index| *index < 6);
+    let index = index.ok_or_else(|| format!("{text}: a BAR's number is 0 to 5"))?;
+    Ok((address(function)?, index))
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -282,6 +317,8 @@ pub enum To {
     Vulkan,
     /// What the PCI function at an address has for peers.
     P2pmem(Address),
+    /// A BAR of the PCI function at an address, by its number or the longest one.
+    Vfio(Address, Option<u32>),
 }
 
 impl FromStr for To {
@@ -291,10 +328,14 @@ impl FromStr for To {
         match text.split_once(':') {
             None if text == "memory" => Ok(Self::Memory),
             None if text == "vulkan" => Ok(Self::Vulkan),
-            Some(("p2pmem", address)) => {
-                address.parse().map(Self::P2pmem).map_err(|error: PciError| error.to_string())
-            }
-            _ => Err("memory, vulkan, or p2pmem:ADDRESS (of a PCI function, 0000:03:00.0)".into()),
+            Some(("p2pmem", function)) => address(function).map(Self::P2pmem),
+            Some(("vfio", rest)) => match rest.parse() {
+                Ok(function) => Ok(Self::Vfio(function, None)),
+                Err(_) => numbered_bar(rest).map(|(function, bar)| Self::Vfio(function, Some(bar))),
+            },
+            _ => Err("memory, vulkan, p2pmem:ADDRESS or vfio:ADDRESS (of a PCI function, \
+                      0000:03:00.0)"
+                .into()),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `bufmap explain`.
 
 use bufmap::exporters::vulkan::{self, DeviceInfo};
-use bufmap::load::{Around, Explain, Explanation, Manifest, Options, Place};
+use bufmap::load::{Around, Explain, Explanation, ExtentMap, Manifest, Options, Place};
 use bufmap::pci::Tree;
 use bufmap::storage::stack::Stack;
 use bytesize::ByteSize;
@@ -12,11 +12,19 @@ use crate::table::table;
 use crate::{Failure, print};
 
 pub fn run(args: &ExplainArgs) -> Result<(), Failure> {
+    if let Some(map) = args.files.iter().find(|file| ExtentMap::is_named(file)) {
+        return Err(Failure::Error(format!(
+            "{}: is a map of extents; explain answers for files that the kernel has, and for this \
+             bufmap load says which road it takes",
+            map.display()
+        )));
+    }
     let manifest = Manifest::open(&args.files, args.format, &args.items)?;
     let (place, provider) = match &args.to {
         To::Memory => (Place::System, None),
         To::Vulkan => (vulkan_place(args.device.as_deref())?, None),
         To::P2pmem(function) => (Place::Peer, Some(*function)),
+        To::Vfio(function, _) => (Place::Bar, Some(*function)),
     };
     let explanation = Explain {
         files: manifest.files(),

@@ -3,38 +3,63 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bufmap::exporters::vfio::Container;
 use bufmap::exporters::vulkan::Device;
 use bufmap::load::{
-    Around, Load, LoadError, Manifest, Options, Proof, Receipt, StepDown, Target, Verify,
+    Around, ExtentMap, Load, LoadError, Manifest, Options, Progress, Proof, Receipt, Source,
+    StepDown, Target, Verify,
 };
+use bufmap::storage::nvme::Controller;
 use bytesize::ByteSize;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::args::{LoadArgs, To};
+use crate::progress::bar;
 use crate::table::table;
 use crate::{Failure, print};
 
 pub fn run(args: &LoadArgs) -> Result<(), Failure> {
     let stop = stop_on_ctrl_c()?;
+    if let Some(map) = args.files.iter().find(|file| ExtentMap::is_named(file)) {
+        let [map] = &args.files[..] else {
+            let map = map.display();
+            return Err(Failure::Error(format!("{map}: load a map of extents by itself")));
+        };
+        let map = ExtentMap::read(map)?;
+        let container = Arc::new(Container::new()?);
+        let controller = Controller::open(container.open(&map.drive.address)?, 1)?;
+        let manifest = map.manifest(&controller, &args.items)?;
+        let target = target(args, manifest.buffer_len(), Some(&container))?;
+        return report(args, &manifest, target, &stop, |load, progress| load.run(progress));
+    }
     let manifest = Manifest::open(&args.files, args.format, &args.items)?;
-    let (target, step_down) = target(args, &manifest)?;
-    let options = Options {
-        require: args.require,
-        verify: args.verify.into(),
-        depth: args.depth,
-        block: args.block,
-    };
+    let target = target(args, manifest.buffer_len(), None)?;
+    report(args, &manifest, target, &stop, |load, progress| load.run(progress))
+}
+
+/// Loads and reports.
+fn report<S: Source>(
+    args: &LoadArgs,
+    manifest: &Manifest<S>,
+    (target, step_down): (Target, Option<StepDown>),
+    stop: &AtomicBool,
+    run: impl FnOnce(&Load<'_, S>, &mut dyn FnMut(Progress)) -> Result<Receipt, LoadError>,
+) -> Result<(), Failure> {
     let load = Load {
         files: manifest.files(),
         requests: manifest.requests(),
         around: Around::Scratch,
         destination: target.destination(),
-        options,
-        stop: &stop,
+        options: Options {
+            require: args.require,
+            verify: args.verify.into(),
+            depth: args.depth,
+            block: args.block,
+        },
+        stop,
     };
-    let bar = bar();
-    let loaded = load.run(&mut |progress| {
+    let bar = bar(0);
+    let loaded = run(&load, &mut |progress| {
         bar.set_length(progress.total);
         bar.set_position(progress.done);
     });
@@ -48,9 +73,9 @@ pub fn run(args: &LoadArgs) -> Result<(), Failure> {
     };
     receipt.step_downs.extend(step_down);
     if args.json {
-        return print(&format!("{:#}", as_json(&manifest, &target, &receipt)));
+        return print(&format!("{:#}", as_json(manifest, &target, &receipt)));
     }
-    print(&as_text(&manifest, &target, &receipt))
+    print(&as_text(manifest, &target, &receipt))
 }
 
 /// A flag that Ctrl-C sets. The load then ends in order; a second Ctrl-C ends it at once.
@@ -65,11 +90,23 @@ fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>, Failure> {
     Ok(stop)
 }
 
-fn target(args: &LoadArgs, manifest: &Manifest) -> Result<(Target, Option<StepDown>), Failure> {
-    let len = args.buffer.map_or(manifest.buffer_len(), |size| size.as_u64());
+/// Makes the buffer, in a drive's container if there is one.
+fn target(
+    args: &LoadArgs,
+    needed: u64,
+    container: Option<&Arc<Container>>,
+) -> Result<(Target, Option<StepDown>), Failure> {
+    let len = args.buffer.map_or(needed, |size| size.as_u64());
     match &args.to {
         To::Memory => Ok((Target::memory(len)?, None)),
         To::P2pmem(function) => Ok((Target::p2pmem(&function.to_string(), len)?, None)),
+        To::Vfio(function, bar) => {
+            let own = match container {
+                Some(container) => Arc::clone(container),
+                None => Arc::new(Container::new()?),
+            };
+            Ok((Target::vfio(&own, &function.to_string(), *bar, len)?, None))
+        }
         To::Vulkan => {
             let device = Device::open(args.device.as_deref())?;
             Ok(Target::vulkan(&device, len, args.require)?)
@@ -77,17 +114,11 @@ fn target(args: &LoadArgs, manifest: &Manifest) -> Result<(Target, Option<StepDo
     }
 }
 
-/// A progress bar on standard error if that is a terminal, and nothing otherwise.
-fn bar() -> ProgressBar {
-    let style = "{bar:30} {bytes:>11} of {total_bytes:11} {bytes_per_sec:>12} {eta:>4} left";
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
-    }
-    bar
-}
-
-fn as_json(manifest: &Manifest, target: &Target, receipt: &Receipt) -> serde_json::Value {
+fn as_json<S: Source>(
+    manifest: &Manifest<S>,
+    target: &Target,
+    receipt: &Receipt,
+) -> serde_json::Value {
     let fingerprint =
         |i: usize| receipt.checked.fingerprints.get(i).map(|crc| format!("{crc:08x}"));
     let items = manifest.items().enumerate().map(|(i, item)| {
@@ -115,7 +146,7 @@ fn as_json(manifest: &Manifest, target: &Target, receipt: &Receipt) -> serde_jso
     })
 }
 
-fn as_text(manifest: &Manifest, target: &Target, receipt: &Receipt) -> String {
+fn as_text<S: Source>(manifest: &Manifest<S>, target: &Target, receipt: &Receipt) -> String {
     let mut facts = table();
     for (file, format) in manifest.files().iter().zip(manifest.formats()) {
         facts.add_row(["loaded", &format!("{} ({format})", file.path().display())]);

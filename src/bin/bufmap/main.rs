@@ -3,10 +3,12 @@
 mod args;
 mod bind;
 mod explain;
+mod extents;
 mod load;
 mod peers;
 mod phyrs;
 mod probe;
+mod progress;
 mod table;
 
 use std::io::{self, Write};
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
     let done = match args::Args::parse().command {
         args::Command::Load(args) => load::run(&args),
         args::Command::Explain(args) => explain::run(&args),
+        args::Command::Extents(args) => extents::run(&args),
         args::Command::Probe(args) => probe::run(&args),
         args::Command::Phyrs(args) => phyrs::run(&args),
         args::Command::Bind(args) => bind::bind(&args),

@@ -58,6 +58,7 @@ use std::str::FromStr;
 pub use error::FormatError;
 pub use shards::ShardIndex;
 
+use serde::{Deserialize, Serialize};
 use source::{Opened, Source};
 
 /// How many bytes of a file's start [`detect`] looks at. A shorter file is given whole.
@@ -191,7 +192,8 @@ impl Contents {
 }
 
 /// A file format that can be loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Format {
     /// Bytes without a structure: one item, the whole file.
     Raw,

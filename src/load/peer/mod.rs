@@ -1,6 +1,6 @@
 //! May the drive below a file write straight into a peer's memory?
 //!
-//! Four questions, cheapest first, each with a reason when the answer is no:
+//! By the kernel's driver, four questions, cheapest first, each with a reason when the answer is no:
 //!
 //! 1. Is there one drive below the file? ([`Stack`])
 //! 2. Would the kernel map this memory for that drive? ([`can_peer`])
@@ -8,13 +8,18 @@
 //! 4. Has this very pair moved known bytes, and were they there afterwards? [`proof`], whose answer
 //!    is [`kept`] for the pair and the direction until the machine boots again.
 //!
+//! By the driver in user space, the drive is known, and an IOMMU maps whatever it is told: the last two
+//! questions are left. For memory that vfio-pci has, that driver is the only one.
+//!
 //! What is not shown to this user (configuration space, addresses) is not held against the pair: the
 //! kernel knows it and decides by it, and the fourth question is asked in any case.
 
 mod kept;
-mod proof;
+pub(super) mod proof;
 
 use exporters::PeerMemory;
+use exporters::vfio::Region;
+use iomap::{BufMap, Memory, PageSize, PhyrList};
 use serde::Serialize;
 
 use super::run::Job;
@@ -22,6 +27,7 @@ use crate::pci::{Address, PciError, Place, SystemRam, Tree, can_peer, classify};
 use crate::storage::file::SourceFile;
 use crate::storage::stack::Stack;
 use kept::{Direction, Kept, Pair};
+use proof::{Proved, To};
 
 /// What is known of a pair of devices by bytes that were moved and looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -40,9 +46,19 @@ pub struct Proof {
 /// The pairs that a load has met: its memory and the drives of its files.
 pub(super) struct Pairs<'a> {
     /// Absent if nothing shall be moved: what is not proved yet is then only forecast.
-    memory: Option<&'a PeerMemory>,
+    memory: Option<BufMap<'a>>,
+    access: Access,
     provider: Result<Provider, String>,
     pub proofs: Vec<Proof>,
+}
+
+/// Who gives drives their way to a peer's memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// The kernel, to which the provider's driver has published it.
+    Kernel,
+    /// VFIO, which has the provider.
+    Vfio,
 }
 
 /// The memory's provider in its tree.
@@ -55,43 +71,94 @@ struct Provider {
 }
 
 impl<'a> Pairs<'a> {
-    pub fn of(memory: &'a PeerMemory) -> Self {
-        let provider = memory.function().parse().map_err(|error: PciError| error.to_string());
-        let provider = provider.and_then(|address| Provider::of(address, Some(memory)));
-        Self { memory: Some(memory), provider, proofs: Vec::new() }
+    pub fn published(memory: &'a PeerMemory) -> Self {
+        let map = Some(memory.map());
+        Self::new(map, Access::Kernel, memory.function(), memory.phyrs().ok())
+    }
+
+    pub fn bar(region: &'a Region) -> Self {
+        let function = region.device().address();
+        Self::new(Some(region.map()), Access::Vfio, function, region.phyrs().ok())
     }
 
     /// The memory that a function has for peers, of which nobody has taken any.
-    pub fn forecast(function: Address) -> Self {
-        Self { memory: None, provider: Provider::of(function, None), proofs: Vec::new() }
+    pub fn forecast_published(function: Address) -> Self {
+        Self::new(None, Access::Kernel, &function.to_string(), None)
     }
 
-    /// Whether the drive below `file` may write into the memory, or why not. `jobs` are reads of the
-    /// file that would: some of them are carried out for a proof.
+    /// A BAR of a function, which nobody has mapped.
+    pub fn forecast_bar(function: Address) -> Self {
+        Self::new(None, Access::Vfio, &function.to_string(), None)
+    }
+
+    fn new(
+        memory: Option<BufMap<'a>>,
+        access: Access,
+        function: &str,
+        phyrs: Option<PhyrList>,
+    ) -> Self {
+        let address = function.parse().map_err(|error: PciError| error.to_string());
+        let provider = address.and_then(|address| Provider::of(address, phyrs.as_ref()));
+        Self { memory, access, provider, proofs: Vec::new() }
+    }
+
+    /// Whether the drive below `file` may write into the memory by the kernel's driver, or why not.
+    /// `jobs` are reads of the file that would: some of them are carried out for a proof.
     pub fn may_write(&mut self, file: &SourceFile, jobs: &[Job]) -> Result<(), String> {
-        let provider = self.provider.as_mut().map_err(|why| why.clone())?;
+        let provider = self.provider.as_ref().map_err(String::clone)?;
         let stack = Stack::below(file, &provider.tree);
         let drive = stack.drive().map_err(|why| format!("{why} (the file lies on {stack})"))?;
+        if self.access == Access::Vfio {
+            return Err(format!(
+                "the memory is a BAR that vfio-pci has, and the kernel's nvme driver, which has \
+                 {drive}, writes only into what other drivers publish; the driver in user space \
+                 can: write down where the file lies (bufmap extents), unmount it, then bufmap bind \
+                 {drive}"
+            ));
+        }
         let forecast = provider.forecast(drive)?;
+        let direct = file.direct().map_err(str::to_owned)?;
+        self.verdict(drive, &forecast, |memory| {
+            let spare = Memory::anonymous(proof::SAMPLE as usize, PageSize::Base)
+                .map_err(|error| format!("there is no memory to prove it by: {error}"))?;
+            let samples = proof::samples(jobs, |sample| proof::has_data(file, sample));
+            proof::prove((memory, spare.map()), &samples, &mut |to, sample, into| match to {
+                To::System => proof::read(direct, sample, into),
+                To::Peer => proof::read_by_drive(file, sample, into),
+            })
+        })
+    }
+
+    /// Whether a drive may write into the memory by the driver in user space, or why not. `prove`
+    /// moves some bytes into it.
+    pub fn may_be_written_by(
+        &mut self,
+        drive: Address,
+        prove: impl FnOnce(BufMap<'_>) -> Result<Proved, String>,
+    ) -> Result<(), String> {
+        self.verdict(drive, "by the driver in user space", prove)
+    }
+
+    /// What is known of the pair, or else what is found out now.
+    fn verdict(
+        &mut self,
+        drive: Address,
+        forecast: &str,
+        prove: impl FnOnce(BufMap<'_>) -> Result<Proved, String>,
+    ) -> Result<(), String> {
+        let provider = self.provider.as_mut().map_err(|why| why.clone())?;
         let pair = Pair {
             provider: provider.address,
             drive,
             direction: Direction::FromDrive,
-            circumstances: provider.circumstances(drive, &forecast),
+            circumstances: provider.circumstances(drive, forecast),
         };
         if let Some(verdict) = provider.kept.verdict(&pair) {
             self.note(&pair, verdict.is_ok(), 0);
             return verdict;
         }
-        let direct = file.direct().map_err(str::to_owned)?;
         let Some(memory) = self.memory else { return Ok(()) };
-        let proved = proof::prove(
-            memory.map(),
-            &proof::samples(file, jobs),
-            (&|sample, into| proof::read(direct, sample, into), &|sample, into| {
-                proof::read_by_drive(file, sample, into)
-            }),
-        )?;
+        let proved = prove(memory)?;
         let verdict = match &proved.lie {
             None => Ok(()),
             Some(lie) => Err(format!(
@@ -115,9 +182,9 @@ impl<'a> Pairs<'a> {
 }
 
 impl Provider {
-    fn of(address: Address, memory: Option<&PeerMemory>) -> Result<Self, String> {
+    fn of(address: Address, phyrs: Option<&PhyrList>) -> Result<Self, String> {
         let tree = Tree::read().map_err(|error| error.to_string())?;
-        let place = memory.map_or(Ok(None), |memory| place(memory, &tree, address))?;
+        let place = phyrs.map_or(Ok(None), |phyrs| place(phyrs, &tree, address))?;
         Ok(Self { tree, address, place, kept: Kept::open() })
     }
 
@@ -155,9 +222,9 @@ impl Provider {
 }
 
 /// Where the memory lies, which must be a BAR of its provider; `None` for a user who may not know.
-fn place(memory: &PeerMemory, tree: &Tree, provider: Address) -> Result<Option<Place>, String> {
-    let (Ok(phyrs), Ok(ram)) = (memory.phyrs(), SystemRam::read()) else { return Ok(None) };
-    let placed = classify(&phyrs, tree, &ram);
+fn place(phyrs: &PhyrList, tree: &Tree, provider: Address) -> Result<Option<Place>, String> {
+    let Ok(ram) = SystemRam::read() else { return Ok(None) };
+    let placed = classify(phyrs, tree, &ram);
     for part in &placed {
         match part.place {
             Place::Bar(bar) if bar.function == provider => {}

@@ -11,7 +11,7 @@
 use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 
-use iomap::{BufMap, Memory, PageSize};
+use iomap::BufMap;
 use rustix::fs::{Advice, SeekFrom, fadvise, seek};
 
 use crate::load::plan::Landing;
@@ -19,14 +19,14 @@ use crate::load::run::Job;
 use crate::storage::file::{SourceFile, cache, pread};
 
 /// The most bytes of one sample: a list of more than one page for the drive.
-const SAMPLE: u64 = 64 << 10;
+pub(in crate::load) const SAMPLE: u64 = 64 << 10;
 
 /// How many samples are taken, from the first to the last read.
 const SAMPLES: usize = 4;
 
 /// A read that is carried out for a proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Sample {
+pub(in crate::load) struct Sample {
     /// Where in the file, in bytes.
     pub offset: u64,
     /// How many bytes are asked for.
@@ -39,16 +39,16 @@ pub(super) struct Sample {
 
 /// What came of it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Proved {
+pub(in crate::load) struct Proved {
     /// How many bytes were moved and compared.
     pub bytes: u64,
     /// What was found instead of the bytes, if they did not arrive.
     pub lie: Option<String>,
 }
 
-/// Picks samples out of reads that land in the buffer, spread over the file. What is a hole in the
-/// file is none: the kernel fills it in without the drive.
-pub(super) fn samples(file: &SourceFile, jobs: &[Job]) -> Vec<Sample> {
+/// Picks samples out of reads that land in the buffer, spread over the file, among those that the
+/// drive has.
+pub(in crate::load) fn samples(jobs: &[Job], has_data: impl Fn(&Sample) -> bool) -> Vec<Sample> {
     let candidates: Vec<_> = jobs
         .iter()
         .filter_map(|job| match job.piece.landing {
@@ -60,7 +60,7 @@ pub(super) fn samples(file: &SourceFile, jobs: &[Job]) -> Vec<Sample> {
             }),
             Landing::Slot(_) => None,
         })
-        .filter(|sample| has_data(file, sample))
+        .filter(has_data)
         .collect();
     let last = candidates.len().saturating_sub(1);
     let mut picked: Vec<_> = (0..SAMPLES).map(|i| last * i / (SAMPLES - 1)).collect();
@@ -68,8 +68,9 @@ pub(super) fn samples(file: &SourceFile, jobs: &[Job]) -> Vec<Sample> {
     picked.into_iter().filter_map(|i| candidates.get(i).copied()).collect()
 }
 
-/// Whether all of a sample is data on the drive (`SEEK_HOLE`). A block device has no holes.
-fn has_data(file: &SourceFile, sample: &Sample) -> bool {
+/// Whether all of a sample is data on the drive (`SEEK_HOLE`), and no hole, which the kernel fills in
+/// without it. A block device has no holes.
+pub(super) fn has_data(file: &SourceFile, sample: &Sample) -> bool {
     if file.is_block_device() {
         return true;
     }
@@ -78,25 +79,32 @@ fn has_data(file: &SourceFile, sample: &Sample) -> bool {
     data == Ok(sample.offset) && hole.is_ok_and(|hole| hole >= sample.offset + sample.need)
 }
 
-/// A way to read a sample into memory as long as it is.
-pub(super) type Read<'r> = &'r dyn Fn(&Sample, &BufMap<'_>) -> Result<(), String>;
+/// Which memory a sample is read into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::load) enum To {
+    System,
+    Peer,
+}
 
-/// Reads samples into memory of the system's by `own` and into the peer's by `peers`, and compares.
+/// Reads a sample into memory as long as it is.
+pub(in crate::load) type Read<'r> =
+    &'r mut dyn FnMut(To, &Sample, &BufMap<'_>) -> Result<(), String>;
+
+/// Reads samples into a peer's memory and into spare memory of the system's, which is as long as a
+/// sample at least, and compares.
 ///
 /// An error is a reason not to take the road that says nothing about the pair of devices.
-pub(super) fn prove(
-    memory: BufMap<'_>,
+pub(in crate::load) fn prove(
+    (memory, spare): (BufMap<'_>, BufMap<'_>),
     samples: &[Sample],
-    (own, peers): (Read<'_>, Read<'_>),
+    read: Read<'_>,
 ) -> Result<Proved, String> {
     if samples.is_empty() {
         return Err("no part of the file lies on the drive in whole blocks, to prove it by".into());
     }
-    let bounce = Memory::anonymous(SAMPLE as usize, PageSize::Base)
-        .map_err(|error| format!("there is no memory to prove it by: {error}"))?;
     let mut bytes = 0;
     for sample in samples {
-        let lie = probe(memory, bounce.map(), sample, (own, peers)).map_err(|why| {
+        let lie = probe((memory, spare), sample, read).map_err(|why| {
             format!("it could not be proved by the bytes at offset {}: {why}", sample.offset)
         })?;
         bytes += sample.need;
@@ -108,22 +116,21 @@ pub(super) fn prove(
 }
 
 fn probe(
-    memory: BufMap<'_>,
-    bounce: BufMap<'_>,
+    (memory, spare): (BufMap<'_>, BufMap<'_>),
     sample: &Sample,
-    (own, peers): (Read<'_>, Read<'_>),
+    read: Read<'_>,
 ) -> Result<Option<String>, String> {
     let outside = |error: iomap::MapError| error.to_string();
     let (start, len) = (sample.place as usize, sample.len as usize);
     let place = memory.subrange(start..start + len).map_err(outside)?;
-    let bounce = bounce.subrange(..len).map_err(outside)?;
+    let spare = spare.subrange(..len).map_err(outside)?;
     let mut expected = vec![0; sample.need as usize];
     let mut found = expected.clone();
 
-    own(sample, &bounce)?;
-    bounce.copy_to_slice(0, &mut expected).map_err(outside)?;
+    read(To::System, sample, &spare)?;
+    spare.copy_to_slice(0, &mut expected).map_err(outside)?;
     poison(&place, &expected).map_err(outside)?;
-    peers(sample, &place)?;
+    read(To::Peer, sample, &place)?;
     place.copy_to_slice(0, &mut found).map_err(outside)?;
     Ok(difference(&found, &expected))
 }
@@ -182,6 +189,7 @@ fn difference(found: &[u8], expected: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use iomap::{Memory, PageSize};
     use proptest::prelude::*;
 
     use super::*;
@@ -195,14 +203,15 @@ mod tests {
     /// What is found if the drive writes `bytes` and the peer's memory gets `arrived` of them.
     fn proved(bytes: &[u8], arrived: impl Fn(&BufMap<'_>)) -> Result<Proved, String> {
         let memory = Memory::anonymous(4 * LEN as usize, PageSize::Base).expect("memory");
-        let own = |_: &Sample, into: &BufMap<'_>| {
-            into.copy_from_slice(0, bytes).map_err(|error| error.to_string())
-        };
-        let peers = |_: &Sample, into: &BufMap<'_>| {
-            arrived(into);
-            Ok(())
-        };
-        prove(memory.map(), &[sample(LEN), sample(0)], (&own, &peers))
+        let mut spare = vec![0; LEN as usize];
+        let maps = (memory.map(), BufMap::from_mut_slice(&mut spare));
+        prove(maps, &[sample(LEN), sample(0)], &mut |to, _, into| match to {
+            To::System => into.copy_from_slice(0, bytes).map_err(|error| error.to_string()),
+            To::Peer => {
+                arrived(into);
+                Ok(())
+            }
+        })
     }
 
     fn put(into: &BufMap<'_>, at: usize, bytes: &[u8]) {
@@ -237,15 +246,21 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_no_answer() {
         let memory = Memory::anonymous(LEN as usize, PageSize::Base).expect("memory");
-        let fine = |_: &Sample, _: &BufMap<'_>| Ok(());
-        let fails = |_: &Sample, _: &BufMap<'_>| Err("the kernel refused".to_owned());
-        let error = |own: Read<'_>, peers: Read<'_>, samples: &[Sample]| {
-            prove(memory.map(), samples, (own, peers)).expect_err("no answer")
+        let error = |failing: Option<To>, samples: &[Sample]| {
+            let mut spare = vec![0; LEN as usize];
+            let maps = (memory.map(), BufMap::from_mut_slice(&mut spare));
+            let mut read = |to, _: &Sample, _: &BufMap<'_>| match failing == Some(to) {
+                true => Err("the kernel refused".to_owned()),
+                false => Ok(()),
+            };
+            prove(maps, samples, &mut read).expect_err("no answer")
         };
-        assert!(error(&fine, &fails, &[sample(0)]).contains("offset 0: the kernel refused"));
-        assert!(error(&fails, &fine, &[sample(0)]).contains("offset 0: the kernel refused"));
-        assert!(error(&fine, &fine, &[]).contains("no part of the file"));
-        let outside = error(&fine, &fine, &[sample(1)]);
+        for failing in [To::System, To::Peer] {
+            let words = error(Some(failing), &[sample(0)]);
+            assert!(words.contains("offset 0: the kernel refused"), "{words}");
+        }
+        assert!(error(None, &[]).contains("no part of the file"));
+        let outside = error(None, &[sample(1)]);
         assert!(outside.contains("could not be proved"), "{outside}");
     }
 

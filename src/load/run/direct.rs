@@ -12,25 +12,25 @@ use super::intake::Intake;
 use super::{Job, Queue, Report};
 use crate::load::check::{Fingerprints, Part};
 use crate::load::plan::Landing;
-use crate::storage::file::SourceFile;
-use crate::storage::file::ring::{Next, Work};
+use crate::load::source::Source;
+use crate::storage::work::{Next, Work};
 
 /// Takes jobs from a queue and fills memory.
-pub(crate) struct Direct<'m> {
-    intake: Intake<'m>,
+pub(crate) struct Direct<'m, S> {
+    intake: Intake<'m, S>,
     buffer: BufMap<'m>,
     slots: Vec<BufMap<'m>>,
     fingerprints: Option<&'m Fingerprints<'m>>,
 }
 
-impl<'m> Direct<'m> {
+impl<'m, S: Source> Direct<'m, S> {
     /// Work that fills `buffer`. Every job that lands in a slot fits in each of `slots`, of which
     /// there is at least one if there is such a job. With `fingerprints`, bytes that a CPU has just
     /// copied are fingerprinted at once, where they are in its cache; those that a drive wrote into
     /// the buffer are left to somebody who has the time.
     pub(crate) fn new(
         queue: &'m Queue<'m>,
-        files: &'m [SourceFile],
+        files: &'m [S],
         buffer: BufMap<'m>,
         slots: Vec<BufMap<'m>>,
         fingerprints: Option<&'m Fingerprints<'m>>,
@@ -40,7 +40,7 @@ impl<'m> Direct<'m> {
         Self { intake, buffer, slots, fingerprints }
     }
 
-    fn begin(&mut self, job: &'m Job) -> Next<'m> {
+    fn begin(&mut self, job: &'m Job) -> Next<'m, S::Handle<'m>> {
         match job.piece.landing {
             Landing::Buffer(at) => {
                 self.intake.start(job, None, self.buffer.subrange(at as usize..))
@@ -89,8 +89,10 @@ impl<'m> Direct<'m> {
     }
 }
 
-impl<'m> Work<'m> for Direct<'m> {
-    fn next(&mut self) -> Next<'m> {
+impl<'m, S: Source> Work<'m> for Direct<'m, S> {
+    type File = S::Handle<'m>;
+
+    fn next(&mut self) -> Next<'m, S::Handle<'m>> {
         if let Some(rest) = self.intake.rest() {
             return Next::Read(rest);
         }

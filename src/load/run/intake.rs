@@ -7,22 +7,22 @@ use iomap::{BufMap, MapError};
 
 use super::reads::{Outcome, Reads};
 use super::{Event, Failure, Job, Queue, Report};
-use crate::storage::file::SourceFile;
-use crate::storage::file::ring::{Next, Read};
+use crate::load::source::Source;
+use crate::storage::work::{Next, Read};
 
-pub(super) struct Intake<'m> {
+pub(super) struct Intake<'m, S> {
     queue: &'m Queue<'m>,
     held: Option<&'m Job>,
     /// The slots that nothing is read into or copied from.
     pub(super) free: Vec<usize>,
-    pub(super) reads: Reads<'m>,
+    pub(super) reads: Reads<'m, S>,
     pub(super) report: Report<'m>,
 }
 
-impl<'m> Intake<'m> {
+impl<'m, S: Source> Intake<'m, S> {
     pub(super) fn new(
         queue: &'m Queue<'m>,
-        files: &'m [SourceFile],
+        files: &'m [S],
         slots: usize,
         report: Report<'m>,
     ) -> Self {
@@ -31,7 +31,7 @@ impl<'m> Intake<'m> {
     }
 
     /// The rest of a read that came in part.
-    pub(super) fn rest(&mut self) -> Option<Read<'m>> {
+    pub(super) fn rest(&mut self) -> Option<Read<'m, S::Handle<'m>>> {
         self.reads.rest()
     }
 
@@ -45,7 +45,7 @@ impl<'m> Intake<'m> {
     }
 
     /// Keeps a job for later, when there is a slot for it.
-    pub(super) fn hold(&mut self, job: &'m Job) -> Next<'m> {
+    pub(super) fn hold(&mut self, job: &'m Job) -> Next<'m, S::Handle<'m>> {
         self.held = Some(job);
         Next::Wait
     }
@@ -56,7 +56,7 @@ impl<'m> Intake<'m> {
         job: &'m Job,
         slot: Option<usize>,
         place: Result<BufMap<'m>, MapError>,
-    ) -> Next<'m> {
+    ) -> Next<'m, S::Handle<'m>> {
         match place.and_then(|place| place.subrange(..job.piece.len as usize)) {
             Ok(into) => Next::Read(self.reads.start(job, slot, into)),
             Err(error) => {

@@ -1,7 +1,7 @@
 //! Carrying a plan out.
 //!
-//! The planner's pieces become [`Job`]s in a [`Queue`]. An engine of `storage::file` (one io_uring,
-//! or threads that each read one piece at a time) runs a piece of work that takes jobs from the
+//! The planner's pieces become [`Job`]s in a [`Queue`]. An engine of `storage` (one io_uring, threads
+//! that each read one piece at a time, or a queue of a drive's own) runs a piece of work that takes jobs from the
 //! queue: [`direct`] fills memory that the CPU can reach, [`staged`] fills device memory through a ring of
 //! slots.
 //! Whoever completes a piece sends an [`Event`] to the load's own thread, which keeps the accounts.
@@ -13,14 +13,13 @@ pub(crate) mod staged;
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 
 use super::check::Part;
 use super::plan::{Landing, Piece};
 use super::road::Road;
-use crate::storage::file::SourceFile;
+use super::source::Source;
 
 /// A piece and the road it takes.
 #[derive(Clone, Debug)]
@@ -40,20 +39,13 @@ impl Job {
         place.into_iter().chain(copied)
     }
 
-    fn file<'f>(&self, files: &'f [SourceFile]) -> BorrowedFd<'f> {
-        let file = &files[self.piece.file];
-        match file.direct() {
-            Ok(direct) if !self.road.cpu_copies() => direct.as_fd(),
-            _ => file.as_fd(),
-        }
+    fn file<'f, S: Source>(&self, files: &'f [S]) -> S::Handle<'f> {
+        files[self.piece.file].handle(self.road)
     }
 
     /// What the length of each read must be a multiple of.
-    fn granule(&self, files: &[SourceFile]) -> u64 {
-        match files[self.piece.file].direct() {
-            Ok(direct) if !self.road.cpu_copies() => u64::from(direct.alignment.offset),
-            _ => 1,
-        }
+    fn granule<S: Source>(&self, files: &[S]) -> u64 {
+        files[self.piece.file].alignment(self.road).offset.into()
     }
 }
 

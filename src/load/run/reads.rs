@@ -8,8 +8,8 @@ use std::io;
 use iomap::BufMap;
 
 use super::{Failure, Job};
-use crate::storage::file::SourceFile;
-use crate::storage::file::ring::Read;
+use crate::load::source::Source;
+use crate::storage::work::Read;
 
 /// A job being read into a map.
 #[derive(Debug)]
@@ -22,8 +22,8 @@ struct Reading<'m> {
 
 /// The reads in flight of one engine; a read's tag is its index.
 #[derive(Debug)]
-pub(super) struct Reads<'m> {
-    files: &'m [SourceFile],
+pub(super) struct Reads<'m, S> {
+    files: &'m [S],
     reading: Vec<Option<Reading<'m>>>,
     unfinished: Vec<usize>,
 }
@@ -38,8 +38,8 @@ pub(super) enum Outcome<'m> {
     Failed(&'m Job, Option<usize>, Failure),
 }
 
-impl<'m> Reads<'m> {
-    pub(super) const fn new(files: &'m [SourceFile]) -> Self {
+impl<'m, S: Source> Reads<'m, S> {
+    pub(super) const fn new(files: &'m [S]) -> Self {
         Self { files, reading: Vec::new(), unfinished: Vec::new() }
     }
 
@@ -54,7 +54,7 @@ impl<'m> Reads<'m> {
         job: &'m Job,
         slot: Option<usize>,
         into: BufMap<'m>,
-    ) -> Read<'m> {
+    ) -> Read<'m, S::Handle<'m>> {
         let tag = self.reading.iter().position(Option::is_none).unwrap_or_else(|| {
             self.reading.push(None);
             self.reading.len() - 1
@@ -64,7 +64,7 @@ impl<'m> Reads<'m> {
     }
 
     /// The rest of a read that came in part.
-    pub(super) fn rest(&mut self) -> Option<Read<'m>> {
+    pub(super) fn rest(&mut self) -> Option<Read<'m, S::Handle<'m>>> {
         let tag = self.unfinished.pop()?;
         let reading = self.reading[tag].as_ref()?;
         let into = reading.into.subrange(reading.got as usize..).ok()?;

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use exporters::vulkan::{Buffer, CopyRegion, Ticket, Transfer, VulkanError};
@@ -16,7 +17,7 @@ use super::{Event, Job, Queue, Report};
 use crate::load::check::{Fingerprints, Part};
 use crate::load::plan::Landing;
 use crate::storage::file::SourceFile;
-use crate::storage::file::ring::{Next, Work};
+use crate::storage::work::{Next, Work};
 
 /// The slots, as the CPU and as the GPU see them.
 pub(crate) struct Slots<'m> {
@@ -46,7 +47,7 @@ struct Copying<'m> {
 
 /// Takes jobs from a queue and fills a device buffer.
 pub(crate) struct Staged<'m> {
-    intake: Intake<'m>,
+    intake: Intake<'m, SourceFile>,
     slots: Slots<'m>,
     copying: VecDeque<Copying<'m>>,
     transfer: Transfer,
@@ -68,7 +69,7 @@ impl<'m> Staged<'m> {
         Self { intake, slots, copying: VecDeque::new(), transfer, buffer, fingerprints }
     }
 
-    fn begin(&mut self, job: &'m Job) -> Next<'m> {
+    fn begin(&mut self, job: &'m Job) -> Next<'m, BorrowedFd<'m>> {
         match self.intake.free.pop() {
             Some(slot) => self.intake.start(job, Some(slot), self.slots.slot(slot)),
             None => self.intake.hold(job),
@@ -135,7 +136,9 @@ impl<'m> Staged<'m> {
 }
 
 impl<'m> Work<'m> for Staged<'m> {
-    fn next(&mut self) -> Next<'m> {
+    type File = BorrowedFd<'m>;
+
+    fn next(&mut self) -> Next<'m, BorrowedFd<'m>> {
         if let Some(rest) = self.intake.rest() {
             return Next::Read(rest);
         }

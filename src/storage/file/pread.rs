@@ -9,11 +9,11 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use iomap::{Access, BufMap};
 
-use super::ring::{Next, Work};
+use crate::storage::work::{Next, Work};
 
 /// Reads at `offset` into `map` with one `pread(2)`, retried when a signal interrupts it. Returns
 /// how many bytes were read: fewer than asked near the end of the file.
@@ -41,7 +41,7 @@ pub fn read_at(file: impl AsFd, offset: u64, map: &BufMap<'_>) -> io::Result<usi
 }
 
 /// Runs `work` to its end, one read at a time on this thread.
-pub fn run<'m>(work: &mut impl Work<'m>) {
+pub fn run<'m>(work: &mut impl Work<'m, File = BorrowedFd<'m>>) {
     while let Next::Read(read) = work.next() {
         work.completed(read.tag, read_at(read.file, read.offset, &read.into));
     }

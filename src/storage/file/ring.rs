@@ -20,6 +20,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use io_uring::{IoUring, opcode, squeue, types};
 use iomap::{Access, BufMap};
 
+use crate::storage::work::{Next, Read, Work};
+
 /// The longest run of memory that the kernel takes as one registered buffer, in bytes.
 const REGISTERED_MAX: usize = 1 << 30;
 
@@ -29,40 +31,6 @@ const WINDOW: usize = 16 << 20;
 
 /// The most registered buffers that the kernel takes (`IORING_MAX_REG_BUFFERS`).
 const WINDOWS_MAX: usize = 1 << 14;
-
-/// A read for the kernel to do.
-#[derive(Debug)]
-pub struct Read<'m> {
-    /// The file to read.
-    pub file: BorrowedFd<'m>,
-    /// Where in it, in bytes.
-    pub offset: u64,
-    /// Where to put the bytes; its length is how many are asked for, at most `u32::MAX`.
-    pub into: BufMap<'m>,
-    /// What [`Work::completed`] gets back.
-    pub tag: usize,
-}
-
-/// What a piece of work wants next.
-#[derive(Debug)]
-pub enum Next<'m> {
-    /// Do this read.
-    Read(Read<'m>),
-    /// Nothing before a read that is in flight completes.
-    Wait,
-    /// Nothing more.
-    Done,
-}
-
-/// A source of reads, and the place where their completions go.
-pub trait Work<'m> {
-    /// The next read. Asked whenever the ring has room; [`Next::Wait`] is answered only while a
-    /// read is in flight.
-    fn next(&mut self) -> Next<'m>;
-
-    /// A read was completed: the number of bytes read, or the kernel's error.
-    fn completed(&mut self, tag: usize, result: io::Result<usize>);
-}
 
 /// Memory to be registered as one buffer when the first read comes to it.
 struct Window<'m> {
@@ -131,7 +99,7 @@ impl<'m> Ring<'m> {
     ///
     /// # Errors
     /// When the ring itself fails. Errors of single reads go to [`Work::completed`].
-    pub fn run(&mut self, work: &mut impl Work<'m>) -> io::Result<()> {
+    pub fn run(&mut self, work: &mut impl Work<'m, File = BorrowedFd<'m>>) -> io::Result<()> {
         let depth = self.uring.params().sq_entries();
         let mut flight = InFlight { uring: &mut self.uring, reads: 0 };
         loop {
@@ -197,7 +165,7 @@ impl InFlight<'_> {
         Ok(Some(index as u16))
     }
 
-    fn push(&mut self, read: &Read<'_>, window: Option<u16>) -> io::Result<()> {
+    fn push(&mut self, read: &Read<'_, BorrowedFd<'_>>, window: Option<u16>) -> io::Result<()> {
         let entry = entry(read, window)?;
         // SAFETY: laws 1 and 2: file and memory outlive the read's completion. The queue has room,
         // because no more reads are ever in flight than it has entries.
@@ -242,7 +210,7 @@ impl Drop for InFlight<'_> {
     }
 }
 
-fn entry(read: &Read<'_>, window: Option<u16>) -> io::Result<squeue::Entry> {
+fn entry(read: &Read<'_, BorrowedFd<'_>>, window: Option<u16>) -> io::Result<squeue::Entry> {
     let into = &read.into;
     let len = u32::try_from(into.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     if into.access() == Access::ReadOnly {

@@ -2,15 +2,18 @@
 //!
 //! The driver in user space knows blocks and no file systems. Before a drive is taken from the
 //! kernel, the file system is asked where a file's bytes lie (FIEMAP), and unmounted; then they can
-//! be read by [`fill`](super::fill()).
+//! be read as a [`DriveFile`](super::DriveFile).
 
 use std::fs::File;
 use std::io;
 
 use fiemap::{Fiemap, FiemapExtentFlags as Flags};
+use rustix::fs::fstatfs;
+use serde::{Deserialize, Serialize};
 
 /// A run of a file's bytes, and where a namespace has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Extent {
     /// Where in the file it begins, in bytes.
     pub file_offset: u64,
@@ -24,8 +27,12 @@ pub struct Extent {
 #[derive(Debug, thiserror::Error)]
 pub enum ExtentError {
     /// The file system does not tell.
-    #[error("the file system does not tell where the file lies: {0}; ext4, xfs and btrfs do")]
+    #[error("the file system does not tell where the file lies: {0}; copy it to ext4 or xfs")]
     Kernel(#[from] io::Error),
+    /// What the file system tells are places of its own: btrfs, for one, has chunks of several
+    /// devices below them.
+    #[error("the file lies on no ext4 or xfs, which tell places on their device; copy it to one")]
+    FileSystem,
     /// Bytes that are on the drive in another form, or not yet.
     #[error("the bytes at offset {offset} are not on the drive as they are read: {what}")]
     Unfit {
@@ -52,6 +59,9 @@ pub enum ExtentError {
 /// [`ExtentError`], at the first byte that a drive cannot read alone.
 pub fn extents(file: &File, partition: u64) -> Result<Vec<Extent>, ExtentError> {
     let len = file.metadata()?.len();
+    if !TELL.contains(&fstatfs(file).map_err(io::Error::from)?.f_type) {
+        return Err(ExtentError::FileSystem);
+    }
     let mut extents: Vec<Extent> = Vec::new();
     let mut end = 0;
     for found in Fiemap::new(file) {
@@ -78,6 +88,10 @@ pub fn extents(file: &File, partition: u64) -> Result<Vec<Extent>, ExtentError> 
     }
     if end < len { Err(ExtentError::Hole { offset: end }) } else { Ok(extents) }
 }
+
+/// The file systems whose extents are places on their device (`EXT4_SUPER_MAGIC`, which is that of
+/// ext2 and ext3 too, and `XFS_SUPER_MAGIC`).
+const TELL: [i64; 2] = [0xef53, 0x5846_5342];
 
 fn unfit(flags: Flags) -> Option<&'static str> {
     let forms = [

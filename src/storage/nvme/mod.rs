@@ -15,8 +15,9 @@
 //! | `data` | which of the two a read takes |
 //! | `link` | the controller started, stopped and watched |
 //! | `admin`, `controller` | what is asked once: [`Controller`], [`Namespace`] |
-//! | `extents`, `fill` | a whole file: where it lies, and all of it read |
+//! | `extents`, `file` | a whole file: where it lies ([`DriveFile`]) |
 //! | `target`, `queue` | what is asked all the time: a [`Target`] filled through a [`Queue`] |
+//! | `engine` | the reads of a [load](crate::load), by a queue |
 //!
 //! # What holds
 //!
@@ -39,9 +40,10 @@ mod command;
 mod completion;
 mod controller;
 mod data;
+pub(crate) mod engine;
 mod error;
 mod extents;
-mod fill;
+mod file;
 pub mod identify;
 mod link;
 mod list;
@@ -59,7 +61,7 @@ pub use controller::{Controller, Namespace};
 pub use data::{ListError, Lists};
 pub use error::NvmeError;
 pub use extents::{Extent, ExtentError, extents};
-pub use fill::{FillError, fill};
+pub use file::{BadExtent, DriveFile};
 pub use identify::{IdentifyController, IdentifyNamespace};
 pub use list::ListMemory;
 pub use queue::{Finished, Queue, QueueOptions, Wake};

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use exporters::Intent;
-use exporters::vfio::DmaMapping;
+use exporters::vfio::{Container, DmaMapping};
 use iomap::{DmaAddr, Memory, PageSize};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -247,6 +247,11 @@ impl Queue {
         made
     }
 
+    /// How it is waited for.
+    pub fn wake(&self) -> Wake {
+        self.options.wake
+    }
+
     /// How many reads can be in flight.
     pub fn depth(&self) -> usize {
         self.pair.entries() as usize - 1
@@ -315,6 +320,17 @@ impl Queue {
         if rest >= PAGE { rest / PAGE * PAGE } else { block }
     }
 
+    /// The most bytes of one read that begins and ends with blocks.
+    pub(super) fn whole_blocks(&self, namespace: &Namespace) -> u64 {
+        let block = u64::from(namespace.identity().block_size);
+        self.options.max_read.min(MAX_BLOCKS * block) / block * block
+    }
+
+    /// The container that its memory is mapped in.
+    pub fn container(&self) -> Arc<Container> {
+        Arc::clone(self.link().device().container())
+    }
+
     /// Reads the namespace's bytes from `offset` on to where a mapping leads, all of it, and waits.
     /// Reads that were put in before end as ever, and come out later.
     ///
@@ -329,8 +345,7 @@ impl Queue {
         offset: u64,
         mapped: &Mapped<'_>,
     ) -> Result<(), NvmeError> {
-        let container = Arc::clone(self.link().device().container());
-        let target = Arc::new(Target::lent(mapped.list(), &container));
+        let target = Arc::new(Target::lent(mapped.list(), &self.container()));
         let longest = self.longest_part(namespace);
         let total = mapped.list().total();
         let mut others = VecDeque::new();

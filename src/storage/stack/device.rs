@@ -7,6 +7,9 @@ use exporters::Absent;
 
 use super::Layer;
 
+/// The unit of places in sysfs, whatever a drive's blocks are, in bytes.
+const SECTOR: u64 = 512;
+
 /// Devices lie on each other no deeper than this.
 const DEEPEST: usize = 32;
 
@@ -14,6 +17,20 @@ const DEEPEST: usize = 32;
 /// the bottom. `sys` is where sysfs is mounted.
 pub(super) fn walk(sys: &Path, number: &str, layers: &mut Vec<Layer>, disks: &mut Vec<String>) {
     descend(sys, number, layers, disks, DEEPEST);
+}
+
+/// The disk that the device with these numbers is or is a partition of, and where it begins there,
+/// in bytes.
+pub(super) fn disk(sys: &Path, number: &str) -> Option<(String, u64)> {
+    let directory = sys.join("dev/block").join(number).canonicalize().ok()?;
+    let is_partition = directory.join("partition").exists();
+    let disk = if is_partition { directory.parent()? } else { &directory };
+    let name = disk.file_name()?.to_string_lossy().into_owned();
+    if layer(disk, &name).is_some() {
+        return None;
+    }
+    let sectors: u64 = if is_partition { read(&directory, "start").parse().ok()? } else { 0 };
+    Some((name, sectors.checked_mul(SECTOR)?))
 }
 
 fn descend(

@@ -15,7 +15,7 @@ pub(super) fn own_number(file: &SourceFile) -> Option<String> {
     Some(number(stat.st_rdev))
 }
 
-fn number(device: u64) -> String {
+pub(super) fn number(device: u64) -> String {
     format!("{}:{}", major(device), minor(device))
 }
 

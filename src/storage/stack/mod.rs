@@ -89,6 +89,25 @@ impl Stack {
         Self { layers, drives }
     }
 
+    /// The disk that a file's own device is, or a partition of, and where on the disk that device
+    /// begins, in bytes.
+    ///
+    /// # Errors
+    /// Absent if something that moves or spreads blocks lies between, a volume included.
+    pub fn disk(file: &SourceFile) -> Result<(String, u64), Absent> {
+        let number = match file.is_block_device() {
+            true => filesystem::own_number(file),
+            false => Some(filesystem::number(file.device())),
+        };
+        let disk = number.and_then(|number| device::disk(Path::new("/sys"), &number));
+        disk.ok_or_else(|| {
+            Absent::new(
+                "its device is neither a disk nor a partition of one",
+                "copy the file to a file system that is made on a drive or a partition itself",
+            )
+        })
+    }
+
     /// The layers, from the file down.
     pub fn layers(&self) -> &[Layer] {
         &self.layers

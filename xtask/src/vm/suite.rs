@@ -1,7 +1,7 @@
 //! The tests that run in guests: built once, each machine booted once.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -27,6 +27,9 @@ const GUESTS: [(&str, &str, &str); 6] = [
     ("gpu", "bufmap", "load_vulkan"),
 ];
 
+/// Tells programs in a machine where the tool is.
+const TOOL: &str = "BUFMAP_TOOL";
+
 /// How long one machine may take for its tests.
 const LIMIT: Duration = Duration::from_secs(900);
 
@@ -41,10 +44,10 @@ pub fn run(steps: &mut Steps, tally: &mut Tally, install: bool) {
             Ok(Outcome::Done)
         }
     });
-    let mut programs = Vec::new();
+    let (mut programs, mut tool) = (Vec::new(), None);
     steps.run("bench: build", || {
-        programs = build(false)?;
-        programs.extend(build(true)?);
+        (programs, tool) = build(false)?;
+        programs.extend(build(true)?.0);
         Ok(Outcome::Done)
     });
     for machine in Machine::all() {
@@ -54,7 +57,7 @@ pub fn run(steps: &mut Steps, tally: &mut Tally, install: bool) {
             _ if own.is_empty() => {}
             None => steps.skip(&name, "there is no guest, see above"),
             Some(guest) => {
-                steps.run(&name, || run_in(guest, machine, &own, tally));
+                steps.run(&name, || run_in(guest, machine, &own, tool.as_deref(), tally));
             }
         }
     }
@@ -75,9 +78,9 @@ impl Program {
     }
 }
 
-/// Builds the programs of all machines. Those that count are built as a user's are, because a cost
+/// Builds the programs of all machines, and the tool, which cargo builds with them. Those that count are built as a user's are, because a cost
 /// without optimisation is nobody's.
-fn build(counted: bool) -> Result<Vec<Program>, Error> {
+fn build(counted: bool) -> Result<(Vec<Program>, Option<PathBuf>), Error> {
     let mut arguments = if counted { vec!["--release"] } else { Vec::new() };
     let own = own_names(counted);
     for name in &own {
@@ -99,11 +102,20 @@ fn own_names(counted: bool) -> Vec<String> {
         .collect()
 }
 
-fn programs(arguments: &[&str]) -> Result<Vec<Program>, Error> {
+fn programs(arguments: &[&str]) -> Result<(Vec<Program>, Option<PathBuf>), Error> {
     let mut build = cargo(&["test", "--no-run", "--message-format=json"]);
     let messages = child::output(build.args(arguments), "the messages above say why")?;
-    let messages = messages.lines().filter_map(|line| serde_json::from_str(line).ok());
-    Ok(messages.filter_map(|message: serde_json::Value| program(&message)).collect())
+    let messages: Vec<serde_json::Value> =
+        messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    Ok((messages.iter().filter_map(program).collect(), messages.iter().find_map(tool)))
+}
+
+/// The tool's executable, if a message of cargo's tells of it.
+fn tool(message: &serde_json::Value) -> Option<PathBuf> {
+    let target = &message["target"];
+    let is_tool = target["name"] == "bufmap" && target["kind"].as_array()?.contains(&"bin".into());
+    let executable = message["executable"].as_str()?;
+    (is_tool && message["profile"]["test"] == false).then(|| executable.into())
 }
 
 /// The test program that a message of cargo's tells of.
@@ -126,13 +138,17 @@ fn run_in(
     guest: &Guest,
     machine: Machine,
     programs: &[&Program],
+    tool: Option<&Path>,
     tally: &mut Tally,
 ) -> Result<Outcome, Error> {
     let script = programs.iter().map(|program| {
         format!("'{}' --show-output --color=never || failed=1; ", program.executable.display())
     });
     let script = format!("failed=0; {}exit $failed", script.collect::<String>());
-    let surroundings = Surroundings::of(machine)?;
+    let mut surroundings = Surroundings::of(machine)?;
+    if let Some(tool) = tool {
+        surroundings.environment.push((TOOL.to_owned(), tool.display().to_string()));
+    }
     let boot = Boot {
         guest,
         machine,

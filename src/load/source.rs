@@ -1,0 +1,106 @@
+//! What a load reads from.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use super::LoadError;
+use super::road::Road;
+use super::valid::Valid;
+use crate::storage::file::{Alignment, SourceFile};
+use crate::storage::nvme::DriveFile;
+
+/// A file that a [`Load`](super::Load) reads: one that the kernel has ([`SourceFile`]), or one on a
+/// drive that this process drives itself ([`DriveFile`]).
+pub trait Source: engine::Readable {
+    /// What it is called.
+    fn path(&self) -> &Path;
+
+    /// How long it is, in bytes.
+    fn len(&self) -> u64;
+
+    /// Whether it has no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What engines have to know of a source.
+pub(super) mod engine {
+    use super::{Alignment, LoadError, Road, Valid};
+
+    pub trait Readable: Sync {
+        /// What names the file to an engine.
+        type Handle<'f>
+        where
+            Self: 'f;
+
+        /// The file, for reads on a road.
+        fn handle(&self, road: Road) -> Self::Handle<'_>;
+
+        /// What reads on a road must be aligned to.
+        fn alignment(&self, road: Road) -> Alignment;
+
+        /// What it means that a read found no bytes at `at`, where there were some before.
+        fn ended(&self, at: u64, valid: Valid) -> LoadError;
+    }
+}
+
+impl Source for SourceFile {
+    fn path(&self) -> &Path {
+        self.path()
+    }
+
+    fn len(&self) -> u64 {
+        self.len()
+    }
+}
+
+impl engine::Readable for SourceFile {
+    type Handle<'f> = BorrowedFd<'f>;
+
+    fn handle(&self, road: Road) -> BorrowedFd<'_> {
+        match self.direct() {
+            Ok(direct) if !road.cpu_copies() => direct.as_fd(),
+            _ => self.as_fd(),
+        }
+    }
+
+    fn alignment(&self, road: Road) -> Alignment {
+        match self.direct() {
+            Ok(direct) if !road.cpu_copies() => direct.alignment,
+            _ => Alignment { offset: 1, memory: 1 },
+        }
+    }
+
+    fn ended(&self, at: u64, valid: Valid) -> LoadError {
+        LoadError::ended(self, at, valid)
+    }
+}
+
+impl Source for DriveFile {
+    fn path(&self) -> &Path {
+        self.path()
+    }
+
+    fn len(&self) -> u64 {
+        self.len()
+    }
+}
+
+impl engine::Readable for DriveFile {
+    type Handle<'f> = &'f Self;
+
+    fn handle(&self, _: Road) -> &Self {
+        self
+    }
+
+    fn alignment(&self, _: Road) -> Alignment {
+        // The first entry of a PRP list begins with a word of 4 bytes (NVMe base 4.1.1).
+        Alignment { offset: self.block_size(), memory: 4 }
+    }
+
+    fn ended(&self, at: u64, valid: Valid) -> LoadError {
+        let source = std::io::ErrorKind::UnexpectedEof.into();
+        LoadError::Read { path: self.path().into(), offset: at, source, valid }
+    }
+}

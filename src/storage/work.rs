@@ -1,0 +1,46 @@
+//! What an engine is given to do: reads, asked for one by one, as long as there are any.
+//!
+//! Three engines do it: [`ring`](super::file::ring) and [`pread`](super::file::pread) through the
+//! kernel, and the queues of a drive that this process drives ([`nvme`](super::nvme)). What a file is
+//! to an engine (a descriptor, or extents on a drive) is the work's [`File`](Work::File).
+
+use std::io;
+
+use iomap::BufMap;
+
+/// A read for an engine to do.
+#[derive(Debug)]
+pub struct Read<'m, F> {
+    /// The file to read.
+    pub file: F,
+    /// Where in it, in bytes.
+    pub offset: u64,
+    /// Where to put the bytes; its length is how many are asked for, at most `u32::MAX`.
+    pub into: BufMap<'m>,
+    /// What [`Work::completed`] gets back.
+    pub tag: usize,
+}
+
+/// What a piece of work wants next.
+#[derive(Debug)]
+pub enum Next<'m, F> {
+    /// Do this read.
+    Read(Read<'m, F>),
+    /// Nothing before a read that is in flight completes.
+    Wait,
+    /// Nothing more.
+    Done,
+}
+
+/// A source of reads, and the place where their completions go.
+pub trait Work<'m> {
+    /// What names a file to the engine.
+    type File;
+
+    /// The next read. Asked whenever the engine has room; [`Next::Wait`] is answered only while a
+    /// read is in flight.
+    fn next(&mut self) -> Next<'m, Self::File>;
+
+    /// A read was completed: the number of bytes read, or the error.
+    fn completed(&mut self, tag: usize, result: io::Result<usize>);
+}
