@@ -1,5 +1,6 @@
 //! Filling a buffer: which threads and rings do a load's jobs, with which slots.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +14,7 @@ use iomap::{BufMap, Memory, PageSize};
 use super::accounts::Accounts;
 use super::check::Fingerprints;
 use super::plan::Landing;
+use super::road::Road;
 use super::roads::Decided;
 use super::run::direct::Direct;
 use super::run::staged::{Slots, Staged};
@@ -220,12 +222,38 @@ impl Load<'_> {
     }
 }
 
-/// Whether an io_uring can be set up for the direct jobs; the reason, if not.
-fn ring_available(direct: &[Job]) -> io::Result<()> {
+/// Why direct jobs are not done by an io_uring.
+enum NoRing {
+    /// It cannot be set up.
+    Refused(io::Error),
+    /// A device's pages cannot be registered with it, and without that it costs more: its reads lock
+    /// and mark each page when they begin and again when they end, a `pread` only when it ends.
+    Unregistrable,
+}
+
+impl fmt::Display for NoRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(error) => write!(
+                f,
+                "io_uring cannot be set up ({error}: see the sysctl kernel.io_uring_disabled and the container's seccomp profile)"
+            ),
+            Self::Unregistrable => f.write_str(
+                "the kernel does not keep a device's pages pinned for an io_uring, which then costs twice as much",
+            ),
+        }
+    }
+}
+
+/// Whether the direct jobs are done by an io_uring; the reason, if not.
+fn ring_available(direct: &[Job]) -> Result<(), NoRing> {
     if direct.is_empty() {
         return Ok(());
     }
-    Ring::new(1).map(drop)
+    if direct.iter().any(|job| job.road == Road::Peer) {
+        return Err(NoRing::Unregistrable);
+    }
+    Ring::new(1).map(drop).map_err(NoRing::Refused)
 }
 
 /// How many threads copy out of the page cache.
@@ -276,10 +304,6 @@ impl From<&io::Error> for Unregistered {
     fn from(error: &io::Error) -> Self {
         Self(match error.raw_os_error() {
             Some(libc::ENOMEM) => format!("{error}: raise RLIMIT_MEMLOCK, `ulimit -l`"),
-            // Pages of a device are pinned for the time of a read and no longer.
-            Some(libc::EFAULT | libc::EREMOTEIO) => {
-                format!("{error}: the kernel does not keep such memory pinned")
-            }
             _ => error.to_string(),
         })
     }
@@ -295,7 +319,7 @@ pub(super) struct Engine {
 
 impl Engine {
     fn describe(
-        ring: &io::Result<()>,
+        ring: &Result<(), NoRing>,
         (direct, copied): (&[Job], &[Job]),
         (readers, copiers): (usize, usize),
         unregistered: Option<Unregistered>,
@@ -308,9 +332,7 @@ impl Engine {
                 None => "io_uring with registered buffers".to_owned(),
                 Some(Unregistered(why)) => format!("io_uring without registered buffers ({why})"),
             }),
-            Err(error) => words.push(format!(
-                "{readers} threads with pread, because io_uring cannot be set up ({error}: see the sysctl kernel.io_uring_disabled and the container's seccomp profile)"
-            )),
+            Err(why) => words.push(format!("{readers} threads with pread, because {why}")),
         }
         if !copied.is_empty() {
             words.push(format!("{copiers} threads with pread for what the kernel copies"));
