@@ -60,7 +60,11 @@ pub(super) unsafe fn copy_few(src: *const u8, dst: *mut u8, len: usize, wide: bo
                 few_256_to_512(src, dst, len);
             }
         } else if len > 32 {
-            few_32_to_64(src, dst, len);
+            if wide {
+                few_32_to_64_wide(src, dst, len);
+            } else {
+                few_32_to_64(src, dst, len);
+            }
         } else if len >= 16 {
             few_16_to_32(src, dst, len);
         } else if len == 8 {
@@ -144,6 +148,7 @@ macro_rules! few {
 few!(few_16_to_32, "movups", ("xmm0", 0, "xmm1", 16));
 few!(few_32_to_64, "movups", ("xmm0", 0, "xmm1", 32), ("xmm2", 16, "xmm3", 16));
 // Registers from 16 on leave the upper halves of the lower ones clean: no vzeroupper.
+few!(few_32_to_64_wide, "vmovups", ("ymm16", 0, "ymm17", 32));
 few!(few_64_to_128, "vmovups", ("zmm16", 0, "zmm17", 64));
 few!(few_128_to_256, "vmovups", ("zmm16", 0, "zmm17", 128), ("zmm18", 64, "zmm19", 64));
 few!(

@@ -81,7 +81,7 @@ pub struct LoadArgs {
     pub device: Option<String>,
 
     /// Take this road or fail; without it, the best one for each byte
-    #[arg(long, value_name = "ROAD")]
+    #[arg(long, visible_alias = "road", value_name = "ROAD")]
     pub require: Option<Road>,
 
     /// How thoroughly to check: `hash` compares checksums that the format records, `full` compares
