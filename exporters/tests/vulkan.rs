@@ -9,7 +9,7 @@ use std::sync::Arc;
 use common::{Outcome, Stop, check, need, noise, open_fds, run, trial};
 use exporters::vulkan::{Buffer, CopyRegion, Device, VulkanError, Way, ash, devices};
 use exporters::{Exporter, Intent, Udmabuf};
-use iomap::{Memory, PageSize};
+use iomap::{Caching, Location, Memory, PageSize, PhyrKind, Pinned};
 
 /// Set for a child of this test that only lists the devices.
 const CHILD: &str = "BUFMAP_TEST_LIST_DEVICES";
@@ -41,6 +41,15 @@ fn main() -> ExitCode {
         trial("bad_requests_are_refused", || on_device(bad_requests_are_refused)),
         trial("other_devices_are_kept_apart", || on_device(other_devices_are_kept_apart)),
         trial("threads_share_a_device", || on_device(threads_share_a_device)),
+        trial("host_visible_memory_is_the_cpus_too", || {
+            on_device(host_visible_memory_is_the_cpus_too)
+        }),
+        trial("what_can_be_pinned_is_known_to_stay", || {
+            on_device(what_can_be_pinned_is_known_to_stay)
+        }),
+        trial("what_cannot_be_pinned_needs_the_opt_in", || {
+            on_device(what_cannot_be_pinned_needs_the_opt_in)
+        }),
         trial("dma_bufs_go_out_and_in", || on_device(dma_bufs_go_out_and_in)),
         trial("udmabufs_are_imported", || on_device(udmabufs_are_imported)),
         trial("heap_buffers_are_imported", || on_device(heap_buffers_are_imported)),
@@ -387,6 +396,97 @@ fn threads_share_a_device(device: &Device) -> Outcome {
     check(need(results)?.into_iter().all(|same| same), "one thread's bytes are another's")
 }
 
+fn host_visible(device: &Device, len: usize) -> Result<Arc<Buffer>, Stop> {
+    match device.allocate_host_visible(len) {
+        Err(VulkanError::Unavailable(absent)) => Err(Stop::Absent(absent.to_string())),
+        buffer => Ok(Arc::new(buffer?)),
+    }
+}
+
+fn host_visible_memory_is_the_cpus_too(device: &Device) -> Outcome {
+    const LEN: usize = (1 << 20) - 100;
+    let buffer = host_visible(device, LEN)?;
+    check(buffer.len() == 1 << 20 && *buffer.way() == Way::Allocated, buffer.len())?;
+    let map = buffer.cpu().ok_or("the CPU does not reach it")?;
+    check(map.len() == 1 << 20 && map.as_ptr().addr().is_multiple_of(4096), format!("{map:?}"))?;
+    let location = if device.info().shares_system_memory { Location::System } else { Location::Io };
+    check(map.location() == location && map.caching() != Caching::Uncached, format!("{map:?}"))?;
+
+    // What the CPU writes the device sees, and the other way round.
+    let bytes = noise(1 << 20, 11);
+    map.copy_from_slice(0, &bytes)?;
+    check(read(device, &buffer)? == bytes, "the device sees other bytes")?;
+    let later = noise(1 << 20, 12);
+    let src = imported(device, &later)?;
+    let mut transfer = device.transfer()?;
+    let ticket = transfer.copy(&src, &buffer, &whole(1 << 20))?;
+    transfer.wait(ticket)?;
+    let mut back = vec![0; 1 << 20];
+    map.copy_to_slice(0, &mut back)?;
+    check(back == later, "the CPU sees other bytes than the device wrote")?;
+
+    for len in [0, device.info().max_buffer + 1, usize::MAX] {
+        let refused = device.allocate_host_visible(len);
+        check(matches!(refused, Err(VulkanError::Length { .. })), format!("{len}: {refused:?}"))?;
+    }
+    Ok(())
+}
+
+/// Whether pages can be pinned on this machine at all.
+fn need_pins() -> Outcome {
+    let memory = Memory::anonymous(PageSize::Base.bytes(), PageSize::Base)?;
+    need(Pinned::new(memory.map())).map(drop)
+}
+
+fn what_can_be_pinned_is_known_to_stay(device: &Device) -> Outcome {
+    need_pins()?;
+    let pages = imported(device, &noise(8192, 13))?;
+    check(pages.steady()?.map().len() == 8192, "another length")?;
+
+    let buffer = host_visible(device, 3 * 4096)?;
+    let steady = match buffer.steady() {
+        Err(VulkanError::MayMove { device: name }) if !device.info().shares_system_memory => {
+            return check(name == device.info().name, name);
+        }
+        steady => steady?,
+    };
+    check(Arc::ptr_eq(steady.buffer(), &buffer), "another buffer")?;
+    check(steady.map() == buffer.cpu().ok_or("no bytes")?, "another map")?;
+    let phyrs = need(steady.phyrs())?;
+    check(phyrs.list().total() == 3 * 4096, format!("{phyrs:?}"))?;
+    let system = phyrs.list().iter().all(|range| range.kind() == PhyrKind::System);
+    check(system, format!("{phyrs:?}"))
+}
+
+/// Pages that cannot be written cannot be pinned for writing, as those of a BAR cannot be at all.
+fn what_cannot_be_pinned_needs_the_opt_in(device: &Device) -> Outcome {
+    need_pins()?;
+    let buffer = host_visible(device, 8192)?;
+    let map = buffer.cpu().ok_or("no bytes")?;
+    let protect = |protection| {
+        // SAFETY: nobody writes the buffer's pages while they are read-only.
+        #[allow(unsafe_code)]
+        let done = unsafe { libc::mprotect(map.as_ptr().cast(), map.len(), protection) };
+        if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    protect(libc::PROT_READ)?;
+    let refused = buffer.steady().map(drop);
+    // SAFETY: nothing is mapped for a device, and lavapipe moves nothing.
+    #[allow(unsafe_code)]
+    let promised = unsafe { buffer.assume_it_stays() };
+    let phyrs = promised.as_ref().map(|promised| promised.phyrs().map(drop));
+    protect(libc::PROT_READ | libc::PROT_WRITE)?;
+
+    let refusal = refused.expect_err("it cannot be pinned");
+    check(matches!(refusal, VulkanError::MayMove { .. }), &refusal)?;
+    for word in [&device.info().name, "type1 is never told", "Buffer::assume_it_stays"] {
+        check(refusal.to_string().contains(word), &refusal)?;
+    }
+    let absent = phyrs.map_err(ToString::to_string)?.expect_err("it cannot be pinned");
+    check(absent.why.contains("cannot be pinned"), absent)?;
+    check(promised?.map() == map, "another map")
+}
+
 fn dma_bufs_go_out_and_in(device: &Device) -> Outcome {
     const LEN: usize = (1 << 20) + 1;
     let out = Arc::new(need(device.allocate(LEN, true))?);
@@ -395,6 +495,8 @@ fn dma_bufs_go_out_and_in(device: &Device) -> Outcome {
     check(dma_buf.len() >= LEN, dma_buf.len())?;
     let back = Arc::new(device.import_dma_buf(&dma_buf)?);
     check(*back.way() == Way::DmaBuf, back.way())?;
+    let unreached = back.steady().expect_err("an import is not mapped").to_string();
+    check(unreached.contains("by Device::allocate_host_visible"), unreached)?;
 
     let bytes = noise(LEN, 6);
     let src = imported(device, &bytes)?;

@@ -4,7 +4,8 @@
 //!
 //! The law of this module: a [`DmaMapping`] owns what it maps, unmaps it before it lets go of it,
 //! and takes only memory that stays where it is ([`Mappable`]). If the guard is forgotten, the
-//! kernel's pin keeps system memory from everybody else, and a BAR is nobody else's.
+//! kernel's pin keeps system memory from everybody else, a BAR is nobody else's, and what its driver
+//! or allocator would give to others is forgotten with it (`sealed::Steady::held`).
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -19,23 +20,58 @@ use super::region::Region;
 use super::sys;
 use crate::export::Phyrs;
 use crate::p2pmem::PeerMemory;
+use crate::vulkan::SteadyBuffer;
 use crate::{Absent, Intent};
 
 /// IOMMUs translate pages of this size with one entry.
 const LARGE: u64 = 2 << 20;
 
 mod sealed {
-    pub trait Steady {}
+    use std::fmt::Debug;
+    use std::sync::Arc;
+
+    pub trait Steady {
+        /// What a mapping shares, even of memory that it borrows, because once freed it would be
+        /// somebody else's.
+        fn held(&self) -> Option<Arc<dyn Debug + Send + Sync>> {
+            None
+        }
+    }
     impl Steady for iomap::Memory {}
     impl Steady for super::Region {}
     impl Steady for crate::p2pmem::PeerMemory {}
-    impl<T: Steady + ?Sized> Steady for &T {}
-    impl<T: Steady + ?Sized> Steady for std::sync::Arc<T> {}
+    impl Steady for crate::vulkan::SteadyBuffer {
+        fn held(&self) -> Option<Arc<dyn Debug + Send + Sync>> {
+            Some(self.buffer().clone())
+        }
+    }
+    impl<T: Steady + ?Sized> Steady for &T {
+        fn held(&self) -> Option<Arc<dyn Debug + Send + Sync>> {
+            T::held(self)
+        }
+    }
+    impl<T: Steady + ?Sized> Steady for Arc<T> {
+        fn held(&self) -> Option<Arc<dyn Debug + Send + Sync>> {
+            T::held(self)
+        }
+    }
 }
 
-/// Memory that a device may be given: made by `mmap`, and at one place for as long as it lives. Type1
-/// pins system memory, but is never told when a driver moves memory of its own, so a mapping of a
-/// GPU driver's buffer is not among it.
+/// Memory that a device may be given: at one place for as long as it lives. Type1 pins system memory,
+/// but is never told when a driver moves memory of its own, so a GPU's buffer is not among it: a
+/// [`SteadyBuffer`] is, which is a buffer that is known or promised to stay.
+///
+/// ```compile_fail,E0277
+/// # fn f(container: std::sync::Arc<exporters::vfio::Container>, device: exporters::vulkan::Device) {
+/// let buffer = device.allocate_host_visible(1 << 20).unwrap();
+/// let mapping = container.map_dma(buffer, exporters::Intent::Write);
+/// # }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not known to stay where it is, so it cannot be mapped for a device",
+    note = "VFIO type1 is never told when a driver moves its memory",
+    note = "of a Vulkan buffer take `Buffer::steady`, or opt in by `Buffer::assume_it_stays`"
+)]
 pub trait Mappable: sealed::Steady + fmt::Debug + Send + Sync {
     /// A map of all of it.
     fn map(&self) -> BufMap<'_>;
@@ -77,6 +113,16 @@ impl Mappable for PeerMemory {
     }
 }
 
+impl Mappable for SteadyBuffer {
+    fn map(&self) -> BufMap<'_> {
+        Self::map(self)
+    }
+
+    fn phyrs(&self) -> Result<Phyrs<'_>, Absent> {
+        Self::phyrs(self)
+    }
+}
+
 impl<T: Mappable + ?Sized> Mappable for &T {
     fn map(&self) -> BufMap<'_> {
         T::map(self)
@@ -106,6 +152,7 @@ pub struct DmaMapping<M> {
     len: u64,
     container: Arc<Container>,
     memory: M,
+    _held: Option<Arc<dyn fmt::Debug + Send + Sync>>,
 }
 
 impl Container {
@@ -113,8 +160,9 @@ impl Container {
     /// memory is pinned: it counts against `RLIMIT_MEMLOCK`.
     ///
     /// # Errors
-    /// [`VfioError::NotMappable`] before a first device was opened, for a length that is no
-    /// multiple of the IOMMU's page, over the limits, or where no IOVAs are left.
+    /// [`VfioError::NotMappable`] before a first device was opened, for an address or a length that
+    /// is no multiple of the IOMMU's page, over the limits, or where no IOVAs are left; for a
+    /// driver's memory that is neither pages nor a BAR's.
     pub fn map_dma<M: Mappable>(
         self: &Arc<Self>,
         memory: M,
@@ -125,7 +173,8 @@ impl Container {
         let refused = |why: String| VfioError::NotMappable { len, why };
         let range = self
             .with_space(|space| {
-                if len == 0 || !len.is_multiple_of(space.page) {
+                let start = map.as_ptr().addr() as u64;
+                if len == 0 || !(start | len).is_multiple_of(space.page) {
                     return Err(format!("the IOMMU maps whole pages of {} bytes", space.page));
                 }
                 let align = if len >= LARGE { LARGE } else { space.page };
@@ -143,7 +192,8 @@ impl Container {
             self.with_space(|space| space.free.add(range));
             return Err(refused(why_refused(&error)));
         }
-        Ok(DmaMapping { iova: range.start, len, container: Arc::clone(self), memory })
+        let (container, _held) = (Arc::clone(self), memory.held());
+        Ok(DmaMapping { iova: range.start, len, container, memory, _held })
     }
 }
 
@@ -210,7 +260,8 @@ fn why_refused(error: &std::io::Error) -> String {
              /sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
         ),
         Some(libc::EFAULT) => format!(
-            "{error}: not all of it can be reached; a BAR is mapped while its device is on and open"
+            "{error}: not all of it can be reached; a BAR is mapped while its device is on and open, \
+             and a GPU's buffer while its driver keeps it in the GPU's own memory"
         ),
         _ => error.to_string(),
     }

@@ -22,7 +22,7 @@ use iomap::{Access, BufMap, Caching, Location, Memory};
 
 use super::device::Device;
 use super::error::{VulkanError, failed};
-use super::memory_types::{self, DEVICE_LOCAL, READ_BACK};
+use super::memory_types::{self, DEVICE_LOCAL, HOST_VISIBLE, READ_BACK};
 use crate::Absent;
 use crate::export::Bytes;
 
@@ -62,8 +62,8 @@ impl fmt::Display for Way {
 
 /// A buffer that a Vulkan device can use.
 ///
-/// It is made by [`Device::import_memory`], [`Device::import_dma_buf`] or [`Device::allocate`], and
-/// freed when dropped. [`Transfer`](super::Transfer) keeps the buffers that it works on.
+/// It is made by [`Device::import_memory`], [`Device::import_dma_buf`], [`Device::allocate`] or
+/// [`Device::allocate_host_visible`], and freed when dropped. [`Transfer`](super::Transfer) keeps the buffers that it works on.
 #[derive(Debug)]
 pub struct Buffer {
     pub(super) raw: Raw,
@@ -149,6 +149,45 @@ impl Device {
         raw.map()?;
         let exportable = if exportable { Ok(()) } else { Err(not_exportable()) };
         Ok(Buffer::allocated(raw, len, exportable))
+    }
+
+    /// Allocates a buffer in the device's own memory that the CPU reaches too (a memory type that is
+    /// `DEVICE_LOCAL`, `HOST_VISIBLE` and `HOST_COHERENT`), mapped for as long as it lives:
+    /// [`Buffer::cpu`] is always there. `len` is rounded up to whole pages, so that the buffer can be
+    /// mapped for another device ([`Buffer::steady`]).
+    ///
+    /// A GPU with memory of its own shows it through a BAR: [`Location::Io`], and write-combining
+    /// unless the type is `HOST_CACHED`; how much there is of it depends on the firmware's setting
+    /// "resizable BAR" (256 MiB are usual without). On a device that shares the system's memory it
+    /// is [`Location::System`].
+    ///
+    /// What the CPU or another device wrote is seen by work that is submitted afterwards.
+    ///
+    /// ```no_run
+    /// use exporters::vulkan::Device;
+    ///
+    /// let device = Device::open(None)?;
+    /// let buffer = device.allocate_host_visible(1 << 20)?;
+    /// let map = buffer.cpu().expect("it is host-visible");
+    /// map.copy_from_slice(0, b"straight into the GPU's memory")?;
+    /// println!("{} at {:?}, {:?}", buffer.len(), map.location(), map.caching());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`VulkanError::Unavailable`] if the device has no such memory; [`VulkanError::Length`],
+    /// [`VulkanError::OutOfMemory`].
+    pub fn allocate_host_visible(&self, len: usize) -> Result<Buffer, VulkanError> {
+        memory_types::host_visible(&self.info().name, self.memory())
+            .map_err(VulkanError::Unavailable)?;
+        let max = self.info().max_buffer;
+        let len = len
+            .checked_next_multiple_of(rustix::param::page_size())
+            .ok_or(VulkanError::Length { len, max })?;
+        let mut raw = Raw::new(self, len, None)?;
+        raw.allocate(HOST_VISIBLE, None)?;
+        raw.map()?;
+        Ok(Buffer::allocated(raw, len, Err(not_exportable())))
     }
 }
 
@@ -307,17 +346,8 @@ impl Raw {
         let pointer =
             unsafe { ash.map_memory(self.memory, 0, vk::WHOLE_SIZE, vk::MemoryMapFlags::empty()) }
                 .map_err(failed("vkMapMemory"))?;
-        let own =
-            self.flags.contains(Flags::DEVICE_LOCAL) && !self.device.info().shares_system_memory;
-        self.host = NonNull::new(pointer.cast()).map(|pointer| Host {
-            pointer,
-            location: if own { Location::Io } else { Location::System },
-            caching: if self.flags.contains(Flags::HOST_CACHED) {
-                Caching::WriteBack
-            } else {
-                Caching::WriteCombining
-            },
-        });
+        let (location, caching) = seen(self.flags, self.device.info().shares_system_memory);
+        self.host = NonNull::new(pointer.cast()).map(|pointer| Host { pointer, location, caching });
         Ok(())
     }
 
@@ -340,6 +370,17 @@ impl Drop for Raw {
             ash.free_memory(self.memory, None);
         }
     }
+}
+
+/// How the CPU sees memory of a type: through a BAR if it is the device's own. Whatever is not cached
+/// is write-combining, with every driver.
+fn seen(flags: Flags, shares_system_memory: bool) -> (Location, Caching) {
+    let own = flags.contains(Flags::DEVICE_LOCAL) && !shares_system_memory;
+    let cached = flags.contains(Flags::HOST_CACHED);
+    (
+        if own { Location::Io } else { Location::System },
+        if cached { Caching::WriteBack } else { Caching::WriteCombining },
+    )
 }
 
 /// Mapped memory of a device.
@@ -377,4 +418,26 @@ fn no_type(device: &Device) -> Absent {
         format!("no memory type of {} fits the buffer", device.info().name),
         "take another way to bring the memory in, or another device",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_memory_is_seen_through_a_bar_and_shared_memory_is_the_systems() {
+        let visible = Flags::HOST_VISIBLE | Flags::HOST_COHERENT;
+        let own = visible | Flags::DEVICE_LOCAL;
+        let cached = Flags::HOST_CACHED;
+        for (flags, shares, expected) in [
+            (own, false, (Location::Io, Caching::WriteCombining)),
+            (own | cached, false, (Location::Io, Caching::WriteBack)),
+            (visible, false, (Location::System, Caching::WriteCombining)),
+            (visible | cached, false, (Location::System, Caching::WriteBack)),
+            (own, true, (Location::System, Caching::WriteCombining)),
+            (own | cached, true, (Location::System, Caching::WriteBack)),
+        ] {
+            assert_eq!(seen(flags, shares), expected, "{flags:?}, {shares}");
+        }
+    }
 }

@@ -95,6 +95,17 @@ pub enum VulkanError {
     /// A buffer that belongs to another device.
     #[error("the buffer is another device's; share it by a dma-buf")]
     OtherDevice,
+    /// A buffer that may be moved under a device which was given its address.
+    #[error(
+        "{device}: its driver may move the buffer, and VFIO type1 is never told: another device would \
+         go on writing to where it was, whoever has that memory then; take memory that is known to \
+         stay (pages of this process that the GPU imports, a BAR of a device bound to vfio-pci), or \
+         opt in by Buffer::assume_it_stays if this driver keeps it in place"
+    )]
+    MayMove {
+        /// The Vulkan device's name.
+        device: String,
+    },
     /// A ticket that another transfer gave out.
     #[error("the ticket is another transfer's; wait where the copy was made")]
     OtherTransfer,

@@ -6,6 +6,8 @@
 use ash::vk;
 use ash::vk::MemoryPropertyFlags as Flags;
 
+use crate::Absent;
+
 /// Types for special ends: for memory that is hidden from everybody, that may not be there, and
 /// that needs a feature to be turned on (VUID-vkAllocateMemory-deviceCoherentMemory-02790).
 const NEVER: Flags = Flags::from_raw(
@@ -17,6 +19,11 @@ const NEVER: Flags = Flags::from_raw(
 
 /// Wishes for a buffer that the device works on.
 pub(super) const DEVICE_LOCAL: &[Flags] = &[Flags::DEVICE_LOCAL];
+
+/// Wishes for a buffer of the device's own memory that the CPU reaches too. Coherent, as all that is
+/// mapped here: another device's writes could not be flushed.
+pub(super) const HOST_VISIBLE: &[Flags] =
+    &[Flags::from_raw(Flags::DEVICE_LOCAL.as_raw() | COHERENT.as_raw())];
 
 /// Wishes for memory that the CPU reads what the device wrote: cached if possible. Coherent always,
 /// which every device has (Vulkan promises one such type), so that nothing need be invalidated.
@@ -36,6 +43,24 @@ pub(super) const IMPORTED: &[Flags] = &[Flags::DEVICE_LOCAL, Flags::empty()];
 
 const COHERENT: Flags =
     Flags::from_raw(Flags::HOST_VISIBLE.as_raw() | Flags::HOST_COHERENT.as_raw());
+
+/// Whether a device has memory of its own that the CPU reaches too.
+pub(super) fn host_visible(
+    device: &str,
+    memory: &vk::PhysicalDeviceMemoryProperties,
+) -> Result<(), Absent> {
+    match choose(memory, !0, HOST_VISIBLE) {
+        Some(_) => Ok(()),
+        None => Err(Absent::new(
+            format!(
+                "{device} has no memory of its own that the CPU reaches (no type is DEVICE_LOCAL, \
+                 HOST_VISIBLE and HOST_COHERENT)"
+            ),
+            "switch on resizable BAR in the firmware's setup, if its driver can use it, or copy by \
+             the device (vulkan::Transfer)",
+        )),
+    }
+}
 
 /// The first type among `allowed` (a bit each) that fulfils the first of `wishes` that any does.
 pub(super) fn choose(
@@ -80,5 +105,20 @@ mod tests {
         assert_eq!(choose(&discrete, 0b1000, IMPORTED), Some(3));
         assert_eq!(choose(&discrete, 0b0001, IMPORTED), None);
         assert_eq!(choose(&discrete, 0, DEVICE_LOCAL), None);
+    }
+
+    #[test]
+    fn only_the_devices_own_memory_is_host_visible_here() {
+        let types = [Flags::DEVICE_LOCAL, COHERENT, COHERENT | Flags::HOST_CACHED];
+        let absent = host_visible("Closed GPU", &memory(&types)).expect_err("no window");
+        assert!(absent.why.contains("Closed GPU has no memory of its own"), "{absent}");
+        assert!(absent.fix.contains("resizable BAR"), "{absent}");
+        let incoherent = Flags::DEVICE_LOCAL | Flags::HOST_VISIBLE;
+        assert!(host_visible("Closed GPU", &memory(&[incoherent])).is_err());
+
+        let window = Flags::DEVICE_LOCAL | COHERENT;
+        let open = memory(&[types[0], types[1], types[2], incoherent, window]);
+        assert_eq!(host_visible("Open GPU", &open), Ok(()));
+        assert_eq!(choose(&open, !0, HOST_VISIBLE), Some(4));
     }
 }

@@ -7,9 +7,12 @@
 //! * `device`: [`Device::open`] opens one;
 //! * `import`: [`Device::import_memory`] and [`Device::import_dma_buf`] make existing memory a
 //!   [`Buffer`], without a copy;
-//! * `buffer`: [`Device::allocate`] makes a buffer in the device's own memory;
+//! * `buffer`: [`Device::allocate`] makes a buffer in the device's own memory,
+//!   [`Device::allocate_host_visible`] one that the CPU reaches through the device's BAR;
 //! * `transfer`: [`Transfer`] copies between buffers by the device's transfer queue, and reads back;
-//! * `export`: [`Buffer::export_dma_buf`] lets a buffer leave the process.
+//! * `export`: [`Buffer::export_dma_buf`] lets a buffer leave the process;
+//! * `steady`: [`Buffer::steady`] lets VFIO map a buffer for another device, a drive for one, if it is
+//!   known to stay in its place, and [`Buffer::assume_it_stays`] if the caller says so.
 //!
 //! On a device that shares the system's memory ([`DeviceInfo::shares_system_memory`]) the imported
 //! pages are the buffer, and no transfer is needed at all.
@@ -25,6 +28,7 @@ mod import;
 mod info;
 mod instance;
 mod memory_types;
+mod steady;
 mod transfer;
 mod validation;
 
@@ -33,5 +37,6 @@ pub use buffer::{Buffer, Way};
 pub use device::Device;
 pub use error::VulkanError;
 pub use info::{ApiVersion, DeviceInfo, DeviceKind, devices};
+pub use steady::SteadyBuffer;
 pub use transfer::{CopyRegion, Ticket, Transfer};
 pub use validation::{ValidationLog, ValidationMessage};
