@@ -173,8 +173,7 @@ impl Container {
         let refused = |why: String| VfioError::NotMappable { len, why };
         let range = self
             .with_space(|space| {
-                let start = map.as_ptr().addr() as u64;
-                if len == 0 || !(start | len).is_multiple_of(space.page) {
+                if !is_whole(map.as_ptr().addr() as u64, len, space.page) {
                     return Err(format!("the IOMMU maps whole pages of {} bytes", space.page));
                 }
                 let align = if len >= LARGE { LARGE } else { space.page };
@@ -242,6 +241,11 @@ impl<M> Drop for DmaMapping<M> {
     }
 }
 
+/// Whether bytes are whole pages, at least one.
+const fn is_whole(start: u64, len: u64, page: u64) -> bool {
+    len > 0 && start.is_multiple_of(page) && len.is_multiple_of(page)
+}
+
 const fn flags(intent: Intent) -> u32 {
     match intent {
         Intent::Read => VFIO_DMA_MAP_FLAG_READ,
@@ -264,5 +268,18 @@ fn why_refused(error: &std::io::Error) -> String {
              and a GPU's buffer while its driver keeps it in the GPU's own memory"
         ),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_pages_are_mapped() {
+        assert!(is_whole(0x7000, 4096, 4096) && is_whole(0, 8192, 4096));
+        for (start, len) in [(0, 0), (0, 4095), (64, 4096), (4096, 4097), (0x800, 0x800)] {
+            assert!(!is_whole(start, len, 4096), "{start:#x} {len:#x}");
+        }
     }
 }

@@ -18,9 +18,10 @@ use crate::tally::Tally;
 const PACKAGE: &str = "bufmap-bench";
 
 /// Programs with other names that run in a machine too, for what the host lacks.
-const GUESTS: [(&str, &str, &str); 6] = [
+const GUESTS: [(&str, &str, &str); 7] = [
     ("vfio", "bufmap-bench", "nvme"),
     ("vfio", "bufmap-bench", "nvme_files"),
+    ("vfio", "bufmap-bench", "vulkan"),
     ("vfio-counted", "bufmap-bench", "roads"),
     ("gpu", "bufmap-exporters", "buffers"),
     ("gpu", "bufmap-exporters", "vulkan"),
