@@ -71,7 +71,8 @@ impl Mapped<'_> {
 }
 
 /// A container's IOMMU. Peer memory is mapped like any other: a BAR of a device bound to vfio-pci,
-/// or what a driver publishes for peers. VFIO asks no rules for peers, so whether bytes arrive there is
+/// what a driver publishes for peers, or a GPU's buffer of which the caller says that it stays
+/// ([`Buffer::assume_it_stays`](exporters::vulkan::Buffer::assume_it_stays)). VFIO asks no rules for peers, so whether bytes arrive there is
 /// found out by moving some.
 #[derive(Clone, Debug)]
 pub struct Type1(pub Arc<Container>);

@@ -12,8 +12,8 @@
 //! Pages under a long-term pin are neither swapped nor migrated nor given to anybody else, whatever
 //! the driver does: if it put others in their place, a device would write to the old ones, and its
 //! bytes would be missing, but nobody's memory would be harmed. So such a buffer is known to stay. The
-//! third row means that memory which type1 maps without pinning lies in no RAM, at least when it is
-//! mapped.
+//! third row means that what type1 maps without pinning is no memory of the kernel's, at least when it
+//! is mapped.
 //!
 //! The opt-in is an `unsafe fn` and no flag or wrapper that safe code could make: where the promise is
 //! broken, a drive writes into memory that the GPU's driver has given to others, which safe code must
@@ -137,8 +137,9 @@ impl SteadyBuffer {
         self.0.cpu().unwrap_or(BufMap::null())
     }
 
-    /// Where it lies on the memory bus, pinned for as long as the answer is kept: if it is pages. What
-    /// lies behind a BAR has none that the kernel would show.
+    /// Where it lies on the memory bus, pinned for as long as the answer is kept: if it is pages. They
+    /// are system memory whatever the driver calls them, and the list says so. What lies behind a BAR
+    /// has no pages that the kernel would show.
     ///
     /// # Errors
     /// Absent for memory without pages; without the privilege to know (`CAP_SYS_ADMIN`), or to pin
