@@ -11,6 +11,7 @@ pub mod monitor;
 
 use std::fmt::Display;
 use std::process::{Command, ExitCode};
+use std::sync::Mutex;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -28,7 +29,10 @@ pub fn run(machine: &'static str, tests: &[Test<'_>]) -> ExitCode {
     let here = std::env::var(MACHINE).is_ok_and(|here| here == machine);
     let trials = tests.iter().map(|&(name, test)| {
         Trial::ignorable_test(format!("{machine}::{name}"), move || match here {
-            true => test().map(|()| Completion::Completed),
+            true => test().map(|()| match SKIPPED.lock().ok().and_then(|mut why| why.take()) {
+                None => Completion::Completed,
+                Some(why) => Completion::ignored_with(why),
+            }),
             false => Ok(Completion::ignored_with(format!(
                 "needs the machine {machine} of the bench: cargo xtask test"
             ))),
@@ -36,6 +40,17 @@ pub fn run(machine: &'static str, tests: &[Test<'_>]) -> ExitCode {
     });
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+/// Why the test that runs now cannot be run here, once it has found that out.
+static SKIPPED: Mutex<Option<String>> = Mutex::new(None);
+
+/// Has the test that runs now, which returns next, count as ignored and not as passed. `why` says what
+/// lacks and how to get it.
+pub fn skip(why: impl Into<String>) {
+    if let Ok(mut skipped) = SKIPPED.lock() {
+        *skipped = Some(why.into());
+    }
 }
 
 /// Fails a test unless it holds.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use bufmap::dma::{Bounce, Mapper, Type1};
+use bufmap::dma::{Bounce, Iommu, Mapper};
 use bufmap::load::format::Format;
 use bufmap::load::{
     Around, Destination, ExtentMap, Load, LoadError, Manifest, MappedFile, MappedItem, Options,
@@ -20,9 +20,9 @@ use bufmap::storage::nvme::{
 };
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::leaks::Holdings;
-use bufmap_bench::{Outcome, check, said};
-use exporters::Intent;
+use bufmap_bench::{Outcome, check, said, skip};
 use exporters::vfio::{Container, Device};
+use exporters::{Intent, Udmabuf};
 use iomap::{BufMap, Memory, PageSize};
 use libtest_mimic::Failed;
 
@@ -94,7 +94,7 @@ fn unfit() -> Outcome {
 fn inputs() -> Option<PathBuf> {
     let inputs = std::env::var_os("BUFMAP_INPUTS").map(PathBuf::from);
     if inputs.is_none() {
-        println!("SKIPPED: BUFMAP_INPUTS names no real inputs: run `cargo xtask test`");
+        skip("BUFMAP_INPUTS names no real inputs: run `cargo xtask test`");
     }
     inputs
 }
@@ -377,7 +377,7 @@ fn by_the_tool() -> Outcome {
     check(same, "the kernel reads another file now")
 }
 
-/// Type1 and a bounce buffer give the drive addresses at which it can write, and only the second has
+/// Iommu and a bounce buffer give the drive addresses at which it can write, and only the second has
 /// the CPU copy.
 fn mappers() -> Outcome {
     const LEN: usize = 64 << 10;
@@ -394,7 +394,7 @@ fn mappers() -> Outcome {
     let vram = ours.card.map_part(2, 0..LEN as u64)?;
     let memory = Memory::anonymous(LEN, PageSize::Base)?;
     let mut queue = ours.queue(Lists::Fitting)?;
-    let type1 = Type1(Arc::clone(&ours.container));
+    let type1 = Iommu(Arc::clone(&ours.container));
     let bounce = Bounce(Arc::clone(&ours.container));
     let mappers: [(&dyn Mapper, u64); 2] = [(&type1, 0), (&bounce, LEN as u64)];
     for (mapper, copies) in mappers {
@@ -414,6 +414,15 @@ fn mappers() -> Outcome {
             check(found == expected, format!("{mapper:?}: other bytes"))?;
         }
     }
+    // A dma-buf whose pages nobody else may know is bounced too, between the CPU's brackets.
+    let shared = Memory::memfd("bounced", LEN, PageSize::Base)?;
+    let buffer = Udmabuf::open()?.create(&shared, 0..LEN)?;
+    let mapped = bounce.map_dma_buf(&buffer, Intent::Write)?;
+    queue.read_to(&ours.namespace, lying[0].offset, &mapped)?;
+    check(mapped.finish()? == LEN as u64, "the CPU copied another number of bytes")?;
+    let mut found = vec![0; LEN];
+    shared.map().copy_to_slice(0, &mut found)?;
+    check(found == expected, "other bytes in the dma-buf")?;
     drop((queue, ours));
     driver::release(drive)?;
     Ok(())

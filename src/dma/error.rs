@@ -1,6 +1,7 @@
 //! Why memory cannot be given to a device.
 
 use exporters::Absent;
+use exporters::dmabuf::DmaBufError;
 use exporters::vfio::VfioError;
 use iomap::{DmaAddr, MapError, MemoryError};
 
@@ -63,6 +64,17 @@ pub enum DmaError {
     /// The physical ranges are not known.
     #[error(transparent)]
     NoPhyrs(#[from] Absent),
+    /// A dma-buf, for a device that is given addresses of the memory bus.
+    #[error(
+        "where a dma-buf of {exporter} lies is its exporter's to know, and no IOMMU stands before the device to map it by its file; take a container of iommufd, or a bounce buffer"
+    )]
+    NoAddress {
+        /// Who exports it.
+        exporter: String,
+    },
+    /// The CPU could not reach a dma-buf, to copy it through a bounce buffer.
+    #[error(transparent)]
+    DmaBuf(#[from] DmaBufError),
     /// Memory that lies elsewhere than it claims.
     #[error("no device is given memory that lies elsewhere than it claims: {0}")]
     Misplaced(Placed),

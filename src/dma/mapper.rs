@@ -2,17 +2,18 @@
 //!
 //! | mapper | what stands between | what the device is given |
 //! |---|---|---|
-//! | [`Type1`] | an IOMMU in the hands of VFIO | one IOVA range, whatever lies behind it |
+//! | [`Iommu`] | an IOMMU in the hands of VFIO (type1 or iommufd) | one IOVA range, whatever lies behind it |
 //! | [`Direct`] | nothing | physical ranges, and bus addresses of peers below the same switch |
 //! | [`Bounce`] | memory that the device cannot reach | other memory, copied in and out by the CPU |
 
 use std::fmt;
 use std::sync::Arc;
 
-use exporters::Intent;
+use exporters::dmabuf::Mapping;
 use exporters::export::Phyrs;
 use exporters::vfio::{Container, DmaMapping, Mappable};
-use iomap::{Memory, PageSize, Phyr};
+use exporters::{DmaBuf, Intent};
+use iomap::{DmaAddr, Memory, PageSize, Phyr};
 
 use super::{DmaError, DmaKind, DmaList, DmaRange};
 use crate::pci::{Address, Outcome, Place, Placed, SystemRam, Tree, classify, route};
@@ -25,6 +26,17 @@ pub trait Mapper: fmt::Debug {
     /// [`DmaError`], with the reason. A mapper that cannot map a peer's memory still maps the
     /// system's.
     fn map<'m>(&'m self, memory: &'m dyn Mappable, intent: Intent) -> Result<Mapped<'m>, DmaError>;
+
+    /// Maps a dma-buf: memory that need have no address in this process, and none that user space may
+    /// know.
+    ///
+    /// # Errors
+    /// [`DmaError`], with the reason.
+    fn map_dma_buf<'m>(
+        &'m self,
+        buffer: &'m DmaBuf,
+        intent: Intent,
+    ) -> Result<Mapped<'m>, DmaError>;
 }
 
 /// Memory as a device sees it, unmapped and unpinned when this is dropped. It borrows the memory and
@@ -40,6 +52,8 @@ pub struct Mapped<'m> {
 enum Hold<'m> {
     Pinned { _phyrs: Box<Phyrs<'m>> },
     Mapping { _mapping: DmaMapping<&'m dyn Mappable> },
+    DmaBuf { _mapping: DmaMapping<&'m DmaBuf> },
+    BouncedDmaBuf { there: Mapping, here: DmaMapping<Memory>, intent: Intent, copied: u64 },
     Bounced { there: &'m dyn Mappable, here: DmaMapping<Memory>, intent: Intent, copied: u64 },
 }
 
@@ -57,7 +71,17 @@ impl Mapped<'_> {
     /// [`DmaError::Map`] if the memory cannot be written.
     pub fn finish(self) -> Result<u64, DmaError> {
         match self.hold {
-            Hold::Pinned { .. } | Hold::Mapping { .. } => Ok(0),
+            Hold::Pinned { .. } | Hold::Mapping { .. } | Hold::DmaBuf { .. } => Ok(0),
+            Hold::BouncedDmaBuf { there, here, intent, copied } => {
+                if intent == Intent::Read {
+                    return Ok(copied);
+                }
+                let access = there.begin_cpu_access(Intent::Write)?;
+                let map = access.map();
+                map.copy_from(&here.map().subrange(..map.len())?)?;
+                access.finish()?;
+                Ok(copied + there.len() as u64)
+            }
             Hold::Bounced { there, here, intent, copied } => {
                 if intent == Intent::Read {
                     return Ok(copied);
@@ -75,14 +99,28 @@ impl Mapped<'_> {
 /// ([`Buffer::assume_it_stays`](exporters::vulkan::Buffer::assume_it_stays)). VFIO asks no rules for peers, so whether bytes arrive there is
 /// found out by moving some.
 #[derive(Clone, Debug)]
-pub struct Type1(pub Arc<Container>);
+pub struct Iommu(pub Arc<Container>);
 
-impl Mapper for Type1 {
+impl Iommu {
+    fn one<'m>(iova: DmaAddr, len: u64, hold: Hold<'m>) -> Result<Mapped<'m>, DmaError> {
+        let range = DmaRange::new(DmaKind::Iova, iova, len)?;
+        Ok(Mapped { list: DmaList::from_iter([range]), hold })
+    }
+}
+
+impl Mapper for Iommu {
     fn map<'m>(&'m self, memory: &'m dyn Mappable, intent: Intent) -> Result<Mapped<'m>, DmaError> {
         let mapping = self.0.map_dma(memory, intent)?;
-        let range = DmaRange::new(DmaKind::Iova, mapping.iova(), mapping.len())?;
-        let list = DmaList::from_iter([range]);
-        Ok(Mapped { list, hold: Hold::Mapping { _mapping: mapping } })
+        Self::one(mapping.iova(), mapping.len(), Hold::Mapping { _mapping: mapping })
+    }
+
+    fn map_dma_buf<'m>(
+        &'m self,
+        buffer: &'m DmaBuf,
+        intent: Intent,
+    ) -> Result<Mapped<'m>, DmaError> {
+        let mapping = self.0.map_dma_buf(buffer, intent)?;
+        Self::one(mapping.iova(), mapping.len(), Hold::DmaBuf { _mapping: mapping })
     }
 }
 
@@ -140,6 +178,10 @@ impl Mapper for Direct {
         let list = placed.map(|placed| self.range(placed)).collect::<Result<_, _>>()?;
         Ok(Mapped { list, hold: Hold::Pinned { _phyrs: Box::new(phyrs) } })
     }
+
+    fn map_dma_buf<'m>(&'m self, buffer: &'m DmaBuf, _: Intent) -> Result<Mapped<'m>, DmaError> {
+        Err(DmaError::NoAddress { exporter: buffer.exporter().to_owned() })
+    }
 }
 
 /// A BAR has the same addresses on the bus as on the memory bus, wherever firmware follows the ACPI
@@ -166,6 +208,26 @@ impl Mapper for Bounce {
         let here = self.0.map_dma(buffer, intent)?;
         let range = DmaRange::new(DmaKind::Iova, here.iova(), there.len() as u64)?;
         let hold = Hold::Bounced { there: memory, here, intent, copied };
+        Ok(Mapped { list: DmaList::from_iter([range]), hold })
+    }
+
+    fn map_dma_buf<'m>(
+        &'m self,
+        buffer: &'m DmaBuf,
+        intent: Intent,
+    ) -> Result<Mapped<'m>, DmaError> {
+        let there = buffer.map()?;
+        let memory = Memory::anonymous(there.len(), PageSize::Base)?;
+        let mut copied = 0;
+        if intent != Intent::Write {
+            let access = there.begin_cpu_access(Intent::Read)?;
+            memory.map().subrange(..there.len())?.copy_from(&access.map())?;
+            access.finish()?;
+            copied = there.len() as u64;
+        }
+        let here = self.0.map_dma(memory, intent)?;
+        let range = DmaRange::new(DmaKind::Iova, here.iova(), there.len() as u64)?;
+        let hold = Hold::BouncedDmaBuf { there, here, intent, copied };
         Ok(Mapped { list: DmaList::from_iter([range]), hold })
     }
 }

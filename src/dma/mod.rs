@@ -17,5 +17,5 @@ pub use error::DmaError;
 pub use iovec::iovecs;
 pub use limits::DmaLimits;
 pub use list::{DmaList, Part};
-pub use mapper::{Bounce, Direct, Mapped, Mapper, Type1};
+pub use mapper::{Bounce, Direct, Iommu, Mapped, Mapper};
 pub use range::{DmaKind, DmaRange};

@@ -25,7 +25,7 @@ use super::run::direct::Direct;
 use super::run::{Job, Queue, Report};
 use super::valid::Valid;
 use super::{Clock, Destination, Load, LoadError, Progress, Receipt, Road};
-use crate::dma::{DmaError, DmaList, Mapped, Mapper, Type1};
+use crate::dma::{DmaError, DmaList, Iommu, Mapped, Mapper};
 use crate::pci::PciError;
 use crate::storage::nvme::{self, Controller, DriveFile, NvmeError, QueueOptions, Wake, engine};
 use crate::storage::work::{Next, Read, Work};
@@ -43,7 +43,7 @@ impl Load<'_, DriveFile> {
         let asked = self.asked()?;
         let clock = Clock::start();
         let controller = self.controller()?;
-        let mapper = Type1(Arc::clone(controller.device().container()));
+        let mapper = Iommu(Arc::clone(controller.device().container()));
         let spare = Memory::anonymous(AGAIN + 2 * proof::SAMPLE as usize, PageSize::Base)?;
         let mapped = mapper.map(&spare, Intent::Write)?;
         let queue = self.queue(controller)?;
@@ -142,7 +142,7 @@ impl Load<'_, DriveFile> {
         if jobs.is_empty() {
             return Ok(Engine::default());
         }
-        let mapper = Type1(drive.queue.container());
+        let mapper = Iommu(drive.queue.container());
         let slots_reach =
             slots.memory.as_ref().map(|memory| mapper.map(memory, Intent::Write)).transpose()?;
         let slots_reach = slots_reach.as_ref().map(Mapped::list);

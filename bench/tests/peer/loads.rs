@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use bufmap::load::{Around, Load, LoadError, Manifest, Options, Receipt, Road, Target, Verify};
 use bufmap::storage::file::{SourceFile, cache};
 use bufmap_bench::drive::{Drive, pattern};
-use bufmap_bench::{Outcome, check, said};
+use bufmap_bench::{Outcome, check, said, skip};
 use iomap::BufMap;
 use libtest_mimic::Failed;
 
@@ -20,7 +20,7 @@ const INPUTS: [&str; 2] = ["model.safetensors", "high.wz"];
 /// said, if the host has not fetched them.
 fn files() -> Result<Option<Vec<(PathBuf, PathBuf)>>, Failed> {
     let Some(inputs) = std::env::var_os("BUFMAP_INPUTS").map(PathBuf::from) else {
-        println!("SKIPPED: BUFMAP_INPUTS names no real inputs: run `cargo xtask test`");
+        skip("BUFMAP_INPUTS names no real inputs: run `cargo xtask test`");
         return Ok(None);
     };
     let place = Path::new("/tmp/files");

@@ -1,25 +1,22 @@
 //! A container: devices that share one address space behind the IOMMU.
 //!
-//! Devices come in *groups*, the smallest sets that the IOMMU can tell apart. A container takes
-//! whole groups; what is mapped in it is mapped for all of its devices at the same IOVAs.
+//! What is mapped in it is mapped for all of its devices at the same IOVAs. The kernel has two ways to
+//! such a space, [`Iommu`]: VFIO's own (`type1`), and `iommufd`, which takes dma-bufs too.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-use std::fs::{self, File};
+use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::device::Device;
+use super::dma::Mappable;
 use super::error::VfioError;
+use super::iommufd::Iommufd;
 use super::ranges::FreeRanges;
-use super::sys;
-use crate::Absent;
+use super::type1::Type1;
+use crate::{DmaBuf, Intent};
 
-const CONTAINER: &str = "/dev/vfio/vfio";
-
-/// Devices bound to vfio-pci, and the addresses at which they see memory (VFIO type1).
+/// Devices bound to vfio-pci, and the addresses at which they see memory.
 ///
 /// ```no_run
 /// use std::sync::Arc;
@@ -40,9 +37,8 @@ const CONTAINER: &str = "/dev/vfio/vfio";
 /// ```
 #[derive(Debug)]
 pub struct Container {
-    file: File,
-    groups: Mutex<BTreeMap<u32, OwnedFd>>,
-    /// Absent until the first group brings an IOMMU.
+    iommu: Box<dyn Iommu>,
+    /// Absent until the first device brings an IOMMU.
     space: Mutex<Option<IoSpace>>,
 }
 
@@ -54,213 +50,102 @@ pub(super) struct IoSpace {
     pub(super) page: u64,
 }
 
+/// An address space of the kernel's for devices, and who gives it.
+pub(super) trait Iommu: fmt::Debug + Send + Sync {
+    /// What it is called in reports.
+    fn name(&self) -> &'static str;
+
+    /// Opens a device, whose addresses it translates from then on.
+    fn open(&self, address: &str) -> Result<OwnedFd, VfioError>;
+
+    /// What it translates, once it has a device.
+    fn space(&self) -> Result<IoSpace, VfioError>;
+
+    /// Maps memory at free addresses, or says why not.
+    ///
+    /// # Safety
+    /// The memory stays where it is, or belongs to nobody else, until it is unmapped: the kernel pins
+    /// system memory but is not told when a driver moves memory of its own.
+    #[allow(unsafe_code)]
+    unsafe fn map(
+        &self,
+        memory: &dyn Mappable,
+        iova: u64,
+        len: u64,
+        intent: Intent,
+    ) -> Result<(), String>;
+
+    /// Maps a dma-buf, which the kernel keeps and whose exporter tells it if the memory goes away.
+    fn map_dma_buf(
+        &self,
+        buffer: &DmaBuf,
+        iova: u64,
+        len: u64,
+        intent: Intent,
+    ) -> Result<(), String>;
+
+    fn unmap(&self, iova: u64, len: u64) -> io::Result<()>;
+}
+
 impl Container {
-    /// An empty container.
+    /// An empty container of the kind that the machine has: type1, or else iommufd.
+    ///
+    /// # Errors
+    /// [`VfioError::Unavailable`] for the lack of type1, if there is neither.
+    pub fn new() -> Result<Self, VfioError> {
+        Self::type1().or_else(|lack| Self::iommufd().map_err(|_| lack))
+    }
+
+    /// An empty container of VFIO's own kind, in which memory is mapped by the address that this
+    /// process has it at.
     ///
     /// # Errors
     /// [`VfioError::Unavailable`] without `/dev/vfio/vfio`, or without type1 in it.
-    pub fn new() -> Result<Self, VfioError> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(CONTAINER)
-            .map_err(|e| VfioError::Unavailable(no_container(&e)))?;
-        let failed = |step| VfioError::kernel(step, CONTAINER);
-        let version = sys::api_version(file.as_fd()).map_err(failed("VFIO_GET_API_VERSION"))?;
-        let type1 = sys::has_type1(file.as_fd()).map_err(failed("VFIO_CHECK_EXTENSION"))?;
-        if version != 0 || !type1 {
-            return Err(VfioError::Unavailable(Absent::new(
-                format!("{CONTAINER} has version {version} and {}", words(type1)),
-                "load the module: modprobe vfio_iommu_type1",
-            )));
-        }
-        Ok(Self { file, groups: Mutex::default(), space: Mutex::default() })
+    pub fn type1() -> Result<Self, VfioError> {
+        Ok(Self::of(Box::new(Type1::new()?)))
+    }
+
+    /// An empty container of iommufd (since Linux 6.6, `CONFIG_VFIO_DEVICE_CDEV`), which maps pages,
+    /// and dma-bufs of other devices' memory by their file (vfio-pci's, since Linux 7.0). BARs are
+    /// mapped by a dma-buf of theirs, so that their driver can take them back.
+    ///
+    /// # Errors
+    /// [`VfioError::Unavailable`] without `/dev/iommu`.
+    pub fn iommufd() -> Result<Self, VfioError> {
+        Ok(Self::of(Box::new(Iommufd::new()?)))
+    }
+
+    fn of(iommu: Box<dyn Iommu>) -> Self {
+        Self { iommu, space: Mutex::default() }
+    }
+
+    /// Who translates its addresses: `type1` or `iommufd`.
+    pub fn kind(&self) -> &'static str {
+        self.iommu.name()
     }
 
     /// Opens the device at a PCI address (`0000:02:00.0`), which must be bound to vfio-pci, and adds
-    /// its group to the container.
+    /// it to the container; with type1, its whole group.
     ///
     /// # Errors
     /// [`VfioError::Device`] if there is no such device, no IOMMU, another driver has it or a device
     /// of its group, or somebody uses it already; [`VfioError::Unavailable`] if this user may not.
     pub fn open(self: &Arc<Self>, address: &str) -> Result<Device, VfioError> {
-        let group = group_of(address)?;
-        let fd = {
-            let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-            let opened = match groups.entry(group) {
-                Entry::Occupied(opened) => opened.into_mut(),
-                Entry::Vacant(entry) => entry.insert(self.add(group, address)?),
-            };
-            Device::fd(opened, address)?
-        };
+        let fd = self.iommu.open(address)?;
+        let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
+        if space.is_none() {
+            *space = Some(self.iommu.space()?);
+        }
+        drop(space);
         Device::new(fd, address, Arc::clone(self))
     }
 
-    fn add(&self, group: u32, address: &str) -> Result<OwnedFd, VfioError> {
-        let path = format!("/dev/vfio/{group}");
-        let failed = |step| VfioError::kernel(step, path.clone());
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(|e| no_group(address, &path, e))?;
-        if !sys::is_viable(file.as_fd()).map_err(failed("VFIO_GROUP_GET_STATUS"))? {
-            return Err(VfioError::Device { device: address.into(), why: not_viable(group) });
-        }
-        sys::set_container(file.as_fd(), self.fd()).map_err(failed("VFIO_GROUP_SET_CONTAINER"))?;
-        self.bring_iommu()?;
-        Ok(file.into())
+    pub(super) fn iommu(&self) -> &dyn Iommu {
+        &*self.iommu
     }
 
-    fn bring_iommu(&self) -> Result<(), VfioError> {
-        let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
-        if space.is_none() {
-            let failed = |step| VfioError::kernel(step, CONTAINER);
-            sys::set_type1(self.fd()).map_err(failed("VFIO_SET_IOMMU"))?;
-            let info = sys::iommu_info(self.fd()).map_err(failed("VFIO_IOMMU_GET_INFO"))?;
-            *space = Some(io_space(&info));
-        }
-        Ok(())
-    }
-
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-
-    /// Does something with the space, if a group has brought one.
+    /// Does something with the space, if a device has brought one.
     pub(super) fn with_space<T>(&self, act: impl FnOnce(&mut IoSpace) -> T) -> Option<T> {
         self.space.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(act)
-    }
-}
-
-const fn words(type1: bool) -> &'static str {
-    if type1 { "type1, and version 0 is known" } else { "no type1" }
-}
-
-/// The IOMMU's pages and the ranges it translates (`VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE`, since
-/// Linux 5.4). The first page is left out, so that no address is zero.
-fn io_space(info: &[u32]) -> IoSpace {
-    let word = |index: usize| info.get(index).copied().unwrap_or(0);
-    let long = |index: usize| u64::from(word(index)) | u64::from(word(index + 1)) << 32;
-    let pages = long(2);
-    let page = if pages == 0 { 4096 } else { 1 << pages.trailing_zeros().min(30) };
-
-    let mut free = FreeRanges::default();
-    let mut least = page;
-    let mut at = word(4) as usize / 4;
-    // No chain has more links than words. The ranges are in order and apart.
-    for _ in 0..info.len() {
-        if at == 0 {
-            break;
-        }
-        if word(at) & 0xffff == 1 {
-            let ranges = (word(at + 2) as usize).min(info.len());
-            for range in (0..ranges).map(|range| at + 4 + 4 * range) {
-                let end = long(range + 2).saturating_add(1);
-                free.add(long(range).max(least)..end);
-                least = least.max(end);
-            }
-        }
-        at = word(at + 1) as usize / 4;
-    }
-    if free.longest() == 0 {
-        free.add(page..1 << 32);
-    }
-    IoSpace { free, page }
-}
-
-/// The number of the group that a function is in.
-fn group_of(address: &str) -> Result<u32, VfioError> {
-    let function = Path::new("/sys/bus/pci/devices").join(address);
-    let refused = |why: Absent| VfioError::Device { device: address.into(), why };
-    if address.contains('/') || !function.exists() {
-        return Err(refused(Absent::new("there is no such PCI function", "lspci -D lists them")));
-    }
-    let link: PathBuf = fs::read_link(function.join("iommu_group")).map_err(|_| {
-        refused(Absent::new(
-            "it is in no IOMMU group, so VFIO cannot confine it",
-            "switch the IOMMU on, in the firmware and by intel_iommu=on or amd_iommu=on",
-        ))
-    })?;
-    let number = link.file_name().and_then(|name| name.to_str()?.parse().ok());
-    number.ok_or_else(|| refused(Absent::new(format!("its group is {}", link.display()), "")))
-}
-
-fn no_container(error: &io::Error) -> Absent {
-    match error.kind() {
-        io::ErrorKind::NotFound => Absent::new(
-            format!("{CONTAINER} does not exist"),
-            "load the modules: modprobe vfio-pci vfio_iommu_type1",
-        ),
-        _ => Absent::new(format!("{CONTAINER}: {error}"), "run as root, or own it"),
-    }
-}
-
-fn no_group(address: &str, path: &str, error: io::Error) -> VfioError {
-    let device = address.to_owned();
-    match error.kind() {
-        io::ErrorKind::NotFound => VfioError::Device {
-            device,
-            why: Absent::new(
-                format!("{path} does not exist, so the driver is another than vfio-pci"),
-                format!("bufmap bind {address}"),
-            ),
-        },
-        io::ErrorKind::ResourceBusy => VfioError::Device {
-            device,
-            why: Absent::new(format!("another process has {path} open"), "end that process"),
-        },
-        io::ErrorKind::PermissionDenied => VfioError::Unavailable(Absent::new(
-            format!("{path}: {error}"),
-            "run as root, or own it",
-        )),
-        _ => VfioError::kernel("open", path)(error),
-    }
-}
-
-fn not_viable(group: u32) -> Absent {
-    let others = fs::read_dir(format!("/sys/kernel/iommu_groups/{group}/devices"));
-    let names = others.into_iter().flatten().flatten();
-    let list: Vec<_> =
-        names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    Absent::new(
-        format!("another driver has a device of its IOMMU group {group}: {}", list.join(", ")),
-        "bind all of them to vfio-pci, or use a slot whose port isolates (ACS)",
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn the_ranges_of_an_iommu_are_read() {
-        // As Linux 7.2 answers for an Intel IOMMU: 0 to 0xfedfffff, then from 0xfef00000.
-        let mut info = vec![80, 3, 0x4020_1000, 0, 24, 0];
-        info.extend([1 | 1 << 16, 0, 2, 0]);
-        info.extend([0, 0, 0xfedf_ffff, 0, 0xfef0_0000, 0, 0xffff_ffff, 0x7f]);
-        let mut space = io_space(&info);
-        assert_eq!(space.page, 4096);
-        assert_eq!(space.free.take(0xfedf_f000, 4096), Some(0x1000..0xfee0_0000));
-        assert_eq!(space.free.take(4096, 4096), Some(0xfef0_0000..0xfef0_1000));
-        assert_eq!(space.free.longest(), (0x7f_ffff_ffff + 1) - 0xfef0_1000);
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_is_answered_there_are_addresses(
-            info in proptest::collection::vec(prop_oneof![0u32..64, any::<u32>()], 0..40)
-        ) {
-            prop_assert!(io_space(&info).free.longest() > 0);
-        }
-    }
-
-    #[test]
-    fn a_function_that_is_not_there_is_said() {
-        for address in ["ffff:ff:1f.7", "../../class", ""] {
-            let error = group_of(address).expect_err("no such function").to_string();
-            assert!(error.contains("PCI function") || error.contains("group"), "{error}");
-        }
     }
 }

@@ -8,20 +8,19 @@
 //! or allocator would give to others is forgotten with it (`sealed::Steady::held`).
 #![allow(unsafe_code)]
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
 use iomap::{BufMap, DmaAddr, Memory};
-use vfio_bindings::bindings::vfio::{VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE};
 
-use super::container::Container;
+use super::container::{Container, Iommu};
 use super::error::VfioError;
 use super::region::Region;
-use super::sys;
 use crate::export::Phyrs;
 use crate::p2pmem::PeerMemory;
 use crate::vulkan::SteadyBuffer;
-use crate::{Absent, Intent};
+use crate::{Absent, DmaBuf, Intent};
 
 /// IOMMUs translate pages of this size with one entry.
 const LARGE: u64 = 2 << 20;
@@ -81,6 +80,11 @@ pub trait Mappable: sealed::Steady + fmt::Debug + Send + Sync {
     /// # Errors
     /// Absent without the privilege to know, or to pin so much.
     fn phyrs(&self) -> Result<Phyrs<'_>, Absent>;
+
+    /// A dma-buf of it, if it has no pages: a BAR's. iommufd maps that by a dma-buf only.
+    fn dma_buf(&self) -> Option<Result<DmaBuf, VfioError>> {
+        None
+    }
 }
 
 impl Mappable for Memory {
@@ -100,6 +104,10 @@ impl Mappable for Region {
 
     fn phyrs(&self) -> Result<Phyrs<'_>, Absent> {
         Self::phyrs(self).map(Phyrs::fixed).map_err(|e| Phyrs::unknown(&e))
+    }
+
+    fn dma_buf(&self) -> Option<Result<DmaBuf, VfioError>> {
+        Some(self.device().dma_buf(self.index(), self.range()))
     }
 }
 
@@ -131,6 +139,10 @@ impl<T: Mappable + ?Sized> Mappable for &T {
     fn phyrs(&self) -> Result<Phyrs<'_>, Absent> {
         T::phyrs(self)
     }
+
+    fn dma_buf(&self) -> Option<Result<DmaBuf, VfioError>> {
+        T::dma_buf(self)
+    }
 }
 
 impl<T: Mappable + ?Sized> Mappable for Arc<T> {
@@ -140,6 +152,10 @@ impl<T: Mappable + ?Sized> Mappable for Arc<T> {
 
     fn phyrs(&self) -> Result<Phyrs<'_>, Absent> {
         T::phyrs(self)
+    }
+
+    fn dma_buf(&self) -> Option<Result<DmaBuf, VfioError>> {
+        T::dma_buf(self)
     }
 }
 
@@ -170,10 +186,42 @@ impl Container {
     ) -> Result<DmaMapping<M>, VfioError> {
         let map = memory.map();
         let len = map.len() as u64;
+        let iova = self.place(map.as_ptr().addr() as u64, len, |iommu, iova| {
+            // SAFETY: `memory` is steady and the mapping made here owns it (the module's law).
+            unsafe { iommu.map(&memory, iova, len, intent) }
+        })?;
+        let (container, _held) = (Arc::clone(self), memory.held());
+        Ok(DmaMapping { iova, len, container, memory, _held })
+    }
+
+    /// Maps a dma-buf for the container's devices, of whole pages: memory that has no address here, or
+    /// none that may be known. Its exporter can take the memory back, after which transfers fail.
+    ///
+    /// # Errors
+    /// [`VfioError::NotMappable`] in a container that is not iommufd's, and for an exporter whose
+    /// dma-bufs the kernel does not take: those of vfio-pci it does, since Linux 7.0.
+    pub fn map_dma_buf<B: Borrow<DmaBuf>>(
+        self: &Arc<Self>,
+        buffer: B,
+        intent: Intent,
+    ) -> Result<DmaMapping<B>, VfioError> {
+        let len = buffer.borrow().len() as u64;
+        let iova = self
+            .place(0, len, |iommu, iova| iommu.map_dma_buf(buffer.borrow(), iova, len, intent))?;
+        Ok(DmaMapping { iova, len, container: Arc::clone(self), memory: buffer, _held: None })
+    }
+
+    /// Finds free addresses for `len` bytes that begin at `start` here, and has them mapped there.
+    fn place(
+        &self,
+        start: u64,
+        len: u64,
+        map: impl FnOnce(&dyn Iommu, u64) -> Result<(), String>,
+    ) -> Result<u64, VfioError> {
         let refused = |why: String| VfioError::NotMappable { len, why };
         let range = self
             .with_space(|space| {
-                if !is_whole(map.as_ptr().addr() as u64, len, space.page) {
+                if !is_whole(start, len, space.page) {
                     return Err(format!("the IOMMU maps whole pages of {} bytes", space.page));
                 }
                 let align = if len >= LARGE { LARGE } else { space.page };
@@ -184,15 +232,12 @@ impl Container {
             })
             .ok_or_else(|| refused("open a device first, which brings its IOMMU".into()))?
             .map_err(refused)?;
-        // SAFETY: `memory` is steady and the mapping made here owns it (the module's law).
-        let mapped =
-            unsafe { sys::map_dma(self.fd(), map.as_ptr(), range.start, len, flags(intent)) };
-        if let Err(error) = mapped {
+        let iova = range.start;
+        map(self.iommu(), iova).map_err(|why| {
             self.with_space(|space| space.free.add(range));
-            return Err(refused(why_refused(&error)));
-        }
-        let (container, _held) = (Arc::clone(self), memory.held());
-        Ok(DmaMapping { iova: range.start, len, container, memory, _held })
+            refused(why)
+        })?;
+        Ok(iova)
     }
 }
 
@@ -234,7 +279,7 @@ impl<M> Drop for DmaMapping<M> {
     fn drop(&mut self) {
         // The kernel finds every range that it was given whole. If it does not, the addresses are
         // not handed out again.
-        if sys::unmap_dma(self.container.fd(), self.iova, self.len).is_ok() {
+        if self.container.iommu().unmap(self.iova, self.len).is_ok() {
             let range = self.iova..self.iova + self.len;
             self.container.with_space(|space| space.free.add(range));
         }
@@ -244,31 +289,6 @@ impl<M> Drop for DmaMapping<M> {
 /// Whether bytes are whole pages, at least one.
 const fn is_whole(start: u64, len: u64, page: u64) -> bool {
     len > 0 && start.is_multiple_of(page) && len.is_multiple_of(page)
-}
-
-const fn flags(intent: Intent) -> u32 {
-    match intent {
-        Intent::Read => VFIO_DMA_MAP_FLAG_READ,
-        Intent::Write => VFIO_DMA_MAP_FLAG_WRITE,
-        Intent::ReadWrite => VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
-    }
-}
-
-fn why_refused(error: &std::io::Error) -> String {
-    match error.raw_os_error() {
-        Some(libc::ENOMEM) => format!(
-            "{error}: it is more than this process may pin; raise RLIMIT_MEMLOCK (ulimit -l)"
-        ),
-        Some(libc::ENOSPC) => format!(
-            "{error}: the container has as many mappings as it may; raise \
-             /sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
-        ),
-        Some(libc::EFAULT) => format!(
-            "{error}: not all of it can be reached; a BAR is mapped while its device is on and open, \
-             and a GPU's buffer while its driver keeps it in the GPU's own memory"
-        ),
-        _ => error.to_string(),
-    }
 }
 
 #[cfg(test)]

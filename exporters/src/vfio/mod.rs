@@ -1,7 +1,7 @@
 //! VFIO: a PCI device in the hands of this process, and memory mapped for it by the IOMMU.
 //!
 //! A device that is bound to vfio-pci is a source of memory, its BARs, and a device to map memory
-//! for. [`Container`] opens devices and maps memory for them (type1); [`Device`] is one of them;
+//! for. [`Container`] opens devices and maps memory for them (type1 or iommufd); [`Device`] is one of them;
 //! [`Region`] is a BAR as the CPU sees it; [`Bar`] hands a BAR out in pieces, as an
 //! [`Exporter`](crate::Exporter) does. `VFIO_IOMMU_MAP_DMA` accepts the mapping of one device's BAR
 //! for another: so a drive writes into a card's memory on a stock kernel.
@@ -9,17 +9,19 @@
 //! VFIO never asks the kernel's rules for peer-to-peer: whether the bytes arrive is for the PCI
 //! tree, the IOMMU and the platform, and is found out by moving some and looking.
 //!
-//! It needs an IOMMU, the modules `vfio-pci` and `vfio_iommu_type1`, and the right to open
-//! `/dev/vfio/*`. Read `container` first, then `dma`.
+//! It needs an IOMMU, the modules `vfio-pci` and `vfio_iommu_type1` or `iommufd`, and the right to open
+//! `/dev/vfio/*` and `/dev/iommu`. Read `container` first, then `dma`.
 
 mod bar;
 mod container;
 mod device;
 mod dma;
 mod error;
+mod iommufd;
 mod ranges;
 mod region;
 mod sys;
+mod type1;
 
 pub use bar::Bar;
 pub use container::Container;

@@ -1,14 +1,15 @@
-//! VFIO's calls, one function each.
+//! The calls of VFIO and of iommufd, one function each.
 //!
-//! The interface is `linux/vfio.h`, whose structures come from the crate `vfio-bindings`; its rules
-//! are in `Documentation/driver-api/vfio.rst`.
+//! The interfaces are `linux/vfio.h` and `linux/iommufd.h`, whose structures come from the crates
+//! `vfio-bindings` and `iommufd-bindings`; their rules are in `Documentation/driver-api/vfio.rst` and
+//! `Documentation/userspace-api/iommufd.rst`.
 //!
 //! # Safety
 //!
 //! The laws of this module:
 //!
-//! 1. Each call passes what `linux/vfio.h` names for it: the structure, or a buffer that begins with
-//!    it and is as long as its `argsz` says.
+//! 1. Each call passes what the header names for it: the structure, or a buffer that begins with it
+//!    and is as long as its `argsz` or `size` says.
 //! 2. A call that answers with a file descriptor gives a new one.
 #![allow(unsafe_code)]
 
@@ -16,6 +17,7 @@ use std::ffi::{CStr, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use iommufd_bindings::iommufd::*;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
 use vfio_bindings::bindings::vfio::*;
 
@@ -39,6 +41,19 @@ const IOMMU_GET_INFO: Opcode = call(12);
 const IOMMU_MAP_DMA: Opcode = call(13);
 const IOMMU_UNMAP_DMA: Opcode = call(14);
 const DEVICE_FEATURE: Opcode = call(17);
+const DEVICE_BIND_IOMMUFD: Opcode = call(18);
+const DEVICE_ATTACH_IOMMUFD_PT: Opcode = call(19);
+
+/// `_IO(IOMMUFD_TYPE, number)`.
+const fn iommufd_call(number: u32) -> Opcode {
+    opcode::none(IOMMUFD_TYPE, number as u8)
+}
+
+const IOAS_ALLOC: Opcode = iommufd_call(IOMMUFD_CMD_IOAS_ALLOC);
+const IOAS_IOVA_RANGES: Opcode = iommufd_call(IOMMUFD_CMD_IOAS_IOVA_RANGES);
+const IOAS_MAP: Opcode = iommufd_call(IOMMUFD_CMD_IOAS_MAP);
+const IOAS_MAP_FILE: Opcode = iommufd_call(IOMMUFD_CMD_IOAS_MAP_FILE);
+const IOAS_UNMAP: Opcode = iommufd_call(IOMMUFD_CMD_IOAS_UNMAP);
 
 /// A call whose argument is a pointer or a number, and whose result is a number.
 struct Call {
@@ -241,4 +256,114 @@ pub(super) fn unmap_dma(container: BorrowedFd<'_>, iova: u64, size: u64) -> io::
     let argsz = self::size::<vfio_iommu_type1_dma_unmap>();
     let mut unmap = vfio_iommu_type1_dma_unmap { argsz, iova, size, ..Default::default() };
     by_pointer(container, IOMMU_UNMAP_DMA, &mut unmap).map(drop)
+}
+
+/// Gives a device to an iommufd.
+pub(super) fn bind_iommufd(device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> io::Result<()> {
+    let argsz = size::<vfio_device_bind_iommufd>();
+    let iommufd = iommufd.as_raw_fd();
+    let mut bind = vfio_device_bind_iommufd { argsz, iommufd, ..Default::default() };
+    by_pointer(device, DEVICE_BIND_IOMMUFD, &mut bind).map(drop)
+}
+
+/// Has a device's addresses translated by an address space of its iommufd.
+pub(super) fn attach(device: BorrowedFd<'_>, ioas: u32) -> io::Result<()> {
+    let argsz = size::<vfio_device_attach_iommufd_pt>();
+    let mut attach = vfio_device_attach_iommufd_pt { argsz, pt_id: ioas, ..Default::default() };
+    by_pointer(device, DEVICE_ATTACH_IOMMUFD_PT, &mut attach).map(drop)
+}
+
+/// Makes an address space, and returns its number.
+pub(super) fn ioas_alloc(iommufd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut alloc = iommu_ioas_alloc { size: size::<iommu_ioas_alloc>(), flags: 0, out_ioas_id: 0 };
+    by_pointer(iommufd, IOAS_ALLOC, &mut alloc)?;
+    Ok(alloc.out_ioas_id)
+}
+
+/// The ranges that an address space translates, first and last address each, and what mappings are
+/// aligned to, in bytes.
+pub(super) fn iova_ranges(
+    iommufd: BorrowedFd<'_>,
+    ioas_id: u32,
+) -> io::Result<(Vec<iommu_iova_range>, u64)> {
+    let mut ranges: Vec<iommu_iova_range> = Vec::new();
+    loop {
+        let mut query = iommu_ioas_iova_ranges {
+            size: size::<iommu_ioas_iova_ranges>(),
+            ioas_id,
+            num_iovas: ranges.len() as u32,
+            __reserved: 0,
+            allowed_iovas: ranges.as_mut_ptr().expose_provenance() as u64,
+            out_iova_alignment: 0,
+        };
+        let answer = by_pointer(iommufd, IOAS_IOVA_RANGES, &mut query);
+        let found = query.num_iovas as usize;
+        match answer {
+            // The kernel says how many there are.
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) && found > ranges.len() => {
+                ranges = vec![iommu_iova_range { start: 0, last: 0 }; found];
+            }
+            Err(error) => return Err(error),
+            Ok(_) => {
+                ranges.truncate(found);
+                return Ok((ranges, query.out_iova_alignment));
+            }
+        }
+    }
+}
+
+/// Maps `length` bytes at `vaddr` in an address space, at `iova`. `flags` are
+/// `IOMMU_IOAS_MAP_READABLE` and `IOMMU_IOAS_MAP_WRITEABLE`, by the device.
+///
+/// # Safety
+/// The bytes stay mapped in this process, or belong to nobody else, until they are unmapped.
+pub(super) unsafe fn ioas_map(
+    iommufd: BorrowedFd<'_>,
+    ioas_id: u32,
+    vaddr: *mut u8,
+    iova: u64,
+    length: u64,
+    flags: u32,
+) -> io::Result<()> {
+    let mut map = iommu_ioas_map {
+        size: size::<iommu_ioas_map>(),
+        flags: flags | iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA,
+        ioas_id,
+        __reserved: 0,
+        user_va: vaddr.expose_provenance() as u64,
+        length,
+        iova,
+    };
+    by_pointer(iommufd, IOAS_MAP, &mut map).map(drop)
+}
+
+/// Maps the first `length` bytes of a dma-buf, which the kernel keeps.
+pub(super) fn ioas_map_file(
+    iommufd: BorrowedFd<'_>,
+    ioas_id: u32,
+    file: BorrowedFd<'_>,
+    iova: u64,
+    length: u64,
+    flags: u32,
+) -> io::Result<()> {
+    let mut map = iommu_ioas_map_file {
+        size: size::<iommu_ioas_map_file>(),
+        flags: flags | iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA,
+        ioas_id,
+        fd: file.as_raw_fd(),
+        start: 0,
+        length,
+        iova,
+    };
+    by_pointer(iommufd, IOAS_MAP_FILE, &mut map).map(drop)
+}
+
+pub(super) fn ioas_unmap(
+    iommufd: BorrowedFd<'_>,
+    ioas_id: u32,
+    iova: u64,
+    length: u64,
+) -> io::Result<()> {
+    let mut unmap = iommu_ioas_unmap { size: size::<iommu_ioas_unmap>(), ioas_id, iova, length };
+    by_pointer(iommufd, IOAS_UNMAP, &mut unmap).map(drop)
 }

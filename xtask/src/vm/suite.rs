@@ -18,7 +18,8 @@ use crate::tally::Tally;
 const PACKAGE: &str = "bufmap-bench";
 
 /// Programs with other names that run in a machine too, for what the host lacks.
-const GUESTS: [(&str, &str, &str); 7] = [
+const GUESTS: [(&str, &str, &str); 8] = [
+    ("vfio", "bufmap-bench", "iommufd"),
     ("vfio", "bufmap-bench", "nvme"),
     ("vfio", "bufmap-bench", "nvme_files"),
     ("vfio", "bufmap-bench", "vulkan"),
