@@ -50,7 +50,7 @@ pub struct Mapped<'m> {
 /// What keeps the list true.
 #[derive(Debug)]
 enum Hold<'m> {
-    Pinned { _phyrs: Box<Phyrs<'m>> },
+    Pinned { _phyrs: Vec<Phyrs<'m>> },
     Mapping { _mapping: DmaMapping<&'m dyn Mappable> },
     DmaBuf { _mapping: DmaMapping<&'m DmaBuf> },
     BouncedDmaBuf { there: Mapping, here: DmaMapping<Memory>, intent: Intent, copied: u64 },
@@ -155,6 +155,21 @@ impl Direct {
         DmaRange::new(kind, bus_address(placed.range), placed.range.len())
     }
 
+    /// Maps memory in pieces, each of which stays pinned as long as the answer is kept: parts in the
+    /// system's memory and in peers' side by side, in one list, for one transfer.
+    ///
+    /// # Errors
+    /// [`DmaError`] for the first piece that the device cannot be given.
+    pub fn map_phyrs<'m>(
+        &self,
+        pieces: impl IntoIterator<Item = Phyrs<'m>>,
+    ) -> Result<Mapped<'m>, DmaError> {
+        let pieces: Vec<_> = pieces.into_iter().collect();
+        let placed = pieces.iter().flat_map(|piece| classify(piece.list(), &self.tree, &self.ram));
+        let list = placed.map(|placed| self.range(placed)).collect::<Result<_, _>>()?;
+        Ok(Mapped { list, hold: Hold::Pinned { _phyrs: pieces } })
+    }
+
     fn peer(&self, provider: Address) -> Result<DmaKind, DmaError> {
         let verdict = route(&self.tree, provider, self.device)?;
         match verdict.outcome {
@@ -173,10 +188,7 @@ impl Mapper for Direct {
         memory: &'m dyn Mappable,
         _intent: Intent,
     ) -> Result<Mapped<'m>, DmaError> {
-        let phyrs = memory.phyrs()?;
-        let placed = classify(phyrs.list(), &self.tree, &self.ram).into_iter();
-        let list = placed.map(|placed| self.range(placed)).collect::<Result<_, _>>()?;
-        Ok(Mapped { list, hold: Hold::Pinned { _phyrs: Box::new(phyrs) } })
+        self.map_phyrs([memory.phyrs()?])
     }
 
     fn map_dma_buf<'m>(&'m self, buffer: &'m DmaBuf, _: Intent) -> Result<Mapped<'m>, DmaError> {

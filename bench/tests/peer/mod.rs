@@ -10,6 +10,7 @@ use bufmap::pci::{self, Address, Tree, Verdict, can_peer};
 use bufmap::storage::file::{SourceFile, pread};
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::{Outcome, check, kernel_log};
+use exporters::vfio::Mappable;
 use exporters::{Intent, P2pmem, PeerMemory};
 use iomap::{Memory, PageSize, PhysAddr};
 use libtest_mimic::Failed;
@@ -106,6 +107,18 @@ pub fn is_mapped_as(kind: Option<DmaKind>) -> Outcome {
     check(direct && list.total() == LEN as u64, format!("{list:?}"))?;
 
     let (peer, provider) = (memory(LEN)?, address("provider")?);
+    let mixed = mapper.map_phyrs([Mappable::phyrs(&system)?, Mappable::phyrs(&peer)?]);
+    check(mixed.is_ok() == kind.is_some(), format!("{mixed:?}"))?;
+    if let (Ok(mixed), Some(kind)) = (&mixed, kind) {
+        let all = mixed.list().ranges();
+        let of =
+            |kind| all.iter().filter(|range| range.kind() == kind).map(|range| range.len()).sum();
+        let (direct, peers): (u64, u64) = (of(DmaKind::Direct), of(kind));
+        // Through a host bridge a peer is given like memory, so that it is of one kind with it.
+        let both = if kind == DmaKind::Direct { 2 * LEN as u64 } else { LEN as u64 };
+        check(direct == both && peers == both, format!("{all:?}"))?;
+    }
+    drop(mixed);
     match (mapper.map(&peer, Intent::Write), kind) {
         (Ok(mapped), Some(kind)) => {
             let tree = Tree::read()?;

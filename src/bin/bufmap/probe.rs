@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 
+use bufmap::exporters::vfio::{Container, VfioError};
 use bufmap::exporters::vulkan::{self, DeviceInfo};
 use bufmap::exporters::{Absent, Udmabuf, dma_heap};
 use bufmap::storage::file::{cache, ring::Ring};
@@ -57,6 +58,8 @@ fn findings() -> Vec<Finding> {
     let mut add = |what: &str, found| findings.push(Finding { what: what.to_owned(), found });
     add("udmabuf", udmabuf());
     add("dma-heap", dma_heaps());
+    add("VFIO type1", vfio(Container::type1()));
+    add("iommufd", vfio(Container::iommufd()));
     add("io_uring", io_uring());
     add("locked memory", locked_memory());
     add("cachestat", cachestat());
@@ -114,6 +117,14 @@ fn dma_heaps() -> Result<String, Absent> {
     dma_heap::heaps()
         .map(|heaps| heaps.join(", "))
         .map_err(|error| Absent::new(error.to_string(), "memfd and udmabuf serve as well"))
+}
+
+fn vfio(container: Result<Container, VfioError>) -> Result<String, Absent> {
+    match container {
+        Ok(_) => Ok("memory and BARs mapped for the devices that vfio-pci has".into()),
+        Err(VfioError::Unavailable(absent)) => Err(absent),
+        Err(error) => Err(Absent::new(error.to_string(), "see the kernel's log (dmesg)")),
+    }
 }
 
 fn io_uring() -> Result<String, Absent> {
