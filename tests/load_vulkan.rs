@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     };
     let mut trials = vec![
         on_vulkan("imported_pages_are_the_buffer", imported_pages_are_the_buffer),
+        on_vulkan("what_the_cpu_sees_is_the_buffer", what_the_cpu_sees_is_the_buffer),
         on_vulkan("any_requests_arrive_in_device_memory", any_requests_arrive_in_device_memory),
         on_vulkan("cached_pages_reach_device_memory", cached_pages_reach_device_memory),
         on_vulkan("slots_stay_bounded", slots_stay_bounded),
@@ -118,6 +119,29 @@ fn imported_pages_are_the_buffer(device: Device) {
     let mut seen = vec![0; 5 * MIB + 3];
     device.transfer().expect("a queue").read_back(buffer, 0, &mut seen).expect("the GPU's view");
     assert_same(&seen, &bytes_of(5 * MIB + 3));
+}
+
+/// An allocation that the CPU sees: filled by the drive where it is pages, by the CPU behind a BAR.
+fn what_the_cpu_sees_is_the_buffer(device: Device) {
+    let file = file_of(3 * MIB + 3);
+    drop_cache(file.as_file());
+    let source = source(file.path());
+    let buffer = device.allocate_host_visible(source.len() as usize).expect("a buffer");
+    let buffer = Arc::new(buffer);
+    let Ok(steady) = buffer.steady() else {
+        assert!(!device.info().shares_system_memory, "pages that cannot be pinned");
+        return;
+    };
+    let target = Target::Visible(steady);
+    let requests = [Request::new(0, 0, source.len(), 0)];
+    let options = Options { verify: Verify::Full, ..Options::default() };
+    let receipt =
+        load_into(&[source], &requests, Around::Scratch, &target, options).expect("a load");
+    assert_eq!((receipt.cpu_copied, receipt.gpu_copied), (0, 0), "{receipt:?}");
+    assert_eq!(receipt.checked.compared, receipt.bytes);
+    let mut seen = vec![0; 3 * MIB + 3];
+    device.transfer().expect("a queue").read_back(&buffer, 0, &mut seen).expect("the GPU's view");
+    assert_same(&seen, &bytes_of(3 * MIB + 3));
 }
 
 /// Offsets that agree with nothing: the GPU's copy shifts the bytes.

@@ -11,9 +11,11 @@ use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use bufmap::load::{Around, Destination, Load, Options, Request, Road, Verify};
 use bufmap::pci::{Address, SystemRam, Tree, classify, driver};
-use bufmap::storage::nvme::{Controller, QueueOptions, Target};
+use bufmap::storage::nvme::{Controller, DriveFile, Extent, QueueOptions, Target};
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::leaks::Holdings;
 use bufmap_bench::{Outcome, check};
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         "vfio",
         &[
             ("a_drive_fills_an_allocation_whose_pages_are_pinned", pages),
+            ("a_load_by_the_driver_fills_what_vulkan_sees", loaded),
             ("a_drive_fills_an_allocation_in_a_bar_by_opt_in_only", bar),
             ("an_allocation_in_ram_without_pages_is_refused_by_type1", ram_without_pages),
             ("nobody_tells_type1_when_an_allocation_is_moved", moved_under_a_mapping),
@@ -95,6 +98,28 @@ impl Machine {
         self.gpu.transfer()?.read_back(buffer, 0, &mut bytes)?;
         check(bytes == drives_bytes(), "Vulkan sees other bytes than the drive has")
     }
+}
+
+/// A whole load, checked by what Vulkan reads back.
+fn loaded() -> Outcome {
+    let machine = Machine::open()?;
+    let namespace = machine.drive.namespaces()?.remove(0);
+    let extents = vec![Extent { file_offset: 0, offset: FROM, len: LEN as u64 }];
+    let file = DriveFile::new(&machine.drive, namespace, "by hand", extents)?;
+    let buffer = machine.buffer()?;
+    let steady = buffer.steady()?;
+    let receipt = Load {
+        files: &[file],
+        requests: &[Request::new(0, 0, LEN as u64, 0)],
+        around: Around::Untouched,
+        destination: Destination::Visible(&steady),
+        options: Options { verify: Verify::Full, ..Options::default() },
+        stop: &AtomicBool::new(false),
+    }
+    .run(&mut |_| ())?;
+    check(receipt.roads[0].road == Road::Direct && receipt.cpu_copied == 0, "the CPU moved bytes")?;
+    check(receipt.checked.compared == LEN as u64, "not all compared")?;
+    machine.sees(&buffer)
 }
 
 fn drives_bytes() -> Vec<u8> {

@@ -21,7 +21,7 @@ pub enum Place {
     Gpu,
     /// In memory that a PCI function has for peers.
     Peer,
-    /// In a BAR of a device that vfio-pci has.
+    /// In a BAR: of a device that vfio-pci has, or a GPU's buffer that the CPU sees through it.
     Bar,
 }
 

@@ -24,7 +24,7 @@ use super::roads::{self, Decided, Peer, Split};
 use super::run::direct::Direct;
 use super::run::{Job, Queue, Report};
 use super::valid::Valid;
-use super::{Clock, Destination, Load, LoadError, Progress, Receipt, Road};
+use super::{Clock, Load, LoadError, Progress, Receipt, Road};
 use crate::dma::{DmaError, DmaList, Iommu, Mapped, Mapper};
 use crate::pci::PciError;
 use crate::storage::nvme::{self, Controller, DriveFile, NvmeError, QueueOptions, Wake, engine};
@@ -110,11 +110,7 @@ impl Load<'_, DriveFile> {
         drive: &mut Drive<'_>,
         (buffer, reach): (&dyn Mappable, &Result<Mapped<'_>, DmaError>),
     ) -> Result<Decided, LoadError> {
-        let mut pairs = match self.destination {
-            Destination::Peer(memory) => Some(Pairs::published(memory)),
-            Destination::Bar(region) => Some(Pairs::bar(region)),
-            _ => None,
-        };
+        let mut pairs = self.pairs();
         let mut decided = Decided::default();
         for (index, runs) in roads::by_file(asked) {
             let file = &self.files[index];

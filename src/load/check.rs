@@ -185,6 +185,10 @@ impl<'a> Reader<'a> {
             Destination::Memory(memory) => Ok(Self::Cpu(memory.map())),
             Destination::Peer(memory) => Ok(Self::Cpu(memory.map())),
             Destination::Bar(region) => Ok(Self::Cpu(region.map())),
+            Destination::Visible(steady) => {
+                let buffer = steady.buffer();
+                Ok(Self::Gpu(buffer.device().transfer()?, buffer))
+            }
             Destination::Imported { buffer, .. } | Destination::Device(buffer) => {
                 Ok(Self::Gpu(buffer.device().transfer()?, buffer))
             }

@@ -60,7 +60,7 @@ use std::time::{Duration, Instant};
 
 use exporters::vfio::{Mappable, Region};
 use exporters::{PeerMemory, vulkan};
-use iomap::Memory;
+use iomap::{Location, Memory};
 
 pub use asked::Place;
 pub use check::{Checked, Verify};
@@ -103,6 +103,9 @@ pub enum Destination<'a> {
     Peer(&'a PeerMemory),
     /// A BAR of a device that vfio-pci has: a drive of this process's own may write into it.
     Bar(&'a Region),
+    /// A buffer of a GPU's that the CPU sees and that stays where it is: a drive of this process's own
+    /// may write into it.
+    Visible(&'a vulkan::SteadyBuffer),
 }
 
 impl<'a> Destination<'a> {
@@ -113,6 +116,7 @@ impl<'a> Destination<'a> {
             Self::Device(buffer) => buffer.len() as u64,
             Self::Peer(memory) => memory.len() as u64,
             Self::Bar(region) => region.map().len() as u64,
+            Self::Visible(buffer) => buffer.map().len() as u64,
         }
     }
 
@@ -123,6 +127,10 @@ impl<'a> Destination<'a> {
             Self::Device(_) => Place::Gpu,
             Self::Peer(_) => Place::Peer,
             Self::Bar(_) => Place::Bar,
+            Self::Visible(buffer) => match buffer.map().location() {
+                Location::Io => Place::Bar,
+                Location::System => Place::System,
+            },
         }
     }
 
@@ -132,6 +140,7 @@ impl<'a> Destination<'a> {
             Self::Memory(memory) | Self::Imported { memory, .. } => Some(memory),
             Self::Peer(memory) => Some(memory),
             Self::Bar(region) => Some(region),
+            Self::Visible(buffer) => Some(buffer),
             Self::Device(_) => None,
         }
     }
@@ -199,12 +208,7 @@ impl Load<'_> {
         let asked = self.asked()?;
         let clock = Clock::start();
         let fingerprints = Fingerprints::new(self.requests);
-        let pairs = match self.destination {
-            Destination::Peer(memory) => Some(Pairs::published(memory)),
-            Destination::Bar(region) => Some(Pairs::bar(region)),
-            _ => None,
-        };
-        let mut decided = roads::decide(&asked, &fingerprints, pairs)?;
+        let mut decided = roads::decide(&asked, &fingerprints, self.pairs())?;
         let mut accounts = Accounts::new(self, &fingerprints);
         let engine = match (self.destination, self.destination.memory()) {
             (Destination::Device(buffer), _) => {
@@ -221,7 +225,19 @@ impl Load<'_> {
     }
 }
 
-impl<S: Source> Load<'_, S> {
+impl<'a, S: Source> Load<'a, S> {
+    /// What has to be known of the buffer's device as a peer, if it lies in one.
+    fn pairs(&self) -> Option<Pairs<'a>> {
+        match self.destination {
+            Destination::Peer(memory) => Some(Pairs::published(memory)),
+            Destination::Bar(region) => Some(Pairs::bar(region)),
+            Destination::Visible(buffer) if self.destination.place() == Place::Bar => {
+                Some(Pairs::visible(buffer))
+            }
+            _ => None,
+        }
+    }
+
     /// What the planner decides by, if it makes sense.
     fn asked(&self) -> Result<Asked<'_, S>, LoadError> {
         let asked = Asked {

@@ -28,6 +28,8 @@ pub enum Target {
     Peer(Arc<PeerMemory>),
     /// A BAR of a device that vfio-pci has, or a part of one.
     Bar(Arc<Region>),
+    /// A GPU's buffer that the CPU sees and that stays where it is.
+    Visible(vulkan::SteadyBuffer),
 }
 
 impl Target {
@@ -126,6 +128,7 @@ impl Target {
             Self::Device(buffer) => Destination::Device(buffer),
             Self::Peer(memory) => Destination::Peer(memory),
             Self::Bar(region) => Destination::Bar(region),
+            Self::Visible(buffer) => Destination::Visible(buffer),
         }
     }
 }
@@ -142,6 +145,10 @@ impl fmt::Display for Target {
                 write!(f, "memory of {}", buffer.device().info().name)
             }
             Self::Peer(memory) => write!(f, "peer memory of {}", memory.function()),
+            Self::Visible(buffer) => {
+                let device = buffer.buffer().device().info();
+                write!(f, "memory of {} that the CPU sees", device.name)
+            }
             Self::Bar(region) => {
                 write!(f, "BAR {} of {}", region.index(), region.device().address())
             }

@@ -121,6 +121,9 @@ pub struct DeviceInfo {
     /// `minImportedHostPointerAlignment` in bytes: what address and length of imported pages must be
     /// multiples of. Absent if pages cannot be imported.
     pub host_import_alignment: Option<usize>,
+    /// Its PCI address (`0000:01:00.0`), if it is a PCI device and the driver tells
+    /// (`VK_EXT_pci_bus_info`).
+    pub pci_address: Option<String>,
     /// The longest buffer in bytes: the lesser of `maxMemoryAllocationSize` and `maxBufferSize`.
     pub max_buffer: usize,
 }
@@ -177,6 +180,8 @@ pub(super) fn describe(
     let mut driver = vk::PhysicalDeviceDriverProperties::default();
     let mut buffer = vk::PhysicalDeviceMaintenance4Properties::default();
     let mut host = vk::PhysicalDeviceExternalMemoryHostPropertiesEXT::default();
+    let mut pci = vk::PhysicalDevicePCIBusInfoPropertiesEXT::default();
+    let tells_pci = has(&available, ext::pci_bus_info::NAME);
     let imports_host = has(&available, ext::external_memory_host::NAME);
     let mut query = vk::PhysicalDeviceProperties2::default();
     if version >= vk::API_VERSION_1_1 {
@@ -190,6 +195,9 @@ pub(super) fn describe(
     }
     if imports_host {
         query = query.push_next(&mut host);
+    }
+    if tells_pci {
+        query = query.push_next(&mut pci);
     }
     // SAFETY: as above, and the chain obeys the module's law.
     unsafe { instance.raw.get_physical_device_properties2(device, &mut query) };
@@ -219,6 +227,10 @@ pub(super) fn describe(
             .into(),
         host_import_alignment: imports_host
             .then_some(host.min_imported_host_pointer_alignment as usize),
+        pci_address: tells_pci.then(|| {
+            let (bus, device, function) = (pci.pci_bus, pci.pci_device, pci.pci_function);
+            format!("{:04x}:{bus:02x}:{device:02x}.{function:x}", pci.pci_domain)
+        }),
         max_buffer: max as usize,
         name,
     })

@@ -70,6 +70,7 @@ pub struct LoadArgs {
     pub files: Vec<PathBuf>,
 
     /// Where to load: `memory` is the system's, `vulkan` a buffer of a Vulkan device,
+    /// `vram` one that the CPU sees, through the GPU's BAR if it has memory of its own,
     /// `p2pmem:ADDRESS` what the PCI function at an address has for peers (`p2pmem:0000:03:00.0`), and
     /// `vfio:ADDRESS` or `vfio:ADDRESS:N` a BAR of a function that is bound to vfio-pci, the longest
     /// if no number is given
@@ -79,6 +80,11 @@ pub struct LoadArgs {
     /// Which Vulkan device: its number in `bufmap probe`, or a part of its name
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
+
+    /// For `--to vram`: I know that the GPU's driver keeps the buffer where it is until the load ends.
+    /// Nobody can check that, and a drive writes into other memory if it is not so
+    #[arg(long)]
+    pub assume_vram_stays: bool,
 
     /// Take this road or fail; without it, the best one for each byte
     #[arg(long, visible_alias = "road", value_name = "ROAD")]
@@ -151,7 +157,7 @@ pub struct ExplainArgs {
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// Where to load: `memory`, `vulkan`, `p2pmem:ADDRESS` or `vfio:ADDRESS`
+    /// Where to load: `memory`, `vulkan`, `vram`, `p2pmem:ADDRESS` or `vfio:ADDRESS`
     #[arg(long, default_value = "memory", value_name = "WHERE")]
     pub to: To,
 
@@ -315,6 +321,8 @@ pub enum To {
     Memory,
     /// A buffer of a Vulkan device.
     Vulkan,
+    /// One that the CPU sees.
+    Vram,
     /// What the PCI function at an address has for peers.
     P2pmem(Address),
     /// A BAR of the PCI function at an address, by its number or the longest one.
@@ -328,12 +336,13 @@ impl FromStr for To {
         match text.split_once(':') {
             None if text == "memory" => Ok(Self::Memory),
             None if text == "vulkan" => Ok(Self::Vulkan),
+            None if text == "vram" => Ok(Self::Vram),
             Some(("p2pmem", function)) => address(function).map(Self::P2pmem),
             Some(("vfio", rest)) => match rest.parse() {
                 Ok(function) => Ok(Self::Vfio(function, None)),
                 Err(_) => numbered_bar(rest).map(|(function, bar)| Self::Vfio(function, Some(bar))),
             },
-            _ => Err("memory, vulkan, p2pmem:ADDRESS or vfio:ADDRESS (of a PCI function, \
+            _ => Err("memory, vulkan, vram, p2pmem:ADDRESS or vfio:ADDRESS (of a PCI function, \
                       0000:03:00.0)"
                 .into()),
         }

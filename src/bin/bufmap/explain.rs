@@ -22,7 +22,17 @@ pub fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let manifest = Manifest::open(&args.files, args.format, &args.items)?;
     let (place, provider) = match &args.to {
         To::Memory => (Place::System, None),
-        To::Vulkan => (vulkan_place(args.device.as_deref())?, None),
+        To::Vulkan => match vulkan_device(args.device.as_deref())?.shares_system_memory {
+            true => (Place::System, None),
+            false => (Place::Gpu, None),
+        },
+        To::Vram => {
+            let device = vulkan_device(args.device.as_deref())?;
+            match device.shares_system_memory {
+                true => (Place::System, None),
+                false => (Place::Bar, device.pci_address.as_deref().map(str::parse).transpose()?),
+            }
+        }
         To::P2pmem(function) => (Place::Peer, Some(*function)),
         To::Vfio(function, _) => (Place::Bar, Some(*function)),
     };
@@ -43,17 +53,16 @@ pub fn run(args: &ExplainArgs) -> Result<(), Failure> {
     }
 }
 
-/// Where a buffer of a Vulkan device would lie. No device is opened and nothing is imported.
-fn vulkan_place(selector: Option<&str>) -> Result<Place, Failure> {
+/// The Vulkan device that a load would open. Here none is opened, and nothing is imported.
+fn vulkan_device(selector: Option<&str>) -> Result<DeviceInfo, Failure> {
     let devices = vulkan::devices()?;
     let chosen = |device: &&DeviceInfo| match selector {
         None => true,
         Some(text) => device.index.to_string() == text || device.name.contains(text),
     };
-    let device = devices.iter().find(chosen).ok_or_else(|| {
+    devices.iter().find(chosen).cloned().ok_or_else(|| {
         Failure::Error("no Vulkan device is called that; bufmap probe lists them".into())
-    })?;
-    Ok(if device.shares_system_memory { Place::System } else { Place::Gpu })
+    })
 }
 
 /// What lies below each file, in words.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bufmap::exporters::vfio::Container;
-use bufmap::exporters::vulkan::Device;
+use bufmap::exporters::vulkan::{Device, VulkanError};
 use bufmap::load::{
     Around, ExtentMap, Load, LoadError, Manifest, Options, Progress, Proof, Receipt, Source,
     StepDown, Target, Verify,
@@ -107,11 +107,32 @@ fn target(
             };
             Ok((Target::vfio(&own, &function.to_string(), *bar, len)?, None))
         }
+        To::Vram => Ok((vram(args, len)?, None)),
         To::Vulkan => {
             let device = Device::open(args.device.as_deref())?;
             Ok(Target::vulkan(&device, len, args.require)?)
         }
     }
+}
+
+/// A buffer of a Vulkan device that the CPU sees and that stays where it is, as is known or promised.
+fn vram(args: &LoadArgs, len: u64) -> Result<Target, Failure> {
+    let device = Device::open(args.device.as_deref())?;
+    let buffer = Arc::new(device.allocate_host_visible(usize::try_from(len.max(1))?)?);
+    let steady = match buffer.steady() {
+        Err(VulkanError::MayMove { device }) if !args.assume_vram_stays => {
+            return Err(Failure::Error(format!(
+                "{device} may move a buffer in its own memory, and nobody would tell the drive that \
+                 writes there; if you know that it does not, say --assume-vram-stays, or load --to \
+                 vulkan"
+            )));
+        }
+        #[allow(unsafe_code)]
+        // SAFETY: who runs this promised it on the command line, under the option's name.
+        Err(VulkanError::MayMove { .. }) => unsafe { buffer.assume_it_stays() }?,
+        known => known?,
+    };
+    Ok(Target::Visible(steady))
 }
 
 fn as_json<S: Source>(

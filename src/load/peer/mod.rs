@@ -19,6 +19,7 @@ pub(super) mod proof;
 
 use exporters::PeerMemory;
 use exporters::vfio::Region;
+use exporters::vulkan::SteadyBuffer;
 use iomap::{BufMap, Memory, PageSize, PhyrList};
 use serde::Serialize;
 
@@ -57,7 +58,7 @@ pub(super) struct Pairs<'a> {
 enum Access {
     /// The kernel, to which the provider's driver has published it.
     Kernel,
-    /// VFIO, which has the provider.
+    /// VFIO, which maps what this process has mapped: the BAR of a device of its own, or of a GPU.
     Vfio,
 }
 
@@ -79,6 +80,23 @@ impl<'a> Pairs<'a> {
     pub fn bar(region: &'a Region) -> Self {
         let function = region.device().address();
         Self::new(Some(region.map()), Access::Vfio, function, region.phyrs().ok())
+    }
+
+    /// A GPU's memory behind its BAR, whose place only its driver knows.
+    pub fn visible(buffer: &'a SteadyBuffer) -> Self {
+        let info = buffer.buffer().device().info();
+        match &info.pci_address {
+            Some(function) => Self::new(Some(buffer.map()), Access::Vfio, function, None),
+            None => Self {
+                memory: Some(buffer.map()),
+                access: Access::Vfio,
+                provider: Err(format!(
+                    "the driver of {} does not tell its PCI address (VK_EXT_pci_bus_info)",
+                    info.name
+                )),
+                proofs: Vec::new(),
+            },
+        }
     }
 
     /// The memory that a function has for peers, of which nobody has taken any.
@@ -110,9 +128,8 @@ impl<'a> Pairs<'a> {
         let drive = stack.drive().map_err(|why| format!("{why} (the file lies on {stack})"))?;
         if self.access == Access::Vfio {
             return Err(format!(
-                "the memory is a BAR that vfio-pci has, and the kernel's nvme driver, which has \
-                 {drive}, writes only into what other drivers publish; the driver in user space \
-                 can: write down where the file lies (bufmap extents), unmount it, then bufmap bind \
+                "the memory is behind a BAR, and the kernel's nvme driver, which has {drive}, writes \
+                 only into what other drivers publish; the driver in user space can: write down where the file lies (bufmap extents), unmount it, then bufmap bind \
                  {drive}"
             ));
         }
