@@ -43,19 +43,20 @@ pub fn place(mut requests: Vec<Request>, alignment: u32) -> Layout {
     let mut stretch: Option<Stretch> = None;
     for i in order {
         let request = &mut requests[i];
-        let reaches = stretch
-            .as_ref()
-            .is_some_and(|s| s.file == request.file && request.offset <= s.file_end + APART);
+        let reaches = stretch.as_ref().is_some_and(|s| {
+            s.file == request.file && request.offset <= s.file_end.saturating_add(APART)
+        });
         if !reaches {
             let start = request.offset / page * page;
             stretch = Some(Stretch { file: request.file, start, file_end: start, buffer: len });
         }
         if let Some(stretch) = &mut stretch {
-            request.buffer_offset = stretch.buffer + (request.offset - stretch.start);
+            request.buffer_offset = stretch.buffer.saturating_add(request.offset - stretch.start);
             let end = request.offset.saturating_add(request.len);
             stretch.file_end = stretch.file_end.max(end);
-            let whole = (stretch.file_end - stretch.start).next_multiple_of(page);
-            len = stretch.buffer + whole;
+            // No buffer is so long that this is cut: it is refused when somebody asks for it.
+            let whole = (stretch.file_end - stretch.start).checked_next_multiple_of(page);
+            len = stretch.buffer.saturating_add(whole.unwrap_or(u64::MAX));
         }
     }
     Layout { requests, len }

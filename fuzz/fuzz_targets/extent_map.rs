@@ -1,0 +1,28 @@
+//! Maps of extents: JSON that anybody may have written.
+#![no_main]
+
+use std::path::Path;
+
+use bufmap::load::{ExtentMap, Request, layout};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|json: &[u8]| {
+    let map = match ExtentMap::parse(Path::new("fuzzed"), json) {
+        Ok(map) => map,
+        Err(error) => return assert!(error.to_string().contains("bufmap extents"), "{error}"),
+    };
+    let mut requests = Vec::new();
+    for (index, file) in map.files.iter().enumerate() {
+        let mut len = 0;
+        for extent in &file.extents {
+            assert_eq!(extent.file_offset, len);
+            len += extent.len;
+        }
+        for item in &file.items {
+            assert!(item.offset + item.len <= len);
+            requests.push(Request::new(index, item.offset, item.len, 0));
+        }
+    }
+    let placed = layout::place(requests, 512);
+    assert!(placed.requests.iter().all(|request| request.buffer().end <= placed.len));
+});
