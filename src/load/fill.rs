@@ -309,6 +309,10 @@ impl From<&io::Error> for Unregistered {
     }
 }
 
+fn threads(count: usize) -> String {
+    format!("{count} thread{}", if count == 1 { "" } else { "s" })
+}
+
 /// How the reads were issued.
 #[derive(Default)]
 pub(super) struct Engine {
@@ -332,10 +336,10 @@ impl Engine {
                 None => "io_uring with registered buffers".to_owned(),
                 Some(Unregistered(why)) => format!("io_uring without registered buffers ({why})"),
             }),
-            Err(why) => words.push(format!("{readers} threads with pread, because {why}")),
+            Err(why) => words.push(format!("{} with pread, because {why}", threads(readers))),
         }
         if !copied.is_empty() {
-            words.push(format!("{copiers} threads with pread for what the kernel copies"));
+            words.push(format!("{} with pread for what the kernel copies", threads(copiers)));
         }
         Self { words: words.join("; "), slots }
     }

@@ -189,7 +189,8 @@ fn as_text<S: Source>(manifest: &Manifest<S>, target: &Target, receipt: &Receipt
     for proof in &receipt.proofs {
         facts.add_row(["proof", &proved(proof)]);
     }
-    facts.add_row(["by", &format!("{}, {} reads", receipt.engine, receipt.reads)]);
+    let reads = if receipt.reads == 1 { "read" } else { "reads" };
+    facts.add_row(["by", &format!("{}, {} {reads}", receipt.engine, receipt.reads)]);
     facts.add_row(["speed", &format!("{:.2} GiB/s", receipt.gib_per_second())]);
     let cpu = format!("{:.3} CPU seconds per GiB", receipt.cpu_seconds_per_gib());
     facts.add_row(["cost", &cpu]);
