@@ -53,6 +53,15 @@ pub enum NvmeError {
         /// The drive.
         device: String,
     },
+    /// The controller is no longer at work (CSTS.RDY), though it was not told to stop. What it was
+    /// asked for before does not come any more.
+    #[error(
+        "{device}: the controller stopped by itself (CSTS.RDY is clear): it was reset, unplugged, or lost its power; look into dmesg, then open it again"
+    )]
+    Reset {
+        /// The drive.
+        device: String,
+    },
     /// The controller does not become what it was told to become.
     #[error(
         "{device}: the controller did not {wanted} within {limit:?}; reset it: echo 1 > /sys/bus/pci/devices/{device}/reset"

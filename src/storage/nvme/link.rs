@@ -124,6 +124,10 @@ impl Link {
                 self.stop("it reported a fatal error (CSTS.CFS)");
                 Err(NvmeError::Fatal { device: self.name() })
             }
+            Ok(status) if !status.contains(ControllerStatus::READY) => {
+                self.stop("it was reset, unplugged, or lost its power");
+                Err(NvmeError::Reset { device: self.name() })
+            }
             Ok(_) => Ok(()),
             Err(fault) => {
                 self.stop("it no longer answered");
