@@ -120,7 +120,13 @@ fn load(path: &Path, destination: Destination<'_>, road: Option<Road>, verify: V
         requests: &requests,
         around: Around::Scratch,
         destination,
-        options: Options { require: road, verify, depth: DEPTH, block: BLOCK },
+        options: Options {
+            require: road,
+            verify,
+            depth: DEPTH,
+            block: BLOCK,
+            ..Options::default()
+        },
         stop: &AtomicBool::new(false),
     }
     .run(&mut |_| {})

@@ -68,7 +68,7 @@ proptest! {
         let source = source(file.path());
         let (requests, len) = random_requests(count, source.len(), seed);
         let memory = memory_of(len);
-        let options = Options { require: road, block, depth, verify: Verify::Full };
+        let options = Options { require: road, block, depth, verify: Verify::Full, ..Options::default() };
         let receipt = load(&source, &requests, Around::Untouched, &memory, options).expect("a load");
         assert_same(&contents(&memory), &expected(file.path(), &requests, memory.len()));
         for (request, &found) in requests.iter().zip(&receipt.checked.fingerprints) {

@@ -163,8 +163,13 @@ fn any_requests_arrive_in_device_memory(device: Device) {
     let (target, _) = Target::vulkan(&device, at, Some(Road::Staged)).expect("a buffer");
     let Target::Device(buffer) = &target else { panic!("{target}") };
     for depth in [1, 3, 32] {
-        let options =
-            Options { require: Some(Road::Staged), verify: Verify::Full, depth, block: 65536 };
+        let options = Options {
+            require: Some(Road::Staged),
+            verify: Verify::Full,
+            depth,
+            block: 65536,
+            ..Options::default()
+        };
         let files = std::slice::from_ref(&source);
         let receipt =
             load_into(files, &requests, Around::Untouched, &target, options).expect("a load");
@@ -198,8 +203,12 @@ fn slots_stay_bounded(device: Device) {
     let source = source(file.path());
     let target = Target::Device(Arc::new(device.allocate(40 * MIB, false).expect("device memory")));
     let requests = [Request::new(0, 0, source.len(), 0)];
-    let options =
-        Options { require: Some(Road::Staged), depth: 4, block: 1 << 20, verify: Verify::Hash };
+    let options = Options {
+        require: Some(Road::Staged),
+        depth: 4,
+        verify: Verify::Hash,
+        ..Options::default()
+    };
     let receipt =
         load_into(&[source], &requests, Around::Untouched, &target, options).expect("a load");
     assert_eq!(receipt.slots, 4 << 20);

@@ -14,8 +14,12 @@
 //! is I/O memory and uncached: accesses of at most 8 bytes, which are right for either, and slow to
 //! read.
 //!
-//! When the device's driver is unbound, the kernel takes the pages out of every mapping; touching
-//! one then ends the process with `SIGBUS`. The transfers of other devices are waited for before.
+//! Whoever unbinds the device's driver does not wait for those who hold its memory, only for the
+//! transfers of other devices that are in flight. The kernel takes the pages out of every mapping, and
+//! they do not come back with the driver: touching one ends the process with `SIGBUS`, and a system
+//! call that is given one fails with `EFAULT`. [`PeerMemory::is_there`] tells whether that has happened.
+//! Those of a process that ends come back once what is in flight to them has ended, which may be a
+//! little later.
 //!
 //! # Safety
 //!
@@ -30,6 +34,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -202,8 +207,9 @@ impl P2pmem {
             kernel("taking peer memory of no length")(io::ErrorKind::InvalidInput.into())
         })?;
         let allocate = self.attribute("allocate");
-        let file = OpenOptions::new().read(true).write(true).open(allocate);
+        let file = OpenOptions::new().read(true).write(true).open(&allocate);
         let file = file.map_err(kernel("opening p2pmem/allocate (it is root's)"))?;
+        let inode = file.metadata().map_err(kernel("looking at p2pmem/allocate"))?.ino();
         let pages = MmapOptions::new().len(len).map_raw(&file).map_err(|source| {
             let too_little = |available| P2pmemError::TooLittle {
                 function: self.function.clone(),
@@ -216,7 +222,7 @@ impl P2pmem {
                 _ => kernel("mapping p2pmem/allocate")(source),
             }
         })?;
-        Ok(PeerMemory { pages, function: self.function.as_str().into() })
+        Ok(PeerMemory { pages, function: self.function.as_str().into(), source: (allocate, inode) })
     }
 
     fn attribute(&self, name: &str) -> PathBuf {
@@ -274,12 +280,22 @@ impl Exporter for P2pmem {
 pub struct PeerMemory {
     pages: MmapRaw,
     function: Arc<str>,
+    /// The attribute it was taken from, and its inode, which is another each time that a driver
+    /// gives memory to peers.
+    source: (PathBuf, u64),
 }
 
 impl PeerMemory {
     /// The address of the function whose memory it is.
     pub fn function(&self) -> &str {
         &self.function
+    }
+
+    /// Whether the function's driver has given the memory to peers all the time since it was taken.
+    /// If not, no byte of it is left, and touching one ends the process with `SIGBUS`.
+    pub fn is_there(&self) -> bool {
+        let (attribute, inode) = &self.source;
+        fs::metadata(attribute).is_ok_and(|now| now.ino() == *inode)
     }
 
     /// The length in bytes, a multiple of the page size.

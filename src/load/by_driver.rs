@@ -84,6 +84,7 @@ impl Load<'_, DriveFile> {
             entries: self.options.depth.saturating_add(1),
             max_read: self.options.block,
             wake: Wake::Interrupt,
+            limit: self.options.limit,
             ..QueueOptions::default()
         };
         match controller.queue(options) {

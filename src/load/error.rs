@@ -139,6 +139,14 @@ pub enum LoadError {
         /// What of the buffer can be used all the same.
         valid: Valid,
     },
+    /// The memory of a device that was loaded into is not there any more.
+    #[error(
+        "the memory of {device} was lost while it was loaded into: the device was unplugged, or its driver let go of it; no byte of the buffer is valid: bring the device back, and load into it anew"
+    )]
+    BufferLost {
+        /// The PCI address of the device.
+        device: String,
+    },
     /// There is no memory for the buffer or the slots.
     #[error("there is no memory for the load: {0}")]
     Memory(#[from] iomap::MemoryError),
@@ -165,7 +173,6 @@ pub enum LoadError {
     Vulkan(#[from] exporters::vulkan::VulkanError),
 }
 
-/// What to do about a kernel's answer.
 impl LoadError {
     /// For a read that found no bytes at `at`, where `file` had some when it was opened: a file
     /// shrank; a drive does not, it is gone, and the kernel has set its length to zero.
@@ -180,6 +187,7 @@ impl LoadError {
     }
 }
 
+/// What to do about a kernel's answer.
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "check the path",

@@ -20,6 +20,7 @@ use super::run::direct::Direct;
 use super::run::staged::{Slots, Staged};
 use super::run::{Event, Job, Queue, Report};
 use super::source::Source;
+use super::source::engine::Readable;
 use super::{Load, LoadError, Progress, target};
 use crate::storage::file::ring::Ring;
 use crate::storage::file::{SourceFile, pread};
@@ -44,6 +45,7 @@ impl<S: Source> Load<'_, S> {
             false => fill((&decided.peer, &[]), accounts)?,
         };
         if self.options.require.is_none()
+            && self.can_go_on()
             && let Some(why) = accounts.forgive_read()
         {
             decided.fall_back(why, accounts.fingerprints(), |job| accounts.has(job));
@@ -53,6 +55,11 @@ impl<S: Source> Load<'_, S> {
         }
         let rest = fill((&decided.direct, &decided.copied), accounts)?;
         Ok(first.followed_by(rest))
+    }
+
+    /// Whether another road could bring what is left.
+    fn can_go_on(&self) -> bool {
+        self.destination.check_there().is_ok() && self.files.iter().all(Readable::can_be_read)
     }
 }
 

@@ -40,6 +40,9 @@ pub(super) mod engine {
         /// What reads on a road must be aligned to.
         fn alignment(&self, road: Road) -> Alignment;
 
+        /// Whether reads can succeed at all, as far as is known.
+        fn can_be_read(&self) -> bool;
+
         /// What it means that a read found no bytes at `at`, where there were some before.
         fn ended(&self, at: u64, valid: Valid) -> LoadError;
     }
@@ -72,6 +75,10 @@ impl engine::Readable for SourceFile {
         }
     }
 
+    fn can_be_read(&self) -> bool {
+        true
+    }
+
     fn ended(&self, at: u64, valid: Valid) -> LoadError {
         LoadError::ended(self, at, valid)
     }
@@ -97,6 +104,10 @@ impl engine::Readable for DriveFile {
     fn alignment(&self, _: Road) -> Alignment {
         // The first entry of a PRP list begins with a word of 4 bytes (NVMe base 4.1.1).
         Alignment { offset: self.block_size(), memory: 4 }
+    }
+
+    fn can_be_read(&self) -> bool {
+        self.is_at_work()
     }
 
     fn ended(&self, at: u64, valid: Valid) -> LoadError {

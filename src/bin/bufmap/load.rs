@@ -55,6 +55,7 @@ fn report<S: Source>(
             verify: args.verify.into(),
             depth: args.depth,
             block: args.block,
+            ..Options::default()
         },
         stop,
     };

@@ -96,6 +96,11 @@ impl DriveFile {
         self.namespace.identity().block_size
     }
 
+    /// Whether the controller has not been stopped.
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.controller.link().check_up().is_ok()
+    }
+
     /// Where on the namespace the bytes from `offset` on lie, and how many of them in a row there,
     /// in whole blocks. `None` past the end.
     pub(super) fn place(&self, offset: u64) -> Option<(u64, u64)> {

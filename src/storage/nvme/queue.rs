@@ -526,7 +526,8 @@ impl Queue {
             let _ = self.controller.admin().abort(self.link(), self.number, command);
         }
         if let Some((command, operation)) = hopeless {
-            self.link().stop("a read did not end, nor could it be aborted");
+            let why = format!("a read did not end within {limit:?}, nor could it be aborted");
+            self.link().stop(&why);
             self.give_up(Some(command), self.timed_out(operation, true));
         }
     }
