@@ -87,6 +87,9 @@ impl Drive {
 
 /// The bytes that the bench writes on a topology's drives: each 8-byte word tells its own place.
 pub fn pattern(len: usize) -> Vec<u8> {
-    let words = (0..len as u64 / 8).map(|i| i ^ 0x5A5A_0000_0000_0000);
-    words.flat_map(u64::to_le_bytes).collect()
+    let mut bytes = vec![0; len];
+    for (word, i) in bytes.chunks_exact_mut(8).zip(0u64..) {
+        word.copy_from_slice(&(i ^ 0x5A5A_0000_0000_0000).to_le_bytes());
+    }
+    bytes
 }

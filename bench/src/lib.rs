@@ -8,6 +8,7 @@
 pub mod drive;
 pub mod leaks;
 pub mod monitor;
+pub mod slot;
 
 use std::fmt::Display;
 use std::process::{Command, ExitCode};

@@ -1,5 +1,5 @@
-//! QEMU's monitor, which the machine `faults` has on its fourth serial port: a guest that can pull
-//! its own plugs.
+//! QEMU's monitor, which the machines `faults`, `switch` and `vfio` have on their fourth serial port: a
+//! guest that can pull its own plugs.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -16,24 +16,39 @@ const PORT: &str = "/dev/ttyS3";
 #[derive(Debug)]
 pub struct Monitor {
     port: BufReader<File>,
+    /// How many commands it was given.
+    told: u32,
 }
 
 impl Monitor {
-    /// Begins the conversation.
+    /// Begins the conversation, or goes on with that of a program before this one.
     ///
     /// # Errors
     /// Fails the test if there is no monitor.
     pub fn open() -> Result<Self, Failed> {
-        said("stty", &["-F", PORT, "raw", "-echo"])?;
+        // Ten seconds of silence are an end of the file.
+        said("stty", &["-F", PORT, "raw", "-echo", "min", "0", "time", "100"])?;
         let port = OpenOptions::new().read(true).write(true).open(PORT)?;
-        let mut monitor = Self { port: BufReader::new(port) };
-        let begin = json!({ "execute": "qmp_capabilities" });
-        // Until it was told not to, the port has sent the greeting back: the first answer may be
-        // a complaint about that.
-        if monitor.tell(&begin).is_err() {
-            monitor.tell(&begin)?;
+        let mut monitor = Self { port: BufReader::new(port), told: 0 };
+        // Until it was told not to, the port has sent the greeting back, or pieces of it, and the
+        // monitor complains about each. This byte ends one that has no end.
+        monitor.port.get_mut().write_all(b"\xff")?;
+        for _ in 0..20 {
+            let answer = monitor.ask(json!({ "execute": "qmp_capabilities" }))?;
+            let complaint = answer["error"]["desc"].as_str().unwrap_or_default();
+            if complaint.is_empty() || complaint.contains("already complete") {
+                return Ok(monitor);
+            }
         }
-        Ok(monitor)
+        Err("the monitor does nothing but complain".into())
+    }
+
+    /// Asks the guest to let go of the device with this name, so that it can be unplugged.
+    ///
+    /// # Errors
+    /// Fails the test if the monitor refuses.
+    pub fn ask_for(&mut self, device: &str) -> Result<(), Failed> {
+        self.tell(json!({ "execute": "device_del", "arguments": { "id": device } }))
     }
 
     /// Unplugs the device with this name, and returns once the guest has let go of it.
@@ -41,30 +56,38 @@ impl Monitor {
     /// # Errors
     /// Fails the test if the monitor refuses.
     pub fn unplug(&mut self, device: &str) -> Result<(), Failed> {
-        self.tell(&json!({ "execute": "device_del", "arguments": { "id": device } }))?;
+        self.ask_for(device)?;
         self.wait_for(|said| {
             said["event"] == "DEVICE_DELETED" && said["data"]["device"] == device
         })?;
         Ok(())
     }
 
-    fn tell(&mut self, command: &Value) -> Result<(), Failed> {
-        self.port.get_mut().write_all(command.to_string().as_bytes())?;
-        let answer =
-            self.wait_for(|said| said["return"] != Value::Null || said["error"] != Value::Null)?;
-        match &answer["error"] {
+    fn tell(&mut self, command: Value) -> Result<(), Failed> {
+        match &self.ask(command.clone())?["error"] {
             Value::Null => Ok(()),
             error => Err(format!("the monitor refused {command}: {error}").into()),
         }
     }
 
-    /// Reads until it says what is waited for. What it has said before (its greeting begins before
-    /// the port was open) is no concern.
+    /// Its answer to a command, or a complaint about something that it did not understand.
+    fn ask(&mut self, mut command: Value) -> Result<Value, Failed> {
+        self.told += 1;
+        let id = json!(format!("{}-{}", std::process::id(), self.told));
+        command["id"] = id.clone();
+        self.port.get_mut().write_all(command.to_string().as_bytes())?;
+        self.wait_for(|said| {
+            said["id"] == id || said["id"] == Value::Null && said["error"] != Value::Null
+        })
+    }
+
+    /// Reads until it says what is waited for. What it says of other things (its greeting begins
+    /// before the port was open) is no concern.
     fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Result<Value, Failed> {
         loop {
             let mut line = String::new();
             if self.port.read_line(&mut line)? == 0 {
-                return Err("the monitor has hung up".into());
+                return Err("the monitor says nothing".into());
             }
             if let Ok(said) = serde_json::from_str::<Value>(&line)
                 && wanted(&said)

@@ -50,6 +50,7 @@ pub fn address(serial: &str) -> Result<Address, Failed> {
 
 /// The verdict about the drives `provider` and `reader`, which must be this one at this distance.
 /// The other way round there is no memory, and by the places alone it is the same.
+#[allow(dead_code)] // Not in every program.
 pub fn verdict(outcome: pci::Outcome, distance: u32) -> Result<Verdict, Failed> {
     let tree = Tree::read()?;
     let (provider, reader) = (address("provider")?, address("reader")?);

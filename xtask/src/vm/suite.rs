@@ -18,9 +18,11 @@ use crate::tally::Tally;
 const PACKAGE: &str = "bufmap-bench";
 
 /// Programs with other names that run in a machine too, for what the host lacks.
-const GUESTS: [(&str, &str, &str); 8] = [
+const GUESTS: [(&str, &str, &str); 10] = [
+    ("switch", "bufmap-bench", "peer_faults"),
     ("vfio", "bufmap-bench", "iommufd"),
     ("vfio", "bufmap-bench", "nvme"),
+    ("vfio", "bufmap-bench", "nvme_faults"),
     ("vfio", "bufmap-bench", "nvme_files"),
     ("vfio", "bufmap-bench", "vulkan"),
     ("vfio-counted", "bufmap-bench", "roads"),

@@ -96,6 +96,18 @@ const fn sound(name: &'static str) -> Drive {
 const FILES: Drive =
     Drive { name: "files", medium: Medium::Sound, content: Content::Blank { len: 256 << 20 } };
 
+/// The monitor is the guest's fourth serial port, by a socket of QEMU's own.
+const MONITOR: &[&str] = &[
+    "-chardev",
+    "socket,id=monitor,path=monitor,server=on,wait=off",
+    "-mon",
+    "chardev=monitor,mode=control",
+    "-chardev",
+    "socket,id=plug,path=monitor",
+    "-serial",
+    "chardev:plug",
+];
+
 const NONE: Topology = Topology {
     name: "plain",
     shows: "a machine with a disk and nothing else",
@@ -121,7 +133,7 @@ const SWITCH: &[&str] = &[
     "nvme,serial=files,drive=files,bus=third",
 ];
 
-const SWITCH_AND_ONE: &[&str] = &[
+const SWITCH_AND_TWO: &[&str] = &[
     SWITCH[0],
     SWITCH[1],
     SWITCH[2],
@@ -132,6 +144,8 @@ const SWITCH_AND_ONE: &[&str] = &[
     SWITCH[7],
     "xio3130-downstream,id=fourth,bus=up,chassis=5,slot=3",
     "nvme,serial=flaky,drive=flaky,bus=fourth",
+    "xio3130-downstream,id=fifth,bus=up,chassis=6,slot=4",
+    "nvme,id=victim,serial=victim,drive=victim,bus=fifth",
 ];
 
 const APART: &[&str] = &[
@@ -148,14 +162,16 @@ pub const TOPOLOGIES: &[Topology] = &[
     NONE,
     Topology {
         name: "switch",
-        shows: "drives under one PCIe switch, one with peer memory: peer-to-peer by bus address",
-        devices: SWITCH_AND_ONE,
+        shows: "drives under one PCIe switch, one with peer memory, one to be unplugged: peer-to-peer by bus address",
+        devices: SWITCH_AND_TWO,
         drives: &[
             sound("provider"),
             sound("reader"),
             FILES,
             of_medium("flaky", Medium::FailingTwice),
+            of_medium("victim", Medium::Slow),
         ],
+        others: MONITOR,
         ..DRIVES
     },
     Topology {
@@ -201,7 +217,7 @@ pub const TOPOLOGIES: &[Topology] = &[
     },
     Topology {
         name: "vfio",
-        shows: "drives (sound, failing, slow with peer memory) and a device with memory in a BAR, for vfio-pci, each under its own root port",
+        shows: "drives (sound, failing, slow with peer memory) and a device with memory in a BAR, for vfio-pci, each under its own root port, some to be taken away",
         cpu: "EPYC",
         iommu: true,
         devices: &[
@@ -217,14 +233,36 @@ pub const TOPOLOGIES: &[Topology] = &[
             "nvme,serial=slow,drive=slow,logical_block_size=4096,physical_block_size=4096,\
              cmb_size_mb=64,bus=fourth",
             "nvme,serial=files,drive=files,mdts=10,bus=fifth",
+            // Two drives and a card to be taken away.
+            "pcie-root-port,id=sixth,chassis=6,slot=6",
+            "pcie-root-port,id=seventh,chassis=7,slot=7",
+            "pcie-root-port,id=eighth,chassis=8,slot=8",
+            "nvme,id=victim,serial=victim,drive=victim,bus=sixth",
+            "nvme,serial=pulled,drive=pulled,bus=seventh",
+            "ivshmem-plain,memdev=lost,bus=eighth",
         ],
         drives: &[
             sound("reader"),
             of_medium("failing", Medium::Failing),
             of_medium("slow", Medium::Slow),
             FILES,
+            of_medium("victim", Medium::Slow),
+            of_medium("pulled", Medium::Slow),
         ],
-        others: &["-object", "memory-backend-ram,id=vram,size=128M,share=on"],
+        others: &[
+            "-object",
+            "memory-backend-ram,id=vram,size=128M,share=on",
+            "-object",
+            "memory-backend-ram,id=lost,size=16M,share=on",
+            MONITOR[0],
+            MONITOR[1],
+            MONITOR[2],
+            MONITOR[3],
+            MONITOR[4],
+            MONITOR[5],
+            MONITOR[6],
+            MONITOR[7],
+        ],
         modules: &["nvme", "vfio-pci", "vfio_iommu_type1"],
     },
     Topology {
@@ -241,17 +279,7 @@ pub const TOPOLOGIES: &[Topology] = &[
             of_medium("slow", Medium::Slow),
             of_medium("victim", Medium::Slow),
         ],
-        // The monitor is the guest's fourth serial port, by a socket of QEMU's own.
-        others: &[
-            "-chardev",
-            "socket,id=monitor,path=monitor,server=on,wait=off",
-            "-mon",
-            "chardev=monitor,mode=control",
-            "-chardev",
-            "socket,id=plug,path=monitor",
-            "-serial",
-            "chardev:plug",
-        ],
+        others: MONITOR,
         modules: &["nvme"],
         ..NONE
     },

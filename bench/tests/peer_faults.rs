@@ -1,0 +1,276 @@
+//! Whole loads by the kernel into the memory of another drive, while what they stand on gives way.
+
+mod peer;
+
+use std::io::{BufRead, BufReader, Read};
+use std::ops::Range;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bufmap::load::{
+    Around, Destination, Load, LoadError, Options, Progress, Receipt, Request, Road, Valid, Verify,
+};
+use bufmap::pci::driver;
+use bufmap::storage::file::SourceFile;
+use bufmap_bench::drive::{Drive, pattern};
+use bufmap_bench::leaks::Holdings;
+use bufmap_bench::monitor::Monitor;
+use bufmap_bench::{Outcome, check};
+use exporters::PeerMemory;
+use iomap::BufMap;
+use libtest_mimic::Failed;
+
+/// How much a load brings: four seconds' work of a slow drive.
+const LEN: u64 = 16 << 20;
+
+/// How much has landed when something happens.
+const SOON: u64 = 2 << 20;
+
+/// No load takes longer to end, once something has happened to it, than what is in flight takes.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+/// The variable that makes this program the victim of a test, and says what it does.
+const VICTIM: &str = "BUFMAP_VICTIM";
+
+fn main() -> ExitCode {
+    if let Ok(what) = std::env::var(VICTIM) {
+        let done = match what.as_str() {
+            "hold" => hold(),
+            "load by peer" => load_on_and_on(Some(Road::Peer)),
+            _ => load_on_and_on(None),
+        };
+        return match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                println!("{}", error.message().unwrap_or_default());
+                ExitCode::FAILURE
+            }
+        };
+    }
+    bufmap_bench::run(
+        "switch",
+        &[
+            ("a_process_that_is_killed_in_mid_load_gives_its_peer_memory_back", killed),
+            ("loads_into_peer_memory_leave_nothing_behind", cycles),
+            ("peer_memory_is_taken_from_who_holds_it", revoked),
+            ("a_provider_that_is_unbound_ends_the_load", provider_unbound),
+            // What this does cannot be undone.
+            ("a_drive_that_is_unplugged_ends_the_load", unplugged),
+        ],
+    )
+}
+
+/// What the file holds.
+static FILE: LazyLock<Vec<u8>> = LazyLock::new(|| pattern(LEN as usize));
+
+/// A range of a buffer holds what the drive does.
+fn holds(map: &BufMap<'_>, range: Range<u64>) -> Outcome {
+    let range = range.start as usize..range.end as usize;
+    let mut found = vec![0; range.len()];
+    map.copy_to_slice(range.start, &mut found)?;
+    check(found == FILE[range.clone()], format!("{range:?} is not the drive's"))
+}
+
+/// Some of a buffer is valid and not all, and holds what the drive does.
+fn is_true(valid: &Valid, map: &BufMap<'_>) -> Outcome {
+    check(valid.bytes() >= SOON && valid.bytes() < LEN && valid.wanted() == LEN, valid)?;
+    valid.ranges().iter().try_for_each(|range| holds(map, range.clone()))
+}
+
+/// Loads the first `len` bytes of the slow drive.
+fn load(
+    into: &PeerMemory,
+    len: u64,
+    require: Option<Road>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Receipt, Failed> {
+    Ok(try_load(into, len, require, progress)??)
+}
+
+fn try_load(
+    into: &PeerMemory,
+    len: u64,
+    require: Option<Road>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Result<Receipt, LoadError>, Failed> {
+    let file = SourceFile::open(Drive::with_serial("victim")?.block)?;
+    let stop = AtomicBool::new(false);
+    let options =
+        Options { require, verify: Verify::None, depth: 4, block: 256 << 10, ..<_>::default() };
+    let load = Load {
+        files: &[file],
+        requests: &[Request::new(0, 0, len, 0)],
+        around: Around::Untouched,
+        destination: Destination::Peer(into),
+        options,
+        stop: &stop,
+    };
+    Ok(load.run(progress))
+}
+
+/// A whole load, as if nothing had ever happened.
+fn works() -> Outcome {
+    const SOME: u64 = 1 << 20;
+    let memory = peer::memory(SOME as usize)?;
+    memory.map().fill(0xEE)?;
+    let receipt = load(&memory, SOME, Some(Road::Peer), &mut |_| ())?;
+    check(receipt.bytes == SOME && receipt.cpu_copied == 0, format!("{receipt:?}"))?;
+    holds(&memory.map(), 0..SOME)
+}
+
+/// A process that does something to peer memory.
+fn begin(what: &str) -> Result<(Child, BufReader<ChildStdout>), Failed> {
+    let mut victim = Command::new(std::env::current_exe()?)
+        .env(VICTIM, what)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut said = BufReader::new(victim.stdout.take().ok_or("no pipe")?);
+    let mut line = String::new();
+    said.read_line(&mut line)?;
+    check(line == "now\n", format!("it says {line:?}"))?;
+    Ok((victim, said))
+}
+
+fn load_on_and_on(require: Option<Road>) -> Outcome {
+    let memory = peer::memory(LEN as usize)?;
+    loop {
+        let mut told = false;
+        load(&memory, LEN, require, &mut |progress| {
+            if progress.done >= SOON && !std::mem::replace(&mut told, true) {
+                println!("now");
+            }
+        })?;
+    }
+}
+
+fn hold() -> Outcome {
+    let memory = peer::memory(SOON as usize)?;
+    memory.map().write(0, 0x1234_u32)?;
+    println!("now");
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    println!("it is there: {}", memory.is_there());
+    println!("it holds {:#x}", memory.map().read::<u32>(0)?);
+    Ok(())
+}
+
+fn killed() -> Outcome {
+    let provider = peer::provider()?;
+    let free = provider.available()?;
+    for _ in 0..3 {
+        let (mut victim, _said) = begin("load by peer")?;
+        check(provider.available()? == free - LEN, "it has none of the memory")?;
+        victim.kill()?;
+        check(victim.wait()?.signal() == Some(libc::SIGKILL), "it was not killed")?;
+        // The drive still writes into some of it.
+        let start = Instant::now();
+        while provider.available()? != free {
+            check(start.elapsed() < AT_ONCE, "not all of the memory has come back")?;
+            thread::sleep(Duration::from_millis(10));
+        }
+        println!("its memory came back in {:?}", start.elapsed());
+        works()?;
+    }
+    Ok(())
+}
+
+fn cycles() -> Outcome {
+    const LOADS: u32 = 60;
+    let start = Instant::now();
+    let mut before = None;
+    for cycle in 0..LOADS {
+        let memory = peer::memory(64 << 10)?;
+        load(&memory, 64 << 10, Some(Road::Peer), &mut |_| ())?;
+        holds(&memory.map(), 0..64 << 10)?;
+        drop(memory);
+        if cycle == 20 {
+            before = Some((Holdings::now()?, peer::provider()?.available()?));
+        }
+    }
+    println!("{LOADS} loads in {:?}", start.elapsed());
+    let after = (Holdings::now()?, peer::provider()?.available()?);
+    check(before == Some(after), format!("{before:?}, then {after:?}"))
+}
+
+/// Unbinds the provider's driver, which waits for nobody, and has it take the function again.
+fn unbind_provider() -> Outcome {
+    let provider = peer::address("provider")?;
+    let unbinder = thread::spawn(move || Ok::<_, Failed>(driver::release(provider)?));
+    let start = Instant::now();
+    while !unbinder.is_finished() {
+        check(start.elapsed() < AT_ONCE, "the unbinding waits for who holds the memory")?;
+        thread::sleep(Duration::from_millis(10));
+    }
+    let driver = unbinder.join().map_err(|_| "the thread panicked")??;
+    check(driver.as_deref() == Some("nvme"), "the kernel did not take it again")
+}
+
+/// Nobody is waited for who holds the memory: the kernel takes it away, and touching it is deadly.
+/// The driver that comes back does not bring it back.
+fn revoked() -> Outcome {
+    let (mut victim, mut said) = begin("hold")?;
+    unbind_provider()?;
+    drop(victim.stdin.take());
+    let mut words = String::new();
+    said.read_to_string(&mut words)?;
+    let signal = victim.wait()?.signal();
+    println!("{words}, and then signal {signal:?}");
+    check(words == "it is there: false\n", &words)?;
+    check(signal == Some(libc::SIGBUS), format!("{signal:?}"))?;
+    works()
+}
+
+/// A load ends with an error and touches what it has lost no more, whatever road it may take.
+fn provider_unbound() -> Outcome {
+    let provider = peer::address("provider")?.to_string();
+    for what in ["load by peer", "load"] {
+        let (mut victim, mut said) = begin(what)?;
+        unbind_provider()?;
+        let since = Instant::now();
+        let mut words = String::new();
+        said.read_to_string(&mut words)?;
+        let status = victim.wait()?;
+        println!("{status}: {words}");
+        check(since.elapsed() < AT_ONCE, format!("{:?}", since.elapsed()))?;
+        check(status.code() == Some(1), status)?;
+        let lost = format!("the memory of {provider} was lost while it was loaded into");
+        check(words.contains(&lost), &words)?;
+        works()?;
+    }
+    Ok(())
+}
+
+fn unplugged() -> Outcome {
+    let block = Drive::with_serial("victim")?.block;
+    let memory = peer::memory(LEN as usize)?;
+    let mut monitor = Monitor::open()?;
+    let mut since = None;
+    let loaded = try_load(&memory, LEN, None, &mut |progress| {
+        if progress.done >= SOON && since.is_none() {
+            since = Some((Instant::now(), monitor.ask_for("victim")));
+        }
+    })?;
+    let (since, asked) = since.ok_or("it ended before")?;
+    asked?;
+    println!("{:?}", since.elapsed());
+    check(since.elapsed() < AT_ONCE, format!("{:?}", since.elapsed()))?;
+    let error = loaded.err().ok_or("it succeeded")?;
+    println!("{error}");
+    let LoadError::Read { path, source, valid, .. } = &error else {
+        return Err(error.to_string().into());
+    };
+    check(*path == block, path.display())?;
+    check(matches!(source.raw_os_error(), Some(libc::ENODEV | libc::EIO)), source)?;
+    is_true(valid, &memory.map())?;
+    let start = Instant::now();
+    while block.exists() {
+        check(start.elapsed() < Duration::from_secs(10), "the drive is still there")?;
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
