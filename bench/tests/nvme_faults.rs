@@ -1,13 +1,14 @@
 //! Whole loads by the driver in user space, while what they stand on gives way: each ends soon, with
 //! an error that names device and cause, and the bytes that it calls valid are the drive's.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -77,6 +78,20 @@ fn cards() -> Result<[Address; 2], Failed> {
     cards.try_into().map_err(|cards| format!("not two ivshmem devices: {cards:?}").into())
 }
 
+/// The address of the drive with this serial number, which only the kernel's driver tells.
+fn drive(serial: &'static str) -> Result<Address, Failed> {
+    static KNOWN: Mutex<BTreeMap<&str, Address>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    match known.get(serial) {
+        Some(&address) => Ok(address),
+        None => {
+            let address = Drive::returned(serial)?.address()?;
+            known.insert(serial, address);
+            Ok(address)
+        }
+    }
+}
+
 /// A file that is the first bytes of a drive, and a card to load it into.
 struct Ours {
     card: Device,
@@ -84,8 +99,8 @@ struct Ours {
 }
 
 impl Ours {
-    fn open(serial: &str) -> Result<Self, Failed> {
-        Self::open_at(Drive::returned(serial)?.address()?, cards()?[0])
+    fn open(serial: &'static str) -> Result<Self, Failed> {
+        Self::open_at(drive(serial)?, cards()?[0])
     }
 
     fn open_at(drive: Address, card: Address) -> Result<Self, Failed> {
@@ -384,7 +399,7 @@ fn pulled() -> Outcome {
 /// What a drive writes to where a card was arrives nowhere, and the drive does not know.
 fn card_pulled() -> Outcome {
     let [card, lost] = cards()?;
-    let drive = Drive::returned("slow")?.address()?;
+    let drive = drive("slow")?;
     let ours = Ours::open_at(drive, lost)?;
     let vram = ours.vram_of(2 * SOON)?;
     let options = Options { verify: Verify::None, ..with(Some(Road::Peer)) };
@@ -412,7 +427,7 @@ fn victim(address: &str) -> Outcome {
 }
 
 fn killed() -> Outcome {
-    let drive = Drive::returned("slow")?.address()?;
+    let drive = drive("slow")?;
     for _ in 0..2 {
         let mut victim = Command::new(std::env::current_exe()?)
             .env(VICTIM, drive.to_string())
@@ -445,7 +460,7 @@ fn in_mid_load(tool: &mut Child) -> Outcome {
 
 fn by_the_tool() -> Outcome {
     let tool = std::env::var("BUFMAP_TOOL")?;
-    let address = Drive::returned("slow")?.address()?.to_string();
+    let address = drive("slow")?.to_string();
     let card = cards()?[0].to_string();
     let len = LEN / 2;
     let item = MappedItem { name: "all".into(), offset: 0, len, crc32: None };
@@ -518,7 +533,7 @@ fn cycles() -> Outcome {
 
 fn bind_cycles() -> Outcome {
     const CYCLES: u32 = 20;
-    let (drive, card) = (Drive::returned("reader")?.address()?, cards()?[0]);
+    let (drive, card) = (drive("reader")?, cards()?[0]);
     let start = Instant::now();
     let mut before = None;
     for cycle in 0..CYCLES {
