@@ -27,7 +27,8 @@
 //! * **Every wait ends.** A read that takes too long is aborted; what cannot be aborted is ended by
 //!   stopping the controller; a controller that does not stop is cut off from the bus.
 //! * **Nothing of the device's is believed.** Identifiers of commands are looked up, counts and shifts
-//!   are checked, and a device that answers with nothing but ones is gone.
+//!   are checked; a device that answers with nothing but ones is gone, and one that is not ready any more
+//!   was reset by somebody else.
 //! * **The kernel can have the drive back.** A [`Controller`] that is dropped has told its drive to shut
 //!   down, and waited for it.
 //!
