@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::ops::Range;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -192,9 +193,6 @@ fn with(require: Option<Road>) -> Options {
     Options { require, depth: 4, block: 256 << 10, ..Options::default() }
 }
 
-/// The road that a load must take, or the best one.
-const EITHER: [Option<Road>; 2] = [Some(Road::Peer), None];
-
 /// What the file holds.
 static FILE: LazyLock<Vec<u8>> = LazyLock::new(|| pattern(LEN as usize));
 
@@ -270,7 +268,7 @@ const ASKED_BACK: [&str; 2] =
     ["the kernel asks for it back", "the kernel asked for the device back"];
 
 fn recalled() -> Outcome {
-    for require in EITHER {
+    for require in [Some(Road::Peer), None] {
         let ours = Ours::open("slow")?;
         let (drive, vram) = (ours.drive()?, ours.vram()?);
         let mut unbinder = None;
@@ -437,7 +435,7 @@ fn killed() -> Outcome {
         victim.stdout.take().ok_or("no pipe")?.read_exact(&mut line)?;
         check(&line == b"loading", "it says something else")?;
         victim.kill()?;
-        check(!victim.wait()?.success(), "it was not killed")?;
+        check(victim.wait()?.signal() == Some(libc::SIGKILL), "it was not killed")?;
         Ours::open_at(drive, cards()?[0])?.works()?;
     }
     check(driver::release(drive)?.as_deref() == Some("nvme"), "the kernel did not take it")?;
@@ -485,7 +483,7 @@ fn by_the_tool() -> Outcome {
     let mut killed = begin()?;
     in_mid_load(&mut killed)?;
     killed.kill()?;
-    check(!killed.wait()?.success(), "it was not killed")?;
+    check(killed.wait()?.signal() == Some(libc::SIGKILL), "it was not killed")?;
 
     let mut reset = begin()?;
     in_mid_load(&mut reset)?;

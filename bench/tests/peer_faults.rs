@@ -257,7 +257,6 @@ fn unplugged() -> Outcome {
     })?;
     let (since, asked) = since.ok_or("it ended before")?;
     asked?;
-    println!("{:?}", since.elapsed());
     check(since.elapsed() < AT_ONCE, format!("{:?}", since.elapsed()))?;
     let error = loaded.err().ok_or("it succeeded")?;
     println!("{error}");
