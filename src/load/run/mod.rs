@@ -15,6 +15,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
 
 use super::check::Part;
 use super::plan::{Landing, Piece};
@@ -78,20 +79,24 @@ pub(crate) struct Report<'a> {
     events: Sender<Event<'a>>,
     landed: Vec<Landed<'a>>,
     bytes: u64,
+    told: Instant,
 }
 
 impl<'a> Report<'a> {
     /// As many bytes as are told together.
     const TOGETHER: u64 = 2 << 20;
 
-    pub(crate) const fn new(events: Sender<Event<'a>>) -> Self {
-        Self { events, landed: Vec::new(), bytes: 0 }
+    /// So long is nobody kept waiting who shows the progress of a slow drive.
+    const SOON: Duration = Duration::from_millis(100);
+
+    pub(crate) fn new(events: Sender<Event<'a>>) -> Self {
+        Self { events, landed: Vec::new(), bytes: 0, told: Instant::now() }
     }
 
     fn landed(&mut self, job: &'a Job, parts: Option<Vec<Part>>) {
         self.bytes += job.piece.need;
         self.landed.push(Landed { job, parts });
-        if self.bytes >= Self::TOGETHER {
+        if self.bytes >= Self::TOGETHER || self.told.elapsed() >= Self::SOON {
             self.flush();
         }
     }
@@ -100,6 +105,7 @@ impl<'a> Report<'a> {
     fn flush(&mut self) {
         if !self.landed.is_empty() {
             self.bytes = 0;
+            self.told = Instant::now();
             let landed = std::mem::take(&mut self.landed);
             self.tell(Event::Landed(landed));
         }
