@@ -50,7 +50,11 @@ impl Load<'_, DriveFile> {
         let mut drive = Drive { queue, spare: (spare.map(), mapped.list()) };
 
         let buffer = self.buffer()?;
-        let reach = mapper.map(buffer, Intent::Write);
+        let reach = match (mapper.map(buffer, Intent::Write), asked.place) {
+            // Into the system's own memory there is no other road.
+            (Err(error), Place::System) => return Err(error.into()),
+            (reach, _) => reach,
+        };
         let fingerprints = Fingerprints::new(self.requests);
         let mut decided = self.decide(&asked, &fingerprints, &mut drive, (buffer, &reach))?;
         let reach = reach.as_ref().ok().map(Mapped::list);
