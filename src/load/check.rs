@@ -156,7 +156,9 @@ pub(crate) fn compare<S: Source>(
             buffer.read(request.buffer_offset + at, found)?;
             let offset = request.offset + at;
             again(file, offset, expected)?;
-            if let Some(differs) = found.iter().zip(&*expected).position(|(a, b)| a != b) {
+            if found != expected
+                && let Some(differs) = found.iter().zip(&*expected).position(|(a, b)| a != b)
+            {
                 return Err(LoadError::Mismatch {
                     path: file.path().into(),
                     offset: offset + differs as u64,
