@@ -19,6 +19,7 @@ use iomap::{BufMap, Memory, MemoryError, PhyrList, Pinned, pagemap};
 use crate::Absent;
 use crate::dma_heap::DmaHeapError;
 use crate::dmabuf::{CpuAccess, DmaBuf, DmaBufError, Intent};
+use crate::drm::DrmError;
 use crate::p2pmem::P2pmemError;
 use crate::udmabuf::UdmabufError;
 use crate::vfio::VfioError;
@@ -71,6 +72,9 @@ pub enum ExportError {
     /// A dma-heap.
     #[error(transparent)]
     DmaHeap(#[from] DmaHeapError),
+    /// A DRM node.
+    #[error(transparent)]
+    Drm(#[from] DrmError),
     /// A Vulkan device.
     #[error(transparent)]
     Vulkan(#[from] VulkanError),
@@ -89,6 +93,9 @@ pub enum Provider {
     System,
     /// A dma-heap, by name. Which memory a heap uses is the platform's business.
     DmaHeap(String),
+    /// A DRM device, by its driver's name. Whether the memory is the system's or the device's own
+    /// is the driver's business.
+    Drm(String),
     /// A Vulkan device, by name.
     Vulkan(String),
     /// A BAR of a PCI device.
@@ -110,6 +117,7 @@ impl fmt::Display for Provider {
         match self {
             Self::System => f.write_str("system memory"),
             Self::DmaHeap(heap) => write!(f, "dma-heap {heap}"),
+            Self::Drm(driver) => write!(f, "DRM driver {driver}"),
             Self::Vulkan(device) => write!(f, "Vulkan device {device}"),
             Self::Bar { device, index } => write!(f, "BAR {index} of {device}"),
             Self::PeerMemory { device } => write!(f, "peer memory of {device}"),

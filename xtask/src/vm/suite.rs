@@ -18,7 +18,7 @@ use crate::tally::Tally;
 const PACKAGE: &str = "bufmap-bench";
 
 /// Programs with other names that run in a machine too, for what the host lacks.
-const GUESTS: [(&str, &str, &str); 10] = [
+const GUESTS: [(&str, &str, &str); 11] = [
     ("switch", "bufmap-bench", "peer_faults"),
     ("vfio", "bufmap-bench", "iommufd"),
     ("vfio", "bufmap-bench", "nvme"),
@@ -26,6 +26,7 @@ const GUESTS: [(&str, &str, &str); 10] = [
     ("vfio", "bufmap-bench", "nvme_files"),
     ("vfio", "bufmap-bench", "vulkan"),
     ("vfio-counted", "bufmap-bench", "roads"),
+    ("gpu", "bufmap-bench", "drm"),
     ("gpu", "bufmap-exporters", "buffers"),
     ("gpu", "bufmap-exporters", "vulkan"),
     ("gpu", "bufmap", "load_vulkan"),
