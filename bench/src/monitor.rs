@@ -1,7 +1,7 @@
-//! QEMU's monitor, which the machines `faults`, `switch` and `vfio` have on their fourth serial port: a
-//! guest that can pull its own plugs.
+//! QEMU's monitor, which the machines `faults`, `switch`, `vfio` and `gpu` have on their fourth serial
+//! port: a guest that can pull its own plugs and see its own screens.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 
 use libtest_mimic::Failed;
@@ -61,6 +61,28 @@ impl Monitor {
             said["event"] == "DEVICE_DELETED" && said["data"]["device"] == device
         })?;
         Ok(())
+    }
+
+    /// What a device has on its screen: the width and height in pixels, and the pixels row by row, three
+    /// bytes each, red, green and blue.
+    ///
+    /// # Errors
+    /// Fails the test if the monitor refuses, or what it leaves behind is no picture.
+    pub fn screen(&mut self, device: &str) -> Result<(usize, usize, Vec<u8>), Failed> {
+        let arguments = json!({ "device": device, "filename": "screen.ppm" });
+        self.tell(json!({ "execute": "screendump", "arguments": arguments }))?;
+        // QEMU runs in the session's directory, which the guest shares.
+        let file = fs::read("/session/screen.ppm")?;
+        let mut lines = file.splitn(4, |byte| *byte == b'\n');
+        let mut line = || lines.next().ok_or("a short picture");
+        let (kind, size, depth, pixels) = (line()?, line()?, line()?, line()?);
+        let size = std::str::from_utf8(size)?.split_once(' ').ok_or("a picture without a size")?;
+        let (width, height): (usize, usize) = (size.0.parse()?, size.1.parse()?);
+        let whole = (kind, depth, pixels.len()) == (b"P6", b"255", width * height * 3);
+        match whole {
+            true => Ok((width, height, pixels.to_vec())),
+            false => Err(format!("{} bytes of {width} x {height} pixels", pixels.len()).into()),
+        }
     }
 
     fn tell(&mut self, command: Value) -> Result<(), Failed> {

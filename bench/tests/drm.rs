@@ -10,10 +10,14 @@ use std::time::{Duration, Instant};
 
 use bufmap_bench::drive::pattern;
 use bufmap_bench::leaks::Holdings;
+use bufmap_bench::monitor::Monitor;
 use bufmap_bench::{Outcome, check, said};
+use drm::Device as _;
 use drm::buffer::DrmFourcc;
-use drm::control::Device as _;
-use exporters::drm::{Card, DrmError, Gem, Node, export_handle, nodes};
+use drm::control::{Device as _, Mode, connector, crtc};
+use exporters::drm::{
+    Card, DrmError, FramePlane, Framebuffer, Gem, Node, Picture, export_handle, nodes,
+};
 use exporters::{DmaBuf, DmaHeap, Exporter, Intent, Provider, Udmabuf};
 use libtest_mimic::Failed;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -23,7 +27,7 @@ use rustix::io::Errno;
 const DRIVERS: [&str; 3] = ["vgem", "virtio_gpu", "bochs-drm"];
 
 /// Not a whole number of pages.
-const LEN: usize = (1 << 20) + 8;
+const LEN: usize = (64 << 10) + 8;
 
 /// The cards that import others' buffers. Virtio-gpu takes its own alone, without blob resources.
 const IMPORTERS: [&str; 2] = ["vgem", "bochs-drm"];
@@ -46,6 +50,8 @@ fn main() -> ExitCode {
             ("drm_a_syncobj_waits_for_what_is_put_in", syncobjs),
             ("drm_a_fence_goes_from_one_driver_to_another_and_back", fences_travel),
             ("drm_timelines_count_points", timelines),
+            ("drm_an_imported_buffer_is_seen_on_the_screen", scan_out),
+            ("drm_a_framebuffer_s_planes_are_dma_bufs", planes),
             ("drm_a_thousand_cycles_leave_nothing", leaks),
         ],
     )
@@ -295,9 +301,11 @@ impl Random {
 fn threads() -> Outcome {
     let card = primary("vgem")?;
     let dma_buf = DmaHeap::open("system")?.allocate(4096)?;
+    let end = Instant::now() + Duration::from_secs(2);
     let import_often = || -> Result<(), DrmError> {
-        for _ in 0..500 {
+        while Instant::now() < end {
             let gem = card.import(&dma_buf)?;
+            thread::yield_now();
             gem.dma_buf()?;
         }
         Ok(())
@@ -533,6 +541,158 @@ fn timelines() -> Outcome {
     let same = elsewhere.shared_timeline(timeline.share()?.as_fd())?;
     same.signal(12)?;
     timeline.wait(12, Duration::ZERO).map_err(Failed::from)
+}
+
+/// A display of a card's that is to show something.
+struct Display {
+    card: Card,
+    connector: connector::Handle,
+    crtc: crtc::Handle,
+    mode: Mode,
+}
+
+impl Display {
+    fn of(driver: &str) -> Result<Self, Failed> {
+        let card = primary(driver)?;
+        let own = Own(&card);
+        own.acquire_master_lock()?;
+        let resources = own.resource_handles()?;
+        let connector = *resources.connectors().first().ok_or("no connector")?;
+        let crtc = *resources.crtcs().first().ok_or("no CRTC")?;
+        let modes = own.get_connector(connector, true)?.modes().to_vec();
+        let small = modes.iter().find(|mode| mode.size() == (640, 480));
+        let mode = *small.ok_or("no mode of 640 x 480")?;
+        Ok(Self { card, connector, crtc, mode })
+    }
+
+    fn show(&self, framebuffer: &Framebuffer) -> Outcome {
+        let id = Some(framebuffer.id().into());
+        Ok(Own(&self.card).set_crtc(self.crtc, id, (0, 0), &[self.connector], Some(self.mode))?)
+    }
+}
+
+const WIDTH: usize = 640;
+const HEIGHT: usize = 480;
+const PITCH: usize = WIDTH * 4;
+const PICTURE: Picture =
+    Picture { width: 640, height: 480, format: DrmFourcc::Xrgb8888, modifier: None };
+
+/// A pixel's red, green and blue: no two rows or columns are alike, nor two seeds.
+fn pixel(x: usize, y: usize, seed: usize) -> [u8; 3] {
+    [(x + seed) as u8, (y * 3 + seed) as u8, (x / 256 + y / 256 * 16 + seed * 64) as u8]
+}
+
+/// A picture's bytes as XR24, blue first.
+fn xr24(seed: usize) -> Vec<u8> {
+    let places = (0..HEIGHT).flat_map(|y| (0..WIDTH).map(move |x| (x, y)));
+    places
+        .flat_map(|(x, y)| {
+            let [red, green, blue] = pixel(x, y, seed);
+            [blue, green, red, 0]
+        })
+        .collect()
+}
+
+/// Holds what a device's screen shows against the picture, pixel by pixel.
+fn seen(monitor: &mut Monitor, driver: &str, seed: usize) -> Outcome {
+    let (width, height, screen) = monitor.screen(driver)?;
+    check((width, height) == (WIDTH, HEIGHT), format!("{driver}: {width} x {height}"))?;
+    for (at, colours) in screen.chunks_exact(3).enumerate() {
+        let (x, y) = (at % WIDTH, at / WIDTH);
+        let wanted = pixel(x, y, seed);
+        if colours != wanted {
+            return Err(format!("{driver}: {colours:?} at {x}, {y}, not {wanted:?}").into());
+        }
+    }
+    Ok(())
+}
+
+fn scan_out() -> Outcome {
+    let mut monitor = Monitor::open()?;
+    for driver in ["bochs-drm", "virtio_gpu"] {
+        let display = Display::of(driver)?;
+        let mut seed = 0;
+        for (source, dma_buf) in frames()? {
+            let Ok(gem) = display.card.import(&dma_buf) else {
+                check(driver == "virtio_gpu" && source != driver, format!("{source} to {driver}"))?;
+                continue;
+            };
+            seed += 1;
+            fill(&dma_buf, &xr24(seed))?;
+            let planes = [FramePlane { buffer: &gem, offset: 0, pitch: PITCH as u32 }];
+            let framebuffer = display.card.framebuffer(PICTURE, &planes)?;
+            drop(gem); // the framebuffer keeps it
+            display.show(&framebuffer)?;
+            seen(&mut monitor, driver, seed)?;
+        }
+        check(seed == if driver == "virtio_gpu" { 1 } else { 5 }, format!("{seed} shown"))?;
+    }
+    Ok(())
+}
+
+/// A frame of each source, unwritten.
+fn frames() -> Result<Vec<(String, DmaBuf)>, Failed> {
+    let len = PITCH * HEIGHT;
+    let mut frames = vec![
+        ("udmabuf".to_owned(), Udmabuf::open()?.export(len)?.dma_buf()?.clone()),
+        ("heap".to_owned(), DmaHeap::open("system")?.export(len)?.dma_buf()?.clone()),
+    ];
+    for driver in DRIVERS {
+        let dumb = primary(driver)?.dumb_buffer(640, 480, 32)?;
+        check(dumb.pitch() == PITCH, format!("{driver}: a pitch of {}", dumb.pitch()))?;
+        frames.push((driver.to_owned(), dumb.buffer().dma_buf()?.clone()));
+    }
+    Ok(frames)
+}
+
+fn planes() -> Outcome {
+    let display = Display::of("bochs-drm")?;
+    let heap = DmaHeap::open("system")?;
+    // The picture begins at the second row of its buffer.
+    let dma_buf = heap.allocate(PITCH * (HEIGHT + 1))?;
+    let picture = [vec![0xAA; PITCH], xr24(9)].concat();
+    fill(&dma_buf, &picture)?;
+    let gem = display.card.import(&dma_buf)?;
+    let plane = FramePlane { buffer: &gem, offset: PITCH as u32, pitch: PITCH as u32 };
+    let framebuffer = display.card.framebuffer(PICTURE, &[plane])?;
+    display.show(&framebuffer)?;
+    seen(&mut Monitor::open()?, "bochs-drm", 9)?;
+
+    // Whoever may ask the display what it shows has its buffers.
+    let elsewhere = Card::open(display.card.path())?;
+    let shown = Own(&elsewhere).get_crtc(display.crtc)?.framebuffer().ok_or("a dark screen")?;
+    let before = first_free(&elsewhere)?;
+    let (found, planes) = elsewhere.framebuffer_planes(shown.into())?;
+    let same = (found.width, found.height, found.format);
+    check(same == (640, 480, DrmFourcc::Xrgb8888), format!("{found:?}"))?;
+    let [plane] = &planes[..] else { return Err(format!("{} planes", planes.len()).into()) };
+    let place = (plane.offset as usize, plane.pitch as usize);
+    check(place == (PITCH, PITCH), format!("{place:?}"))?;
+    check(bytes(&plane.buffer, picture.len())? == picture, "another buffer")?;
+    check(first_free(&elsewhere)? == before, "a handle was left open")?;
+
+    // What no framebuffer is made of.
+    let other = elsewhere.import(&dma_buf)?;
+    let plane = FramePlane { buffer: &other, offset: 0, pitch: PITCH as u32 };
+    let strange = display.card.framebuffer(PICTURE, &[plane]);
+    check(matches!(strange, Err(DrmError::OtherFile { .. })), format!("{strange:?}"))?;
+    let plane = FramePlane { buffer: &gem, offset: 0, pitch: PITCH as u32 };
+    for count in [0, 5] {
+        let answer = display.card.framebuffer(PICTURE, &vec![plane; count]);
+        let refused = matches!(answer, Err(DrmError::Planes { count: told, .. }) if told == count);
+        check(refused, format!("{count}: {answer:?}"))?;
+    }
+    let past = FramePlane { offset: 2 * PITCH as u32, ..plane };
+    let answer = display.card.framebuffer(PICTURE, &[past]);
+    check(errno(&answer) == Some(Errno::INVAL), format!("{answer:?}"))?;
+    drop(framebuffer);
+    let answer = elsewhere.framebuffer_planes(shown.into());
+    check(errno(&answer) == Some(Errno::NOENT), format!("{answer:?}"))
+}
+
+/// The first handle that is free on a card's file.
+fn first_free(card: &Card) -> Result<NonZeroU32, Failed> {
+    Ok(card.dumb_buffer(64, 1, 32)?.gem().handle())
 }
 
 /// How many dma-bufs the kernel has.

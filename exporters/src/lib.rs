@@ -14,7 +14,7 @@
 //! | [`system`] | ordinary or huge pages behind a memfd | nothing |
 //! | [`udmabuf`] | dma-bufs made of a memfd's pages | `/dev/udmabuf` |
 //! | [`dma_heap`] | memory that is a dma-buf from the start | `/dev/dma_heap` |
-//! | [`drm`] | dumb buffers, any GEM handle by PRIME, and sync objects | a DRM driver's node |
+//! | [`drm`] | dumb buffers, any GEM handle by PRIME, framebuffers and sync objects | a DRM driver's node |
 //! | [`p2pmem`] | memory of a PCI device that its driver gives to peers | such a driver, Linux 6.2, root |
 //! | [`vfio`] | the BARs of a PCI device, and memory mapped for it | an IOMMU, and vfio-pci as its driver |
 //! | [`vulkan`] | memory of a GPU, and any of the above for a GPU to use | `libvulkan.so.1` and a driver |

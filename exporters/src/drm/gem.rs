@@ -60,6 +60,21 @@ impl Gem {
         Ok(Self { card: card.clone(), handle })
     }
 
+    /// As [`own`](Self::own), for several handles that come with what else the kernel says. One that
+    /// comes twice has two owners.
+    pub(super) fn own_all<T>(
+        card: &Card,
+        make: impl FnOnce() -> Result<(T, Vec<NonZeroU32>), DrmError>,
+    ) -> Result<(T, Vec<Self>), DrmError> {
+        let mut owners = card.handles().lock();
+        let (said, handles) = make()?;
+        let own = |handle| {
+            *owners.entry(handle).or_default() += 1;
+            Self { card: card.clone(), handle }
+        };
+        Ok((said, handles.into_iter().map(own).collect()))
+    }
+
     /// The handle, for ioctls on this card's file. It is good while this lives.
     pub fn handle(&self) -> NonZeroU32 {
         self.handle

@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | [`DumbBuffer`]: plain pixels that a display can show | [`Card::dumb_buffer`] | a dma-buf, an [`Export`](crate::Export) |
 //! | [`Gem`]: any buffer of the driver | [`Card::import`], [`Card::adopt`] | a dma-buf |
+//! | [`Framebuffer`]: buffers that a display can show | [`Card::framebuffer`] | dma-bufs, by [`Card::framebuffer_planes`] |
 //! | a handle that belongs to somebody else | a program's own calls | a dma-buf, by [`export_handle`] |
 //! | [`Syncobj`]: a box for one fence | [`Card::syncobj`] | a sync file |
 //! | [`Timeline`]: a box whose fences are numbered | [`Card::timeline`] | a sync file for any point |
@@ -37,6 +38,7 @@
 
 mod card;
 mod dumb;
+mod framebuffer;
 mod gem;
 mod syncobj;
 
@@ -46,6 +48,7 @@ use std::time::Duration;
 
 pub use card::{Card, Node, nodes};
 pub use dumb::DumbBuffer;
+pub use framebuffer::{FramePlane, Framebuffer, Picture};
 pub use gem::{Gem, export_handle};
 pub use syncobj::{Syncobj, Timeline};
 
@@ -67,6 +70,14 @@ pub enum DrmError {
         len: usize,
         /// The most that can be asked for, in bytes.
         max: usize,
+    },
+    /// A picture of no planes, or of more than there can be.
+    #[error("{card}: a framebuffer has one to four planes, not {count}")]
+    Planes {
+        /// The node.
+        card: PathBuf,
+        /// How many were given.
+        count: usize,
     },
     /// A wait that ended before the fence was signalled.
     #[error("{card}: no signal within {limit:?}; wait longer, or ask what holds up the device")]

@@ -285,8 +285,9 @@ pub const TOPOLOGIES: &[Topology] = &[
     },
     Topology {
         name: "gpu",
-        shows: "virtio-gpu, bochs and vgem, udmabuf, dma-heap, and Mesa's lavapipe with dma-bufs",
-        devices: &["virtio-gpu-pci", "bochs-display"],
+        shows: "virtio-gpu, bochs and vgem, udmabuf, dma-heap, Mesa's lavapipe with dma-bufs, screens that the guest sees by QEMU's monitor",
+        devices: &["virtio-gpu-pci,id=virtio_gpu", "bochs-display,id=bochs-drm"],
+        others: MONITOR,
         modules: &["vgem", "virtio-gpu", "bochs"],
         ..NONE
     },
