@@ -30,7 +30,7 @@ const ROW_BYTES: usize = 4096;
 const ROW_PIXELS: u32 = 1024;
 
 /// The most rows that are asked for. Drivers count bytes in 32 bits in places.
-const MAX_ROWS: usize = (u32::MAX as usize) / ROW_BYTES;
+const MAX_ROWS: u32 = u32::MAX / ROW_BYTES as u32;
 
 /// A dumb buffer: a picture of known shape, or a run of bytes.
 ///
@@ -166,16 +166,19 @@ impl Exporter for Card {
     }
 
     fn export(&self, len: usize) -> Result<Export, ExportError> {
-        Ok(self.dumb_buffer(ROW_PIXELS, rows(self, len)?, 32)?.into())
+        let rows = rows(len).ok_or_else(|| DrmError::Length {
+            card: self.path().to_owned(),
+            len,
+            max: MAX_ROWS as usize * ROW_BYTES,
+        })?;
+        Ok(self.dumb_buffer(ROW_PIXELS, rows, 32)?.into())
     }
 }
 
-/// How many rows hold `len` bytes.
-fn rows(card: &Card, len: usize) -> Result<u32, DrmError> {
-    match len.div_ceil(ROW_BYTES) {
-        rows @ 1..=MAX_ROWS => Ok(rows as u32),
-        _ => Err(DrmError::Length { card: card.path().to_owned(), len, max: MAX_ROWS * ROW_BYTES }),
-    }
+/// How many rows hold `len` bytes, if it is not too many, or none.
+fn rows(len: usize) -> Option<u32> {
+    let rows = u32::try_from(len.div_ceil(ROW_BYTES)).ok()?;
+    (1..=MAX_ROWS).contains(&rows).then_some(rows)
 }
 
 /// A dumb buffer in this process's address space.
@@ -207,6 +210,28 @@ impl Bytes for Mapping {
                 Caching::WriteCombining,
                 Access::ReadWrite,
             )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn lengths_at_the_edges() {
+        let most = MAX_ROWS as usize * ROW_BYTES;
+        assert_eq!([rows(0), rows(1), rows(4096), rows(4097)], [None, Some(1), Some(1), Some(2)]);
+        assert_eq!([rows(most), rows(most + 1), rows(usize::MAX)], [Some(MAX_ROWS), None, None]);
+    }
+
+    proptest! {
+        #[test]
+        fn as_many_rows_as_it_takes(len in 1..=MAX_ROWS as usize * ROW_BYTES) {
+            let bytes = rows(len).map_or(0, |rows| rows as usize * ROW_BYTES);
+            prop_assert!(bytes >= len && bytes - len < ROW_BYTES);
         }
     }
 }
