@@ -132,6 +132,12 @@ fn absences() -> Outcome {
         let told = answer.expect_err("no buffer has this length").to_string();
         check(told.contains("at least one byte"), told)?;
     }
+    // The machine has less than this, and keeps what it has.
+    for driver in DRIVERS {
+        let answer = primary(driver)?.export((4 << 30) - 4096).map(|_| ());
+        let told = answer.expect_err("there is not so much memory").to_string();
+        check(told.contains("4294963200 bytes asked") && told.contains("ask for less"), told)?;
+    }
     let answer = vgem.dumb_buffer(0, 64, 32);
     check(errno(&answer) == Some(Errno::INVAL), format!("{answer:?}"))?;
     let memory = File::open("/dev/zero")?;

@@ -32,6 +32,10 @@ const ROW_PIXELS: u32 = 1024;
 /// The most rows that are asked for. Drivers count bytes in 32 bits in places.
 const MAX_ROWS: u32 = u32::MAX / ROW_BYTES as u32;
 
+/// Drivers of devices without memory of their own, or that keep their buffers elsewhere until a
+/// display shows them.
+const OF_THE_SYSTEM: [&str; 3] = ["vgem", "virtio_gpu", "bochs-drm"];
+
 /// A dumb buffer: a picture of known shape, or a run of bytes.
 ///
 /// ```no_run
@@ -112,8 +116,8 @@ impl Card {
     /// know no other.
     ///
     /// # Errors
-    /// [`DrmError::Unavailable`] on a card without dumb buffers, [`DrmError::Kernel`] for a shape
-    /// that the driver refuses.
+    /// [`DrmError::Unavailable`] on a card without dumb buffers, [`DrmError::OutOfMemory`] for more
+    /// of the system's memory than there is, [`DrmError::Kernel`] for a shape that the driver refuses.
     pub fn dumb_buffer(
         &self,
         width: u32,
@@ -122,6 +126,13 @@ impl Card {
     ) -> Result<DumbBuffer, DrmError> {
         const CREATE: &str = "DRM_IOCTL_MODE_CREATE_DUMB";
         self.dumb_buffers()?;
+        let least = u64::from(width).saturating_mul(height.into());
+        let least = least.saturating_mul(bits_per_pixel.into()) / 8;
+        let available = iomap::memory::available().unwrap_or(usize::MAX);
+        if OF_THE_SYSTEM.contains(&self.driver()) && least > available as u64 {
+            let card = self.path().to_owned();
+            return Err(DrmError::OutOfMemory { card, len: least, available });
+        }
         let (mut pitch, mut len) = (0, 0);
         let gem = Gem::own(self, || {
             let fd = self.device().as_fd();

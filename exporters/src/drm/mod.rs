@@ -71,6 +71,17 @@ pub enum DrmError {
         /// The most that can be asked for, in bytes.
         max: usize,
     },
+    /// More than the machine has free, of a driver that takes the system's memory. Such a driver
+    /// would not refuse before it had taken all there is (seen on Linux 7.2).
+    #[error("{card}: {len} bytes asked, {available} available; free some or ask for less")]
+    OutOfMemory {
+        /// The node.
+        card: PathBuf,
+        /// What was asked for, in bytes.
+        len: u64,
+        /// `MemAvailable` of `/proc/meminfo`, in bytes.
+        available: usize,
+    },
     /// A picture of no planes, or of more than there can be.
     #[error("{card}: a framebuffer has one to four planes, not {count}")]
     Planes {
