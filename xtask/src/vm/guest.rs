@@ -22,7 +22,7 @@ const NEWER: &str = "trixie-backports";
 
 /// What the guest holds beside the release's base.
 const INCLUDED: &str = "busybox-static,kmod,e2fsprogs,iproute2,libvulkan1,mesa-vulkan-drivers,\
-    vulkan-validationlayers,rdma-core,ibverbs-providers,ibverbs-utils,linux-image-amd64";
+    libgbm1,vulkan-validationlayers,rdma-core,ibverbs-providers,ibverbs-utils,linux-image-amd64";
 
 /// The modules that the initramfs needs to mount the root, each before those that need it.
 const MODULES: [&str; 5] = [
