@@ -15,6 +15,7 @@
 //! | [`udmabuf`] | dma-bufs made of a memfd's pages | `/dev/udmabuf` |
 //! | [`dma_heap`] | memory that is a dma-buf from the start | `/dev/dma_heap` |
 //! | [`drm`] | dumb buffers, any GEM handle by PRIME, framebuffers and sync objects | a DRM driver's node |
+//! | [`gbm`] | pictures that a display or a GPU takes, tiled as it likes them | `libgbm.so.1` and a DRM node |
 //! | [`p2pmem`] | memory of a PCI device that its driver gives to peers | such a driver, Linux 6.2, root |
 //! | [`vfio`] | the BARs of a PCI device, and memory mapped for it | an IOMMU, and vfio-pci as its driver |
 //! | [`vulkan`] | memory of a GPU, and any of the above for a GPU to use | `libvulkan.so.1` and a driver |
@@ -53,6 +54,7 @@ pub mod dma_heap;
 pub mod dmabuf;
 pub mod drm;
 pub mod export;
+pub mod gbm;
 pub mod p2pmem;
 pub mod system;
 pub mod udmabuf;

@@ -18,7 +18,7 @@ use crate::tally::Tally;
 const PACKAGE: &str = "bufmap-bench";
 
 /// Programs with other names that run in a machine too, for what the host lacks.
-const GUESTS: [(&str, &str, &str); 11] = [
+const GUESTS: [(&str, &str, &str); 12] = [
     ("switch", "bufmap-bench", "peer_faults"),
     ("vfio", "bufmap-bench", "iommufd"),
     ("vfio", "bufmap-bench", "nvme"),
@@ -27,6 +27,7 @@ const GUESTS: [(&str, &str, &str); 11] = [
     ("vfio", "bufmap-bench", "vulkan"),
     ("vfio-counted", "bufmap-bench", "roads"),
     ("gpu", "bufmap-bench", "drm"),
+    ("gpu", "bufmap-bench", "gbm"),
     ("gpu", "bufmap-exporters", "buffers"),
     ("gpu", "bufmap-exporters", "vulkan"),
     ("gpu", "bufmap", "load_vulkan"),
