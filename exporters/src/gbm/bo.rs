@@ -5,7 +5,8 @@
 //! The laws of `device`, and these:
 //!
 //! 1. A `gbm_bo` is destroyed once, when its [`Bo`] is dropped, and is mapped at most once at a time:
-//!    a [`Map`] borrows its [`Bo`] exclusively, and unmaps it when it is dropped.
+//!    a [`Map`] borrows its [`Bo`] exclusively, and unmaps it when it is dropped. One that is forgotten
+//!    leaks its mapping, which nothing points at any more.
 //! 2. What `gbm_bo_map` returns is, until it is unmapped, a readable rectangle of pixels, writable if
 //!    that was asked for, with rows at the stride that it told. It lies outside every Rust
 //!    allocation. That it does not reach past the end of a dma-buf is seen to by
@@ -205,7 +206,9 @@ impl Bo {
     /// picture holds, and every pixel of the rectangle must be written: what is left out may become
     /// anything. [`Intent::ReadWrite`] shows the picture and writes it back.
     ///
-    /// It waits for no other device: see [`DmaBuf::export_sync_file`] for that. A picture is mapped
+    /// It waits for no other device ([`DmaBuf::export_sync_file`] is for that), and for an import of
+    /// another driver's memory it need not open the dma-buf's bracket: have one open meanwhile
+    /// ([`Mapping::begin_cpu_access`](crate::dmabuf::Mapping::begin_cpu_access)). A picture is mapped
     /// once at a time, and not dropped meanwhile:
     ///
     /// ```compile_fail,E0505
