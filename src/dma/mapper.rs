@@ -57,7 +57,13 @@ enum Hold<'m> {
     Bounced { there: &'m dyn Mappable, here: DmaMapping<Memory>, intent: Intent, copied: u64 },
 }
 
-impl Mapped<'_> {
+impl<'m> Mapped<'m> {
+    /// What an IOMMU makes of memory, wherever its pieces lie.
+    fn one(iova: DmaAddr, len: u64, hold: Hold<'m>) -> Result<Self, DmaError> {
+        let range = DmaRange::new(DmaKind::Iova, iova, len)?;
+        Ok(Self { list: DmaList::from_iter([range]), hold })
+    }
+
     /// What the device is given.
     pub const fn list(&self) -> &DmaList {
         &self.list
@@ -101,17 +107,10 @@ impl Mapped<'_> {
 #[derive(Clone, Debug)]
 pub struct Iommu(pub Arc<Container>);
 
-impl Iommu {
-    fn one<'m>(iova: DmaAddr, len: u64, hold: Hold<'m>) -> Result<Mapped<'m>, DmaError> {
-        let range = DmaRange::new(DmaKind::Iova, iova, len)?;
-        Ok(Mapped { list: DmaList::from_iter([range]), hold })
-    }
-}
-
 impl Mapper for Iommu {
     fn map<'m>(&'m self, memory: &'m dyn Mappable, intent: Intent) -> Result<Mapped<'m>, DmaError> {
         let mapping = self.0.map_dma(memory, intent)?;
-        Self::one(mapping.iova(), mapping.len(), Hold::Mapping { _mapping: mapping })
+        Mapped::one(mapping.iova(), mapping.len(), Hold::Mapping { _mapping: mapping })
     }
 
     fn map_dma_buf<'m>(
@@ -120,7 +119,7 @@ impl Mapper for Iommu {
         intent: Intent,
     ) -> Result<Mapped<'m>, DmaError> {
         let mapping = self.0.map_dma_buf(buffer, intent)?;
-        Self::one(mapping.iova(), mapping.len(), Hold::DmaBuf { _mapping: mapping })
+        Mapped::one(mapping.iova(), mapping.len(), Hold::DmaBuf { _mapping: mapping })
     }
 }
 
@@ -218,9 +217,9 @@ impl Mapper for Bounce {
             copied = there.len() as u64;
         }
         let here = self.0.map_dma(buffer, intent)?;
-        let range = DmaRange::new(DmaKind::Iova, here.iova(), there.len() as u64)?;
+        let iova = here.iova();
         let hold = Hold::Bounced { there: memory, here, intent, copied };
-        Ok(Mapped { list: DmaList::from_iter([range]), hold })
+        Mapped::one(iova, there.len() as u64, hold)
     }
 
     fn map_dma_buf<'m>(
@@ -238,8 +237,7 @@ impl Mapper for Bounce {
             copied = there.len() as u64;
         }
         let here = self.0.map_dma(memory, intent)?;
-        let range = DmaRange::new(DmaKind::Iova, here.iova(), there.len() as u64)?;
-        let hold = Hold::BouncedDmaBuf { there, here, intent, copied };
-        Ok(Mapped { list: DmaList::from_iter([range]), hold })
+        let (iova, len) = (here.iova(), there.len() as u64);
+        Mapped::one(iova, len, Hold::BouncedDmaBuf { there, here, intent, copied })
     }
 }

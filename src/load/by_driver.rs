@@ -100,7 +100,7 @@ impl Load<'_, DriveFile> {
     }
 
     fn buffer(&self) -> Result<&dyn Mappable, LoadError> {
-        self.destination.memory().ok_or_else(|| {
+        self.destination.memory().map_err(|_| {
             let path = self.files.first().map(|file| file.path().to_owned()).unwrap_or_default();
             let why = "the buffer is in a GPU's own memory; give the drive back to the kernel (bufmap \
                        unbind) and load from there";

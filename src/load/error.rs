@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::road::Road;
 use super::valid::Valid;
 use crate::storage::file::SourceFile;
+use crate::storage::nvme::NvmeError;
 
 /// Why a load failed. Every variant says what failed, where, and what to do; those that end a load
 /// in the middle say which bytes of the buffer are valid.
@@ -158,7 +159,7 @@ pub enum LoadError {
     },
     /// A drive that this process drives itself did not do what was asked.
     #[error(transparent)]
-    Nvme(#[from] crate::storage::nvme::NvmeError),
+    Nvme(#[from] NvmeError),
     /// Memory could not be mapped for a drive.
     #[error(transparent)]
     Dma(#[from] crate::dma::DmaError),
@@ -195,7 +196,7 @@ fn remedy(error: &io::Error) -> &'static str {
         io::ErrorKind::IsADirectory => "name a file in it",
         io::ErrorKind::OutOfMemory => "close other programs",
         io::ErrorKind::InvalidInput => "name a regular file or a block device",
-        _ if error.raw_os_error().is_none() => {
+        _ if error.get_ref().is_some_and(|inner| inner.is::<NvmeError>()) => {
             "load it again, or give the drive back to the kernel (bufmap unbind) and load it from there"
         }
         _ if error.raw_os_error() == Some(libc::EIO) => {

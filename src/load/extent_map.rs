@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::format::Format;
 use super::{LoadError, Manifest, Request, check};
-use crate::pci::{Class, PciError, Tree};
+use crate::pci::{PciError, Tree};
 use crate::storage::file::SourceFile;
 use crate::storage::nvme::{BadExtent, Controller, DriveFile, Extent, ExtentError, extents};
 use crate::storage::stack::Stack;
@@ -203,6 +203,7 @@ impl ExtentMap {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, LoadError> {
         let manifest = Manifest::open(paths, format, names)?;
+        let tree = Tree::read().map_err(ExtentMapError::from)?;
         let mut on: Option<Drive> = None;
         let mut files = Vec::new();
         let mut done = 0;
@@ -211,7 +212,7 @@ impl ExtentMap {
             // What is still in memory has no place yet.
             fsync(file)
                 .map_err(|error| LoadError::Open { path: path.clone(), source: error.into() })?;
-            let (drive, start) = drive_below(file)?;
+            let (drive, start) = drive_below(file, &tree)?;
             if *on.get_or_insert_with(|| drive.clone()) != drive {
                 return Err(ExtentMapError::OtherDrive { path }.into());
             }
@@ -343,22 +344,17 @@ impl MappedFile {
 }
 
 /// The drive that a file lies on, and where on the namespace its device begins, in bytes.
-fn drive_below(file: &SourceFile) -> Result<(Drive, u64), ExtentMapError> {
+fn drive_below(file: &SourceFile, tree: &Tree) -> Result<(Drive, u64), ExtentMapError> {
     let not = |why: String| ExtentMapError::NotOnADrive { path: file.path().into(), why };
-    let tree = Tree::read()?;
-    let stack = Stack::below(file, &tree);
+    let stack = Stack::below(file, tree);
     let address = stack.drive().map_err(|why| not(why.to_string()))?;
     let (disk, start) = Stack::disk(file).map_err(|why| not(why.to_string()))?;
-    let function = tree.function(address)?;
     let told = |name: &str| {
         let path = Path::new("/sys/block").join(&disk).join(name);
         fs::read_to_string(&path).map(|text| text.trim().to_owned()).map_err(|error| {
             not(format!("{} does not tell what the drive is: {error}", path.display()))
         })
     };
-    if function.class != Class::NVME {
-        return Err(not(format!("{disk} is no NVMe drive; copy the file to one")));
-    }
     let (serial, namespace) = (told("device/serial")?, told("nsid")?);
     let namespace = namespace.parse().map_err(|_| not(format!("{disk} is no namespace")))?;
     Ok((Drive { address: address.to_string(), serial, namespace }, start))

@@ -134,14 +134,14 @@ impl<'a> Destination<'a> {
         }
     }
 
-    /// The memory, if the CPU and other devices can reach it.
-    fn memory(&self) -> Option<&'a dyn Mappable> {
+    /// The memory that the CPU and other devices can reach, or else the buffer that only its GPU does.
+    fn memory(&self) -> Result<&'a dyn Mappable, &'a Arc<vulkan::Buffer>> {
         match *self {
-            Self::Memory(memory) | Self::Imported { memory, .. } => Some(memory),
-            Self::Peer(memory) => Some(memory),
-            Self::Bar(region) => Some(region),
-            Self::Visible(buffer) => Some(buffer),
-            Self::Device(_) => None,
+            Self::Memory(memory) | Self::Imported { memory, .. } => Ok(memory),
+            Self::Peer(memory) => Ok(memory),
+            Self::Bar(region) => Ok(region),
+            Self::Visible(buffer) => Ok(buffer),
+            Self::Device(buffer) => Err(buffer),
         }
     }
 
@@ -237,17 +237,12 @@ impl Load<'_> {
         let fingerprints = Fingerprints::new(self.requests);
         let mut decided = roads::decide(&asked, &fingerprints, self.pairs())?;
         let mut accounts = Accounts::new(self, &fingerprints);
-        let engine = match (self.destination, self.destination.memory()) {
-            (Destination::Device(buffer), _) => {
-                self.fill_device(buffer, &decided, &mut accounts, progress)?
-            }
-            (_, Some(memory)) => {
-                self.fill_memory(&mut decided, &mut accounts, |work, accounts| {
-                    self.fill_map(memory, work, accounts, progress)
-                })?
-            }
-            (_, None) => Engine::default(),
-        };
+        let engine = match self.destination.memory() {
+            Ok(memory) => self.fill_memory(&mut decided, &mut accounts, |work, accounts| {
+                self.fill_map(memory, work, accounts, progress)
+            }),
+            Err(buffer) => self.fill_device(buffer, &decided, &mut accounts, progress),
+        }?;
         self.settle(&clock, decided, engine, accounts, &mut check::by_kernel)
     }
 }

@@ -8,7 +8,6 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
 
 use crate::child::{self, Error};
 use crate::files;
@@ -75,11 +74,7 @@ impl Kernel {
             source,
             remedy: format!("install it: apt-get install {program}"),
         })?;
-        let stdin = running.stdin.take();
-        let written = thread::scope(|scope| {
-            let writer = scope.spawn(|| stdin.map_or(Ok(()), |mut pipe| pipe.write_all(payload)));
-            writer.join().unwrap_or(Ok(()))
-        });
+        let written = running.stdin.take().map_or(Ok(()), |mut pipe| pipe.write_all(payload));
         child::check(&unpack, running.wait(), "the kernel's image may be damaged")?;
         written.map_err(files::file_error("write", into))
     }
