@@ -5,9 +5,12 @@
 //! and runs its program inside; anywhere else its tests are counted as ignored.
 #![deny(unsafe_code)]
 
+pub mod card;
+pub mod cut_short;
 pub mod drive;
 pub mod leaks;
 pub mod monitor;
+pub mod ours;
 pub mod slot;
 
 use std::fmt::Display;

@@ -14,15 +14,15 @@ use bufmap::load::format::Format;
 use bufmap::load::{
     Around, Destination, ExtentMap, Load, MappedFile, MappedItem, Options, Road, Verify,
 };
-use bufmap::pci::{Address, Tree, driver};
-use bufmap::storage::nvme::{Controller, Extent, Namespace, QueueOptions, Target};
+use bufmap::pci::driver;
+use bufmap::storage::nvme::{Extent, QueueOptions, Target};
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::leaks::Holdings;
+use bufmap_bench::ours::Ours;
 use bufmap_bench::{Outcome, check, skip};
 use exporters::Intent;
-use exporters::vfio::{Container, Device};
+use exporters::vfio::Container;
 use iomap::{BufMap, Memory, PageSize};
-use libtest_mimic::Failed;
 
 const LEN: u64 = 1 << 20;
 
@@ -49,38 +49,13 @@ fn has_iommufd() -> bool {
     there
 }
 
-struct Ours {
-    container: Arc<Container>,
-    drive: Address,
-    card: Device,
-    controller: Arc<Controller>,
-    namespace: Namespace,
-}
-
-impl Ours {
-    fn open(container: Container) -> Result<Self, Failed> {
-        let container = Arc::new(container);
-        let drive = Drive::returned("reader")?.address()?;
-        let tree = Tree::read()?;
-        let card = tree.functions().find(|f| (f.vendor, f.device) == (0x1af4, 0x1110));
-        let open = |address: Address| -> Result<Device, Failed> {
-            driver::bind(address, "vfio-pci")?;
-            Ok(container.open(&address.to_string())?)
-        };
-        let card = open(card.ok_or("there is no ivshmem device")?.address)?;
-        let controller = Controller::open(open(drive)?, 1)?;
-        let namespace = controller.namespaces()?.remove(0);
-        Ok(Self { container, drive, card, controller, namespace })
-    }
-
-    /// Gives the drive back to the kernel, which must find it as it was.
-    fn end(self) -> Outcome {
-        let drive = self.drive;
-        drop(self);
-        driver::release(drive)?;
-        let block = Drive::returned("reader")?.block;
-        check(fs::read(block)?.starts_with(&pattern(LEN as usize)), "the kernel reads other bytes")
-    }
+/// Gives the drive back to the kernel, which must find it as it was.
+fn end(ours: Ours) -> Outcome {
+    let drive = ours.drive;
+    drop(ours);
+    driver::release(drive)?;
+    let block = Drive::returned("reader")?.block;
+    check(fs::read(block)?.starts_with(&pattern(LEN as usize)), "the kernel reads other bytes")
 }
 
 fn is_the_drives(map: &BufMap<'_>) -> Outcome {
@@ -95,7 +70,7 @@ fn pages_and_a_bar() -> Outcome {
     if !has_iommufd() {
         return Ok(());
     }
-    let ours = Ours::open(Container::iommufd()?)?;
+    let ours = Ours::open(Container::iommufd()?, "reader")?;
     check(ours.container.kind() == "iommufd", ours.container.kind())?;
     let vram = Arc::new(ours.card.map_region(2)?);
     vram.map().fill(0)?;
@@ -119,7 +94,7 @@ fn pages_and_a_bar() -> Outcome {
         check(found == expected, "other bytes than the drive's")?;
     }
     drop((queue, memory, vram));
-    ours.end()
+    end(ours)
 }
 
 /// A dma-buf of a BAR, of which this process knows no address.
@@ -127,7 +102,7 @@ fn dma_buf() -> Outcome {
     if !has_iommufd() {
         return Ok(());
     }
-    let ours = Ours::open(Container::iommufd()?)?;
+    let ours = Ours::open(Container::iommufd()?, "reader")?;
     let region = ours.card.map_part(2, 0..LEN)?;
     region.map().fill(0)?;
     let buffer = ours.card.dma_buf(2, 0..LEN)?;
@@ -139,7 +114,7 @@ fn dma_buf() -> Outcome {
     check(mapped.finish()? == 0, "the CPU copied bytes")?;
     is_the_drives(&region.map())?;
     drop((queue, region, buffer));
-    ours.end()
+    end(ours)
 }
 
 /// A whole load into the BAR, proved and checked as every one.
@@ -147,7 +122,7 @@ fn load() -> Outcome {
     if !has_iommufd() {
         return Ok(());
     }
-    let ours = Ours::open(Container::iommufd()?)?;
+    let ours = Ours::open(Container::iommufd()?, "reader")?;
     let extents = vec![Extent { file_offset: 0, offset: 0, len: LEN }];
     let items = vec![MappedItem { name: "all".into(), offset: 0, len: LEN, crc32: None }];
     let file = MappedFile { path: "by hand".into(), format: Format::Raw, extents, items };
@@ -171,14 +146,14 @@ fn load() -> Outcome {
     check(receipt.cpu_copied == 0 && receipt.checked.compared == LEN, "the CPU moved bytes")?;
     is_the_drives(&vram.map())?;
     drop((manifest, vram));
-    ours.end()
+    end(ours)
 }
 
 fn cycles() -> Outcome {
     if !has_iommufd() {
         return Ok(());
     }
-    let ours = Ours::open(Container::iommufd()?)?;
+    let ours = Ours::open(Container::iommufd()?, "reader")?;
     let memory = Memory::anonymous(LEN as usize, PageSize::Base)?;
     memory.map().fill(1)?;
     let region = ours.card.map_part(2, 0..LEN)?;
@@ -196,12 +171,12 @@ fn cycles() -> Outcome {
     let after = Holdings::now()?;
     check(before == after, format!("{before:?}, then {after:?}"))?;
     drop((memory, region));
-    ours.end()
+    end(ours)
 }
 
 /// What cannot be had without iommufd is refused in words.
 fn type1_refuses() -> Outcome {
-    let ours = Ours::open(Container::type1()?)?;
+    let ours = Ours::open(Container::type1()?, "reader")?;
     check(ours.container.kind() == "type1", ours.container.kind())?;
     let buffer = ours.card.dma_buf(2, 0..LEN)?;
     let mapper = Iommu(Arc::clone(&ours.container));
@@ -209,5 +184,5 @@ fn type1_refuses() -> Outcome {
     let words = refused.to_string();
     check(words.contains("type1 takes memory that this process has mapped"), words)?;
     drop(buffer);
-    ours.end()
+    end(ours)
 }

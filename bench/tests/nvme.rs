@@ -7,10 +7,11 @@ use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bufmap::pci::{Address, Tree, driver};
+use bufmap::pci::{Address, driver};
 use bufmap::storage::nvme::{
     Controller, Finished, Lists, Namespace, NvmeError, Queue, QueueOptions, Target, Wake,
 };
+use bufmap_bench::card::card;
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::leaks::Holdings;
 use bufmap_bench::{Outcome, check};
@@ -96,9 +97,7 @@ impl Ours {
 
     /// BAR 2 of the card, for the drive to write.
     fn vram(&self) -> Result<Arc<DmaMapping<Region>>, Failed> {
-        let tree = Tree::read()?;
-        let card = tree.functions().find(|f| (f.vendor, f.device) == (0x1af4, 0x1110));
-        let address = card.ok_or("there is no ivshmem device")?.address;
+        let address = card()?;
         driver::bind(address, "vfio-pci")?;
         let card = self.container.open(&address.to_string())?;
         Ok(Arc::new(self.container.map_dma(card.map_region(2)?, Intent::Write)?))
@@ -429,11 +428,7 @@ fn refused() -> Outcome {
     refuse(0, &torn, 0..1024, "of the ranges of a PRP list")?;
 
     let other = Arc::new(Container::new()?);
-    let card = Tree::read()?
-        .functions()
-        .find(|f| (f.vendor, f.device) == (0x1af4, 0x1110))
-        .ok_or("there is no ivshmem device")?
-        .address;
+    let card = card()?;
     driver::bind(card, "vfio-pci")?;
     let _card = other.open(&card.to_string())?;
     let elsewhere = other.map_dma(Memory::anonymous(4096, PageSize::Base)?, Intent::Write)?;

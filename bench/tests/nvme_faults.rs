@@ -4,35 +4,30 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
-use std::ops::Range;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bufmap::load::format::Format;
 use bufmap::load::{
     Around, Destination, ExtentMap, Load, LoadError, MappedFile, MappedItem, Options, Progress,
-    Receipt, Request, Road, Valid, Verify,
+    Receipt, Request, Road, Verify,
 };
 use bufmap::pci::{Address, Tree, driver};
 use bufmap::storage::nvme::{Controller, DriveFile, Extent};
+use bufmap_bench::card::is_card;
+use bufmap_bench::cut_short::{LEN, SOON, holds, is_true};
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::leaks::Holdings;
 use bufmap_bench::monitor::Monitor;
 use bufmap_bench::{Outcome, check, said, slot};
 use exporters::vfio::{Container, Device, Region};
-use iomap::{BufMap, Memory, PageSize};
+use iomap::{Memory, PageSize};
 use libtest_mimic::Failed;
-
-/// How much a load brings: four seconds' work of a slow drive.
-const LEN: u64 = 16 << 20;
-
-/// How much has landed when something happens: an eighth.
-const SOON: u64 = 2 << 20;
 
 /// No load takes longer to end, once something has happened to it, than what is in flight takes.
 const AT_ONCE: Duration = Duration::from_secs(3);
@@ -74,7 +69,7 @@ fn main() -> ExitCode {
 /// The cards with memory: the larger one, and the one to be lost.
 fn cards() -> Result<[Address; 2], Failed> {
     let tree = Tree::read()?;
-    let cards = tree.functions().filter(|f| (f.vendor, f.device) == (0x1af4, 0x1110));
+    let cards = tree.functions().filter(|function| is_card(function));
     let cards: Vec<_> = cards.map(|card| card.address).collect();
     cards.try_into().map_err(|cards| format!("not two ivshmem devices: {cards:?}").into())
 }
@@ -191,23 +186,6 @@ impl Ours {
 /// Few and short reads, so that little is in flight.
 fn with(require: Option<Road>) -> Options {
     Options { require, depth: 4, block: 256 << 10, ..Options::default() }
-}
-
-/// What the file holds.
-static FILE: LazyLock<Vec<u8>> = LazyLock::new(|| pattern(LEN as usize));
-
-/// A range of a buffer holds what the drive does.
-fn holds(map: &BufMap<'_>, range: Range<u64>) -> Outcome {
-    let range = range.start as usize..range.end as usize;
-    let mut found = vec![0; range.len()];
-    map.copy_to_slice(range.start, &mut found)?;
-    check(found == FILE[range.clone()], format!("{range:?} is not the drive's"))
-}
-
-/// Some of a buffer is valid and not all, and holds what the drive does.
-fn is_true(valid: &Valid, map: &BufMap<'_>) -> Outcome {
-    check(valid.bytes() >= SOON && valid.bytes() < LEN && valid.wanted() == LEN, valid)?;
-    valid.ranges().iter().try_for_each(|range| holds(map, range.clone()))
 }
 
 /// The error of a load that was cut short, whose words name the device and one of the causes, and

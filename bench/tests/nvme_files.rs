@@ -13,15 +13,16 @@ use bufmap::load::{
     Around, Destination, ExtentMap, Load, LoadError, Manifest, MappedFile, MappedItem, Options,
     Receipt, Road, Verify,
 };
-use bufmap::pci::{Address, Tree, driver};
+use bufmap::pci::{Address, driver};
 use bufmap::storage::nvme::{
-    Controller, DriveFile, Extent, ExtentError, Lists, Namespace, Queue, QueueOptions, Target,
-    extents,
+    DriveFile, Extent, ExtentError, Lists, Queue, QueueOptions, Target, extents,
 };
+use bufmap_bench::card::card;
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::leaks::Holdings;
+use bufmap_bench::ours::Ours;
 use bufmap_bench::{Outcome, check, said, skip};
-use exporters::vfio::{Container, Device};
+use exporters::vfio::Container;
 use exporters::{Intent, Udmabuf};
 use iomap::{BufMap, Memory, PageSize};
 use libtest_mimic::Failed;
@@ -46,12 +47,6 @@ fn main() -> ExitCode {
             ("the_tool_does_it_all", by_the_tool),
         ],
     )
-}
-
-fn card() -> Result<Address, Failed> {
-    let tree = Tree::read()?;
-    let found = tree.functions().find(|f| (f.vendor, f.device) == (0x1af4, 0x1110));
-    Ok(found.ok_or("there is no ivshmem device")?.address)
 }
 
 /// The drive `files` in the kernel's hands, with a new file system on it, mounted.
@@ -112,31 +107,9 @@ fn recorded(inputs: &Path) -> Result<(Address, Vec<(PathBuf, ExtentMap)>), Faile
     Ok((drive, maps?))
 }
 
-/// The drive and the card, both this process's.
-struct Ours {
-    container: Arc<Container>,
-    card: Device,
-    controller: Arc<Controller>,
-    namespace: Namespace,
-}
-
-impl Ours {
-    fn open(drive: Address) -> Result<Self, Failed> {
-        let container = Arc::new(Container::new()?);
-        let open = |address: Address| -> Result<Device, Failed> {
-            driver::bind(address, "vfio-pci")?;
-            Ok(container.open(&address.to_string())?)
-        };
-        let card = open(card()?)?;
-        let controller = Controller::open(open(drive)?, 1)?;
-        let namespace = controller.namespaces()?.remove(0);
-        Ok(Self { container, card, controller, namespace })
-    }
-
-    fn queue(&self, lists: Lists) -> Result<Queue, Failed> {
-        let options = QueueOptions { lists, max_read: 4 << 20, ..QueueOptions::default() };
-        Ok(self.controller.queue(options)?)
-    }
+fn queue(ours: &Ours, lists: Lists) -> Result<Queue, Failed> {
+    let options = QueueOptions { lists, max_read: 4 << 20, ..QueueOptions::default() };
+    Ok(ours.controller.queue(options)?)
 }
 
 /// A load that has to take a road.
@@ -174,7 +147,7 @@ fn all_there(manifest: &Manifest<DriveFile>, original: &Path, map: &BufMap<'_>) 
 fn real_files() -> Outcome {
     let Some(inputs) = inputs() else { return Ok(()) };
     let (drive, maps) = recorded(&inputs)?;
-    let ours = Ours::open(drive)?;
+    let ours = Ours::open_at(Container::new()?, drive)?;
     let vram = ours.card.map_region(2)?;
     let mut before = None;
     for ((original, map), verify) in maps.iter().zip([Verify::Full, Verify::Hash]) {
@@ -203,10 +176,10 @@ fn real_files() -> Outcome {
 fn by_sgls() -> Outcome {
     let Some(inputs) = inputs() else { return Ok(()) };
     let (drive, maps) = recorded(&inputs)?;
-    let ours = Ours::open(drive)?;
+    let ours = Ours::open_at(Container::new()?, drive)?;
     let vram = Arc::new(ours.card.map_region(2)?);
     let mapping = Arc::new(ours.container.map_dma(Arc::clone(&vram), Intent::Write)?);
-    let mut queue = ours.queue(Lists::Sgl)?;
+    let mut queue = queue(&ours, Lists::Sgl)?;
     const READ: u64 = 1 << 20;
     for (original, map) in &maps {
         let expected = fs::read(original)?;
@@ -235,7 +208,7 @@ fn by_sgls() -> Outcome {
 fn into_memory() -> Outcome {
     let Some(inputs) = inputs() else { return Ok(()) };
     let (drive, maps) = recorded(&inputs)?;
-    let ours = Ours::open(drive)?;
+    let ours = Ours::open_at(Container::new()?, drive)?;
     let (original, map) = &maps[0];
     let manifest = map.manifest(&ours.controller, &[])?;
     let memory = Memory::anonymous(manifest.buffer_len() as usize, PageSize::Base)?;
@@ -262,7 +235,7 @@ fn into_memory() -> Outcome {
 fn untrue() -> Outcome {
     let Some(inputs) = inputs() else { return Ok(()) };
     let (drive, mut maps) = recorded(&inputs)?;
-    let ours = Ours::open(drive)?;
+    let ours = Ours::open_at(Container::new()?, drive)?;
     let map = &mut maps[0].1;
     map.files[0].extents[0].offset += 4096;
     let manifest = map.manifest(&ours.controller, &[])?;
@@ -285,7 +258,7 @@ fn untrue() -> Outcome {
 fn failing() -> Outcome {
     const LEN: u64 = 8 << 20;
     let drive = Drive::returned("failing")?.address()?;
-    let ours = Ours::open(drive)?;
+    let ours = Ours::open_at(Container::new()?, drive)?;
     // The block that cannot be read is in the middle of the drive, and here in that of the file.
     let bad = ours.namespace.len() / 2;
     let extents = vec![Extent { file_offset: 0, offset: bad - LEN / 2 - 4096 * 100, len: LEN }];
@@ -390,10 +363,10 @@ fn mappers() -> Outcome {
     let lying = extents(&file, 0)?;
     drop(file);
     unmount()?;
-    let ours = Ours::open(drive)?;
+    let ours = Ours::open_at(Container::new()?, drive)?;
     let vram = ours.card.map_part(2, 0..LEN as u64)?;
     let memory = Memory::anonymous(LEN, PageSize::Base)?;
-    let mut queue = ours.queue(Lists::Fitting)?;
+    let mut queue = queue(&ours, Lists::Fitting)?;
     let type1 = Iommu(Arc::clone(&ours.container));
     let bounce = Bounce(Arc::clone(&ours.container));
     let mappers: [(&dyn Mapper, u64); 2] = [(&type1, 0), (&bounce, LEN as u64)];

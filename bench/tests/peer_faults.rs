@@ -3,32 +3,24 @@
 mod peer;
 
 use std::io::{BufRead, BufReader, Read};
-use std::ops::Range;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
-use std::sync::LazyLock;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bufmap::load::{
-    Around, Destination, Load, LoadError, Options, Progress, Receipt, Request, Road, Valid, Verify,
+    Around, Destination, Load, LoadError, Options, Progress, Receipt, Request, Road, Verify,
 };
 use bufmap::pci::driver;
 use bufmap::storage::file::SourceFile;
-use bufmap_bench::drive::{Drive, pattern};
+use bufmap_bench::cut_short::{LEN, SOON, holds, is_true};
+use bufmap_bench::drive::Drive;
 use bufmap_bench::leaks::Holdings;
 use bufmap_bench::monitor::Monitor;
 use bufmap_bench::{Outcome, check};
 use exporters::PeerMemory;
-use iomap::BufMap;
 use libtest_mimic::Failed;
-
-/// How much a load brings: four seconds' work of a slow drive.
-const LEN: u64 = 16 << 20;
-
-/// How much has landed when something happens.
-const SOON: u64 = 2 << 20;
 
 /// No load takes longer to end, once something has happened to it, than what is in flight takes.
 const AT_ONCE: Duration = Duration::from_secs(3);
@@ -62,23 +54,6 @@ fn main() -> ExitCode {
             ("a_drive_that_is_unplugged_ends_the_load", unplugged),
         ],
     )
-}
-
-/// What the file holds.
-static FILE: LazyLock<Vec<u8>> = LazyLock::new(|| pattern(LEN as usize));
-
-/// A range of a buffer holds what the drive does.
-fn holds(map: &BufMap<'_>, range: Range<u64>) -> Outcome {
-    let range = range.start as usize..range.end as usize;
-    let mut found = vec![0; range.len()];
-    map.copy_to_slice(range.start, &mut found)?;
-    check(found == FILE[range.clone()], format!("{range:?} is not the drive's"))
-}
-
-/// Some of a buffer is valid and not all, and holds what the drive does.
-fn is_true(valid: &Valid, map: &BufMap<'_>) -> Outcome {
-    check(valid.bytes() >= SOON && valid.bytes() < LEN && valid.wanted() == LEN, valid)?;
-    valid.ranges().iter().try_for_each(|range| holds(map, range.clone()))
 }
 
 /// Loads the first `len` bytes of the slow drive.

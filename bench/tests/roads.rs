@@ -9,10 +9,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bufmap::load::{Around, Destination, Load, Options, Request, Road, Verify};
-use bufmap::pci::{Tree, driver};
 use bufmap::storage::file::SourceFile;
-use bufmap::storage::nvme::{Controller, Queue, QueueOptions, Target, Wake};
+use bufmap::storage::nvme::{Queue, QueueOptions, Target, Wake};
 use bufmap_bench::drive::{Drive, pattern};
+use bufmap_bench::ours::Ours;
 use bufmap_bench::{Outcome, check};
 use exporters::vfio::Container;
 use exporters::{Intent, P2pmem};
@@ -96,16 +96,8 @@ fn through_the_kernel(
 
 /// What it costs to have a drive write into the BAR of another device without the kernel.
 fn by_a_driver_of_ours(spare: &Spare) -> Result<u64, Failed> {
-    let tree = Tree::read()?;
-    let card = tree.functions().find(|f| (f.vendor, f.device) == (0x1af4, 0x1110));
-    let card = card.ok_or("there is no ivshmem device")?.address;
-    let drive = Drive::with_serial("reader")?.address()?;
-    driver::bind(drive, "vfio-pci")?;
-    driver::bind(card, "vfio-pci")?;
-    let container = Arc::new(Container::new()?);
-    let card = container.open(&card.to_string())?;
-    let controller = Controller::open(container.open(&drive.to_string())?, 1)?;
-    let namespace = controller.namespaces()?.remove(0);
+    let ours = Ours::open(Container::new()?, "reader")?;
+    let Ours { container, card, controller, namespace, .. } = ours;
     let mut queue =
         controller.queue(QueueOptions { wake: Wake::Interrupt, ..QueueOptions::default() })?;
     let vram = Arc::new(container.map_dma(card.map_region(2)?, Intent::Write)?);

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use bufmap::pci::{Address, Class, Tree, driver};
+use bufmap_bench::card::card;
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::leaks::Holdings;
 use bufmap_bench::{Outcome, check};
@@ -42,13 +43,6 @@ fn main() -> ExitCode {
 }
 
 /// The card with the memory.
-fn card() -> Result<Address, Failed> {
-    let tree = Tree::read()?;
-    let found =
-        tree.functions().find(|function| (function.vendor, function.device) == (0x1af4, 0x1110));
-    Ok(found.ok_or("there is no ivshmem device")?.address)
-}
-
 /// The drive, wherever it is bound.
 fn drive() -> Result<Address, Failed> {
     let tree = Tree::read()?;

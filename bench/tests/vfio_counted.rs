@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bufmap::pci::{Tree, driver};
-use bufmap::storage::nvme::{Controller, Namespace, Queue, QueueOptions, Target};
+use bufmap::storage::nvme::{Namespace, Queue, QueueOptions, Target};
 use bufmap_bench::drive::Drive;
+use bufmap_bench::ours::Ours;
 use bufmap_bench::{Outcome, check};
 use exporters::Intent;
 use exporters::vfio::Container;
@@ -79,16 +79,8 @@ fn io_uring() -> Result<u64, Failed> {
 
 /// Reads by the driver, into system memory and into a BAR.
 fn user_space() -> Result<(u64, u64), Failed> {
-    let tree = Tree::read()?;
-    let card = tree.functions().find(|f| (f.vendor, f.device) == (0x1af4, 0x1110));
-    let card = card.ok_or("there is no ivshmem device")?.address;
-    let drive = Drive::with_serial("reader")?.address()?;
-    driver::bind(drive, "vfio-pci")?;
-    driver::bind(card, "vfio-pci")?;
-    let container = Arc::new(Container::new()?);
-    let card = container.open(&card.to_string())?;
-    let controller = Controller::open(container.open(&drive.to_string())?, 1)?;
-    let namespace = controller.namespaces()?.remove(0);
+    let ours = Ours::open(Container::new()?, "reader")?;
+    let Ours { container, card, controller, namespace, .. } = ours;
     let mut queue = controller.queue(QueueOptions::default())?;
 
     let memory = Memory::anonymous((DEPTH * PAGE) as usize, PageSize::Base)?;

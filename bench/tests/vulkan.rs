@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bufmap::load::{Around, Destination, Load, Options, Request, Road, Verify};
-use bufmap::pci::{Address, SystemRam, Tree, classify, driver};
+use bufmap::pci::{SystemRam, Tree, classify, driver};
 use bufmap::storage::nvme::{Controller, DriveFile, Extent, QueueOptions, Target};
+use bufmap_bench::card::card;
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::leaks::Holdings;
 use bufmap_bench::{Outcome, check};
@@ -75,9 +76,7 @@ impl Machine {
     }
 
     fn card(&self) -> Result<Device, Failed> {
-        let tree = Tree::read()?;
-        let card = tree.functions().find(|f| (f.vendor, f.device) == (0x1af4, 0x1110));
-        let address: Address = card.ok_or("there is no ivshmem device")?.address;
+        let address = card()?;
         driver::bind(address, "vfio-pci")?;
         Ok(self.container.open(&address.to_string())?)
     }
