@@ -9,9 +9,8 @@ use std::sync::{Arc, OnceLock};
 
 use bufmap_bench::leaks::Holdings;
 use bufmap_bench::{Outcome, check};
-use exporters::gbm::{
-    Bo, Device, DrmFourcc, DrmModifier, GbmError, Layout, LayoutPlane, Region, Usage,
-};
+use exporters::frame::{DrmFourcc, DrmModifier, Frame, FrameError, FramePlane, Picture};
+use exporters::gbm::{Bo, Device, GbmError, Region, Usage};
 use exporters::{DmaBuf, Intent, Udmabuf};
 use iomap::{Access, BufMap, Memory, PageSize, Plane};
 use libtest_mimic::Failed;
@@ -124,17 +123,17 @@ fn compare(plane: &Plane<'_>, first: usize) -> Outcome {
     Ok(())
 }
 
-/// The rows of a layout's plane in the mapping of its dma-buf.
-fn rows<'a>(map: BufMap<'a>, layout: &Layout) -> Result<Plane<'a>, Failed> {
-    let LayoutPlane { offset, stride, .. } = layout.planes[0];
+/// The rows of a frame's plane in the mapping of its dma-buf.
+fn rows<'a>(map: BufMap<'a>, frame: &Frame) -> Result<Plane<'a>, Failed> {
+    let FramePlane { offset, pitch, .. } = frame.planes[0];
     let map = map.offset(offset as usize)?;
-    Ok(Plane::new(map, stride as usize, ROW, layout.height as usize)?)
+    Ok(Plane::new(map, pitch as usize, ROW, frame.picture.height as usize)?)
 }
 
-fn draw_in_dma_buf(layout: &Layout) -> Outcome {
-    let mapping = layout.planes[0].dma_buf.map()?;
+fn draw_in_dma_buf(frame: &Frame) -> Outcome {
+    let mapping = frame.planes[0].buffer.map()?;
     let access = mapping.begin_cpu_access(Intent::Write)?;
-    draw(&rows(access.map(), layout)?)?;
+    draw(&rows(access.map(), frame)?)?;
     Ok(access.finish()?)
 }
 
@@ -198,14 +197,14 @@ fn drawn_through_the_map() -> Outcome {
         draw(&map.plane())?;
         drop(map);
 
-        let layout = bo.export()?;
-        check(layout.modifier == bo.modifier(), format!("{layout:?}"))?;
-        let [plane] = &layout.planes[..] else { return Err(format!("{layout:?}").into()) };
-        check(plane.offset == 0 && plane.stride as usize >= ROW, format!("{plane:?}"))?;
-        check(inode(&plane.dma_buf)? == inode(&bo.export()?.planes[0].dma_buf)?, "two dma-bufs")?;
-        let mapping = plane.dma_buf.map()?;
+        let frame = bo.export()?;
+        check(frame.picture.modifier == bo.modifier(), format!("{frame:?}"))?;
+        let [plane] = &frame.planes[..] else { return Err(format!("{frame:?}").into()) };
+        check(plane.offset == 0 && plane.pitch as usize >= ROW, format!("{plane:?}"))?;
+        check(inode(&plane.buffer)? == inode(&bo.export()?.planes[0].buffer)?, "two dma-bufs")?;
+        let mapping = plane.buffer.map()?;
         let access = mapping.begin_cpu_access(Intent::Read)?;
-        compare(&rows(access.map(), &layout)?, 0)?;
+        compare(&rows(access.map(), &frame)?, 0)?;
         access.finish()?;
     }
     Ok(())
@@ -265,18 +264,18 @@ fn imported_by_every_device() -> Outcome {
     for (source, linear) in devices.iter().flat_map(|device| [(device, false), (device, true)]) {
         let mut bo = picture(source, linear)?;
         draw(&bo.map(Intent::Write)?.plane())?;
-        let layout = bo.export()?;
+        let frame = bo.export()?;
         for device in devices {
-            let mut import = device.import(&layout, Usage::empty())?;
+            let mut import = device.import(&frame, Usage::empty())?;
             check(import.modifier() == bo.modifier(), format!("{import:?}"))?;
             compare(&import.map(Intent::Read)?.plane(), 0)?;
             let again = import.export()?;
-            let same = inode(&again.planes[0].dma_buf)? == inode(&layout.planes[0].dma_buf)?;
-            check(same && again.planes[0].stride == layout.planes[0].stride, format!("{again:?}"))?;
+            let same = inode(&again.planes[0].buffer)? == inode(&frame.planes[0].buffer)?;
+            check(same && again.planes[0].pitch == frame.planes[0].pitch, format!("{again:?}"))?;
         }
         // It outlives its maker.
-        let mut import = devices[0].import(&layout, Usage::empty())?;
-        drop((bo, layout));
+        let mut import = devices[0].import(&frame, Usage::empty())?;
+        drop((bo, frame));
         compare(&import.map(Intent::Read)?.plane(), 0)?;
     }
     Ok(())
@@ -286,9 +285,9 @@ fn import_of_one_s_own() -> Outcome {
     for device in devices()? {
         let mut bo = picture(device, true)?;
         draw(&bo.map(Intent::Write)?.plane())?;
-        let layout = bo.export()?;
+        let frame = bo.export()?;
         let mut imports = [(); 2]
-            .map(|()| device.import(&layout, Usage::empty()))
+            .map(|()| device.import(&frame, Usage::empty()))
             .into_iter()
             .collect::<Result<Vec<_>, _>>()?;
         drop(imports.pop());
@@ -297,10 +296,10 @@ fn import_of_one_s_own() -> Outcome {
         other.map(Intent::Write)?.plane().fill(0xee)?;
         compare(&bo.map(Intent::Read)?.plane(), 0)?;
         compare(&imports[0].map(Intent::Read)?.plane(), 0)?;
-        let same = inode(&bo.export()?.planes[0].dma_buf)? == inode(&layout.planes[0].dma_buf)?;
+        let same = inode(&bo.export()?.planes[0].buffer)? == inode(&frame.planes[0].buffer)?;
         check(same, "it is another buffer now")?;
         drop((bo, imports));
-        let mut import = device.import(&layout, Usage::empty())?;
+        let mut import = device.import(&frame, Usage::empty())?;
         compare(&import.map(Intent::Read)?.plane(), 0)?;
     }
     Ok(())
@@ -310,13 +309,13 @@ fn an_import_s_offset() -> Outcome {
     for device in devices()? {
         let mut bo = picture(device, true)?;
         draw(&bo.map(Intent::Write)?.plane())?;
-        let mut layout = bo.export()?;
-        layout.planes[0].offset = layout.planes[0].stride;
-        layout.height -= 1;
-        let mut import = device.import(&layout, Usage::empty())?;
+        let mut frame = bo.export()?;
+        frame.planes[0].offset = frame.planes[0].pitch;
+        frame.picture.height -= 1;
+        let mut import = device.import(&frame, Usage::empty())?;
         compare(&import.map(Intent::Read)?.plane(), 1)?;
         let again = import.export()?;
-        check(again.planes[0].offset == layout.planes[0].offset, "the offset is lost")?;
+        check(again.planes[0].offset == frame.planes[0].offset, "the offset is lost")?;
     }
     Ok(())
 }
@@ -327,12 +326,11 @@ fn pages_of_a_memfd() -> Outcome {
     let rows = Plane::new(memory.map(), stride, ROW, HEIGHT as usize)?;
     draw(&rows)?;
     let shared = Udmabuf::open()?.share(Arc::clone(&memory))?;
-    let dma_buf = shared.dma_bufs()[0].clone();
-    let planes = vec![LayoutPlane { dma_buf, offset: 0, stride: stride as u32 }];
-    let modifier = Some(DrmModifier::Linear);
-    let layout = Layout { width: WIDTH, height: HEIGHT, format: FORMAT, modifier, planes };
+    let buffer = shared.dma_bufs()[0].clone();
+    let planes = vec![FramePlane { buffer, offset: 0, pitch: stride as u32 }];
+    let frame = Frame { picture: Picture::linear(WIDTH, HEIGHT, FORMAT), planes };
     for device in devices()? {
-        let mut import = device.import(&layout, Usage::empty())?;
+        let mut import = device.import(&frame, Usage::empty())?;
         let map = import.map(Intent::ReadWrite)?;
         compare(&map.plane(), 0)?;
         map.plane().row(0)?.write(0, 0x5a5a_5a5a_u32)?;
@@ -344,56 +342,64 @@ fn pages_of_a_memfd() -> Outcome {
 }
 
 fn lies() -> Outcome {
-    type Lie = fn(&mut Layout);
+    type Lie = fn(&mut Frame);
     type Refusal = fn(&GbmError) -> bool;
     let lies: [(&str, Lie, Refusal); 9] = [
         (
             "rows that overlap",
-            |l| l.planes[0].stride = 399,
-            |e| matches!(e, GbmError::Stride { plane: 0, stride: 399, row_bytes: 400 }),
+            |l| l.planes[0].pitch = 399,
+            |e| matches!(e, GbmError::Frame(FrameError::Pitch { pitch: 399, row_bytes: 400, .. })),
         ),
         (
             "a stride too long",
-            |l| l.planes[0].stride = 4096,
-            |e| matches!(e, GbmError::TooShort { plane: 0, .. }),
+            |l| l.planes[0].pitch = 4096,
+            |e| matches!(e, GbmError::Frame(FrameError::TooShort { plane: 0, .. })),
         ),
-        ("rows past the end", |l| l.height = 65, |e| matches!(e, GbmError::TooShort { .. })),
+        (
+            "rows past the end",
+            |l| l.picture.height = 65,
+            |e| matches!(e, GbmError::Frame(FrameError::TooShort { .. })),
+        ),
         (
             "an offset past the end",
             |l| l.planes[0].offset = 1 << 20,
-            |e| matches!(e, GbmError::TooShort { .. }),
+            |e| matches!(e, GbmError::Frame(FrameError::TooShort { .. })),
         ),
         (
             "an implicit layout past the end",
-            |l| (l.height, l.modifier) = (65, None),
-            |e| matches!(e, GbmError::TooShort { .. }),
+            |l| (l.picture.height, l.picture.modifier) = (65, None),
+            |e| matches!(e, GbmError::Frame(FrameError::TooShort { .. })),
         ),
         (
             "a plane too many",
             |l| l.planes.push(l.planes[0].clone()),
-            |e| matches!(e, GbmError::Planes { got: 2, wanted: 1 }),
+            |e| matches!(e, GbmError::Frame(FrameError::Planes { got: 2, wanted: 1 })),
         ),
-        ("no plane", |l| l.planes.clear(), |e| matches!(e, GbmError::Planes { got: 0, wanted: 1 })),
+        (
+            "no plane",
+            |l| l.planes.clear(),
+            |e| matches!(e, GbmError::Frame(FrameError::Planes { got: 0, wanted: 1 })),
+        ),
         (
             "another vendor's tiles",
-            |l| l.modifier = Some(DrmModifier::I915_x_tiled),
+            |l| l.picture.modifier = Some(DrmModifier::I915_x_tiled),
             |e| matches!(e, GbmError::Layout { modifier: DrmModifier::I915_x_tiled, .. }),
         ),
         (
             "no modifier as a modifier",
-            |l| l.modifier = Some(DrmModifier::Invalid),
-            |e| matches!(e, GbmError::Modifiers { .. }),
+            |l| l.picture.modifier = Some(DrmModifier::Invalid),
+            |e| matches!(e, GbmError::Frame(FrameError::Modifier)),
         ),
     ];
     for device in devices()? {
         let bo = picture(device, true)?;
-        let true_layout = bo.export()?;
-        let len = true_layout.planes[0].dma_buf.len();
-        check(len < 65 * true_layout.planes[0].stride as usize, format!("{len} bytes"))?;
+        let true_frame = bo.export()?;
+        let len = true_frame.planes[0].buffer.len();
+        check(len < 65 * true_frame.planes[0].pitch as usize, format!("{len} bytes"))?;
         for (name, lie, refusal) in &lies {
-            let mut layout = true_layout.clone();
-            lie(&mut layout);
-            let answer = device.import(&layout, Usage::empty());
+            let mut frame = true_frame.clone();
+            lie(&mut frame);
+            let answer = device.import(&frame, Usage::empty());
             check(answer.as_ref().is_err_and(refusal), format!("{name}: {answer:?}"))?;
         }
     }
@@ -405,7 +411,10 @@ fn impossible() -> Outcome {
         // Mesa keeps a height in 16 bits: 65636 rows would become 100.
         for (width, height) in [(0, 1), (1, 0), (32768, 1), (1, 32768), (64, 65636)] {
             let answer = device.create(width, height, FORMAT, Usage::empty());
-            check(matches!(answer, Err(GbmError::Side { .. })), format!("{answer:?}"))?;
+            check(
+                matches!(answer, Err(GbmError::Frame(FrameError::Side { .. }))),
+                format!("{answer:?}"),
+            )?;
         }
         let refused = |answer: Result<Bo, GbmError>| match answer {
             Err(GbmError::Refused { .. }) => Ok(()),
@@ -422,7 +431,10 @@ fn impossible() -> Outcome {
             check(matches!(answer, Err(GbmError::Modifiers { .. })), format!("{answer:?}"))?;
         }
         let unknown = device.create(WIDTH, HEIGHT, DrmFourcc::Y416, Usage::empty());
-        check(matches!(unknown, Err(GbmError::Format { .. })), format!("{unknown:?}"))?;
+        check(
+            matches!(unknown, Err(GbmError::Frame(FrameError::Format { .. }))),
+            format!("{unknown:?}"),
+        )?;
     }
     Ok(())
 }
@@ -445,8 +457,8 @@ fn threads() -> Outcome {
             let map = bo.map(Intent::Write).map_err(|e| e.to_string())?;
             draw(&map.plane()).map_err(|e| format!("{e:?}"))?;
             drop(map);
-            let layout = bo.export().map_err(|e| e.to_string())?;
-            let mut import = device.import(&layout, Usage::empty()).map_err(|e| e.to_string())?;
+            let frame = bo.export().map_err(|e| e.to_string())?;
+            let mut import = device.import(&frame, Usage::empty()).map_err(|e| e.to_string())?;
             let map = import.map(Intent::Read).map_err(|e| e.to_string())?;
             compare(&map.plane(), 0).map_err(|e| format!("{e:?}"))?;
         }
@@ -475,9 +487,9 @@ fn cycles() -> Outcome {
         let device = if number.is_multiple_of(2) { vgem } else { virtio };
         let mut bo = device.create(256, 256, FORMAT, Usage::RENDERING)?;
         bo.map(Intent::Write)?.plane().fill(number as u8)?;
-        let layout = bo.export()?;
+        let frame = bo.export()?;
         // In every order of drops.
-        let mut import = virtio.import(&layout, Usage::empty())?;
+        let mut import = virtio.import(&frame, Usage::empty())?;
         if number.is_multiple_of(3) {
             drop(bo);
         }

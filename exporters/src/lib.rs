@@ -7,7 +7,8 @@
 //!
 //! The common currency is the *dma-buf*: a file descriptor for a piece of memory that any driver may
 //! import. [`DmaBuf`] owns one. The CPU touches its bytes only inside a bracket ([`CpuAccess`]), so
-//! that caches are in order for the device that comes next.
+//! that caches are in order for the device that comes next. What makes a picture of its bytes is a
+//! [`Frame`].
 //!
 //! | module | what it gives | needs |
 //! |---|---|---|
@@ -54,6 +55,7 @@ pub mod dma_heap;
 pub mod dmabuf;
 pub mod drm;
 pub mod export;
+pub mod frame;
 pub mod gbm;
 pub mod p2pmem;
 pub mod system;
@@ -65,6 +67,7 @@ pub use absent::Absent;
 pub use dma_heap::DmaHeap;
 pub use dmabuf::{CpuAccess, DmaBuf, DmaBufError, Intent};
 pub use export::{CpuView, Export, ExportError, Exporter, Phyrs, Provider};
+pub use frame::Frame;
 pub use p2pmem::{P2pmem, P2pmemError, PeerMemory};
 pub use system::SystemMemory;
 pub use udmabuf::Udmabuf;

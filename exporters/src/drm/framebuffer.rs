@@ -13,34 +13,7 @@ use drm_fourcc::{DrmFourcc, DrmModifier};
 
 use super::{Card, DrmError, Gem};
 use crate::Absent;
-use crate::dmabuf::DmaBuf;
-
-/// The planes of a picture, at most.
-const MAX_PLANES: usize = 4;
-
-/// How the bytes of a framebuffer's planes make a picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Picture {
-    /// The width in pixels.
-    pub width: u32,
-    /// The height in rows.
-    pub height: u32,
-    /// The pixels' format.
-    pub format: DrmFourcc,
-    /// How the pixels lie; none where the driver knows by itself (*implicit*).
-    pub modifier: Option<DrmModifier>,
-}
-
-/// One plane of a picture: where in its buffer it begins, and how far its rows are apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FramePlane<B> {
-    /// The buffer, which several planes may share.
-    pub buffer: B,
-    /// Where the plane begins, in bytes.
-    pub offset: u32,
-    /// From row to row, in bytes.
-    pub pitch: u32,
-}
+use crate::frame::{Frame, FramePlane, MAX_PLANES, Picture};
 
 /// A framebuffer, with the handles of its buffers. It is removed when dropped, and a display that
 /// shows it goes dark.
@@ -74,8 +47,8 @@ impl Card {
     /// more than four; [`DrmError::Kernel`] for what the driver does not show.
     ///
     /// ```no_run
-    /// use drm_fourcc::DrmFourcc;
-    /// use exporters::drm::{Card, FramePlane, Node, Picture};
+    /// use exporters::drm::{Card, Node};
+    /// use exporters::frame::{DrmFourcc, FramePlane, Picture};
     /// # fn frame_of_another_process() -> exporters::DmaBuf { unimplemented!() }
     ///
     /// let card = Card::find("bochs-drm", Node::Primary)?;
@@ -115,10 +88,7 @@ impl Card {
     /// [`DrmError::Unavailable`] to whoever is neither the master of the displays nor root, to whom
     /// the kernel does not tell the buffers, and for a format that the crate `drm-fourcc` does not
     /// know; [`DrmError::Kernel`] for a number that is no framebuffer.
-    pub fn framebuffer_planes(
-        &self,
-        id: NonZeroU32,
-    ) -> Result<(Picture, Vec<FramePlane<DmaBuf>>), DrmError> {
+    pub fn framebuffer_planes(&self, id: NonZeroU32) -> Result<Frame, DrmError> {
         let (found, gems) = self.framebuffer_buffers(id)?;
         let (width, height) = found.size();
         let (format, modifier) = (found.pixel_format(), found.modifier());
@@ -136,7 +106,7 @@ impl Card {
                 "be root, or the master of the card's displays",
             )));
         }
-        Ok((Picture { width, height, format, modifier }, planes))
+        Ok(Frame { picture: Picture { width, height, format, modifier }, planes })
     }
 
     /// The kernel makes new handles for whoever asks, one a buffer however many planes are in it.

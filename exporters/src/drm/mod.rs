@@ -48,7 +48,7 @@ use std::time::Duration;
 
 pub use card::{Card, Node, nodes};
 pub use dumb::DumbBuffer;
-pub use framebuffer::{FramePlane, Framebuffer, Picture};
+pub use framebuffer::Framebuffer;
 pub use gem::{Gem, export_handle};
 pub use syncobj::{Syncobj, Timeline};
 

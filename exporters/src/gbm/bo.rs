@@ -10,7 +10,7 @@
 //! 2. What `gbm_bo_map` returns is, until it is unmapped, a readable rectangle of pixels, writable if
 //!    that was asked for, with rows at the stride that it told. It lies outside every Rust
 //!    allocation. That it does not reach past the end of a dma-buf is seen to by
-//!    [`Layout::check`] on import.
+//!    [`Frame::check`] on import.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
@@ -25,9 +25,8 @@ use iomap::{Access, BufMap, Caching, Location, Plane};
 
 use super::device::{Alive, Device, Opening, clear_errno, inode};
 use super::error::GbmError;
-use super::format;
-use super::layout::{Layout, LayoutPlane};
 use super::library::RawBo;
+use crate::frame::{self, Frame, FrameError, FramePlane, Picture};
 use crate::{DmaBuf, Intent};
 
 /// A rectangle of a picture, in pixels.
@@ -53,7 +52,7 @@ pub struct Bo {
     format: DrmFourcc,
     modifier: Option<DrmModifier>,
     /// What an import was made of. The library does not remember all of it: it reports no offsets.
-    imported: Option<Layout>,
+    imported: Option<Frame>,
 }
 
 // SAFETY: law 2 of `device`: all that happens behind the pointer happens under its opening's
@@ -89,9 +88,9 @@ impl Bo {
         opening: Arc<Opening>,
         raw: NonNull<RawBo>,
         (width, height, format): (u32, u32, DrmFourcc),
-        imported: Option<Layout>,
+        imported: Option<Frame>,
     ) -> Self {
-        let modifier = imported.as_ref().and_then(|layout| layout.modifier);
+        let modifier = imported.as_ref().and_then(|frame| frame.picture.modifier);
         Self { device, opening, raw, width, height, format, modifier, imported }
     }
 
@@ -137,25 +136,25 @@ impl Bo {
     /// Each call makes new descriptors. Planes that lie in one buffer share one.
     ///
     /// # Errors
-    /// [`GbmError::Refused`] if the driver cannot export, and as [`Layout::check`] if what it says of
+    /// [`GbmError::Refused`] if the driver cannot export, and as [`Frame::check`] if what it says of
     /// its planes cannot be.
-    pub fn export(&self) -> Result<Layout, GbmError> {
-        if let Some(layout) = &self.imported {
-            return Ok(layout.clone());
+    pub fn export(&self) -> Result<Frame, GbmError> {
+        if let Some(frame) = &self.imported {
+            return Ok(frame.clone());
         }
-        let mut planes: Vec<LayoutPlane> = Vec::new();
-        for (fd, offset, stride) in self.raw_planes()? {
-            let shared = planes.iter().find(|plane| is_same(&plane.dma_buf, &fd));
-            let dma_buf = match shared {
-                Some(plane) => plane.dma_buf.clone(),
+        let mut planes: Vec<FramePlane<DmaBuf>> = Vec::new();
+        for (fd, offset, pitch) in self.raw_planes()? {
+            let shared = planes.iter().find(|plane| is_same(&plane.buffer, &fd));
+            let buffer = match shared {
+                Some(plane) => plane.buffer.clone(),
                 None => DmaBuf::new(fd)?,
             };
-            planes.push(LayoutPlane { dma_buf, offset, stride });
+            planes.push(FramePlane { buffer, offset, pitch });
         }
         let Self { width, height, format, modifier, .. } = *self;
-        let layout = Layout { width, height, format, modifier, planes };
-        layout.check()?;
-        Ok(layout)
+        let frame = Frame { picture: Picture { width, height, format, modifier }, planes };
+        frame.check()?;
+        Ok(frame)
     }
 
     /// A dma-buf's descriptor, the offset and the stride of each plane, as the driver tells them.
@@ -225,7 +224,7 @@ impl Bo {
     /// [`GbmError::Refused`].
     pub fn map_region(&mut self, region: Region, intent: Intent) -> Result<Map<'_>, GbmError> {
         let pixel =
-            format::pixel_bytes(self.format).ok_or(GbmError::Planar { format: self.format })?;
+            frame::pixel_bytes(self.format).ok_or(GbmError::Planar { format: self.format })?;
         self.check_region(region)?;
         let Region { x, y, width, height } = region;
         let (mut stride, mut data) = (0, ptr::null_mut());
@@ -245,7 +244,7 @@ impl Bo {
         let pitch = stride as usize;
         if pitch < row_bytes {
             let row_bytes = row_bytes as u64;
-            return Err(GbmError::Stride { plane: 0, stride, row_bytes });
+            return Err(FrameError::Pitch { plane: 0, pitch: stride, row_bytes }.into());
         }
         let len = pitch * (height as usize - 1) + row_bytes;
         let access = match intent {

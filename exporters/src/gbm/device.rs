@@ -23,10 +23,9 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use super::bo::Bo;
 use super::error::GbmError;
-use super::layout::{Layout, check_sides};
 use super::library::{self, Gbm, IMPORT_FD_MODIFIER, ImportData, RawBo, RawDevice};
-use super::{format, layout};
 use crate::Absent;
+use crate::frame::{self, Frame, Picture};
 
 /// `DRM_MAJOR`: the major number of all DRM nodes.
 const DRM_MAJOR: u32 = 226;
@@ -191,7 +190,7 @@ impl Device {
     /// Makes a picture whose layout is the driver's secret: to be shared with the same driver only.
     ///
     /// # Errors
-    /// [`GbmError::Side`], [`GbmError::Format`], [`GbmError::Refused`].
+    /// [`GbmError::Frame`], [`GbmError::Refused`].
     pub fn create(
         &self,
         width: u32,
@@ -216,7 +215,7 @@ impl Device {
     /// Makes a picture laid out by one of `modifiers`, which the driver chooses.
     ///
     /// # Errors
-    /// [`GbmError::Side`], [`GbmError::Format`], [`GbmError::Modifiers`] if there is none or one is
+    /// [`GbmError::Frame`], [`GbmError::Modifiers`] if there is none or one is
     /// `Invalid`, [`GbmError::Refused`] if the driver can lay it out by none of them.
     pub fn create_with(
         &self,
@@ -250,15 +249,16 @@ impl Device {
 
     /// Imports a picture that another device, library or process made.
     ///
-    /// The layout is checked first ([`Layout::check`]), and whether this device takes its modifier
+    /// The frame is checked first ([`Frame::check`]), and whether this device takes its modifier
     /// with so many planes.
     ///
     /// # Errors
-    /// As [`Layout::check`]; [`GbmError::Layout`] and [`GbmError::Planes`] if the device takes no such
+    /// [`GbmError::Frame`] as [`Frame::check`]; [`GbmError::Layout`] and [`GbmError::Planes`] if the device takes no such
     /// thing; [`GbmError::Refused`] if it does not take this one.
-    pub fn import(&self, layout: &Layout, usage: Usage) -> Result<Bo, GbmError> {
-        layout.check()?;
-        let Layout { width, height, format, modifier, ref planes } = *layout;
+    pub fn import(&self, frame: &Frame, usage: Usage) -> Result<Bo, GbmError> {
+        frame.check()?;
+        let Picture { width, height, format, modifier } = frame.picture;
+        let planes = &frame.planes;
         if let Some(modifier) = modifier {
             let node = self.node().to_owned();
             let wanted = self.plane_count(format, modifier).ok_or(GbmError::Layout {
@@ -275,21 +275,21 @@ impl Device {
             height,
             format: format as u32,
             num_fds: planes.len() as u32,
-            fds: [-1; layout::MAX_PLANES],
-            strides: [0; layout::MAX_PLANES],
-            offsets: [0; layout::MAX_PLANES],
+            fds: [-1; frame::MAX_PLANES],
+            strides: [0; frame::MAX_PLANES],
+            offsets: [0; frame::MAX_PLANES],
             modifier: modifier.unwrap_or(DrmModifier::Invalid).into(),
         };
         for (i, plane) in planes.iter().enumerate() {
-            data.fds[i] = plane.dma_buf.as_fd().as_raw_fd();
-            data.strides[i] = plane.stride as i32;
+            data.fds[i] = plane.buffer.as_fd().as_raw_fd();
+            data.strides[i] = plane.pitch as i32;
             data.offsets[i] = plane.offset as i32;
         }
         let modifiers = modifier.map(|modifier| [modifier]);
         let of = (width, height, format, modifiers.as_ref().map(|one| one.as_slice()));
         let inodes = planes
             .iter()
-            .map(|plane| inode(plane.dma_buf.as_fd()))
+            .map(|plane| inode(plane.buffer.as_fd()))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|errno| self.refused("fstat", "a plane's dma-buf".to_owned(), errno.into()))?;
         let (opening, raw) = self.in_an_opening_without(&inodes, |opening, alive| {
@@ -303,7 +303,7 @@ impl Device {
             alive.extend(inodes.iter().map(|&inode| Alive { inode, bo }));
             Ok(bo)
         })?;
-        Ok(Bo::new(self.clone(), opening, raw, (width, height, format), Some(layout.clone())))
+        Ok(Bo::new(self.clone(), opening, raw, (width, height, format), Some(frame.clone())))
     }
 
     /// Imports into the first opening in which none of these buffers is alive, made now if there is
@@ -384,8 +384,7 @@ impl fmt::Debug for Device {
 }
 
 fn check_picture(width: u32, height: u32, format: DrmFourcc) -> Result<(), GbmError> {
-    check_sides(width, height)?;
-    format::planes(format).map(drop).ok_or(GbmError::Format { format })
+    Ok(Picture { width, height, format, modifier: None }.check_format()?)
 }
 
 /// Drivers that refuse often set no error number; then an old one must not be taken for theirs.

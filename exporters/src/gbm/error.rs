@@ -5,10 +5,10 @@ use std::io;
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use iomap::PlaneError;
 
-use super::MAX_SIDE;
 use super::bo::Region;
 use crate::Absent;
 use crate::dmabuf::DmaBufError;
+use crate::frame::FrameError;
 
 /// Why GBM did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -30,14 +30,9 @@ pub enum GbmError {
         /// What was opened.
         node: String,
     },
-    /// A side of zero pixels, or more than there may be.
-    #[error("a picture of {width} x {height} pixels: each side is 1 to {max} pixels", max = MAX_SIDE)]
-    Side {
-        /// The width asked for, in pixels.
-        width: u32,
-        /// The height asked for, in pixels.
-        height: u32,
-    },
+    /// A frame that cannot be what it is said to be.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
     /// No modifier, or `DrmModifier::Invalid`, in a list of those that are allowed.
     #[error(
         "{modifiers:?} is no choice of modifiers: name one at least, and for an implicit layout use \
@@ -55,14 +50,8 @@ pub enum GbmError {
         /// What came out.
         got: DrmModifier,
     },
-    /// A format whose rows are not known here, so that nothing about it could be checked.
-    #[error("the rows of format {format} are not known here; take a format that is in gbm.h")]
-    Format {
-        /// The format.
-        format: DrmFourcc,
-    },
-    /// A layout with more or fewer planes than its format and modifier have.
-    #[error("{got} planes, and this format and modifier have {wanted}")]
+    /// A frame with more or fewer planes than the device wants.
+    #[error("{got} planes, and the device has {wanted} for this format and modifier")]
     Planes {
         /// How many there are.
         got: usize,
@@ -78,26 +67,6 @@ pub enum GbmError {
         format: DrmFourcc,
         /// The modifier.
         modifier: DrmModifier,
-    },
-    /// A stride shorter than a row, or more than `libgbm` can be told.
-    #[error("plane {plane}: a stride of {stride} bytes where a row has {row_bytes}")]
-    Stride {
-        /// The plane's number.
-        plane: usize,
-        /// The stride in bytes.
-        stride: u32,
-        /// The bytes of a row.
-        row_bytes: u64,
-    },
-    /// A plane that reaches past the end of its dma-buf.
-    #[error("plane {plane} ends at byte {end} of a dma-buf of {len} bytes")]
-    TooShort {
-        /// The plane's number.
-        plane: usize,
-        /// One past the plane's last byte.
-        end: u64,
-        /// The dma-buf's length in bytes.
-        len: usize,
     },
     /// A rectangle that is empty or reaches past the picture's edge.
     #[error("{region:?} is no part of a picture of {width} x {height} pixels")]

@@ -3,13 +3,14 @@
 //! A [`Device`] is a DRM node that `libgbm` has opened; a [`Bo`] is a picture in its memory: so many
 //! pixels of a format, laid out as the driver likes them. How it is laid out is its *modifier*, one
 //! of those that the caller allowed, or *implicit*: known to the driver alone, and to be shared with
-//! no one but that driver. Import and export are one [`Layout`], which names the dma-buf, the offset
-//! and the stride of each plane.
+//! no one but that driver. Import and export are one [`Frame`](crate::frame::Frame), which names the
+//! dma-buf, the offset and the pitch of each plane.
 //!
 //! `libgbm.so.1` is loaded when first needed, and its absence is a reason
 //! ([`GbmError::Unavailable`]). It believes what it is told: a stride shorter than a row and a height
 //! past the end of a dma-buf are taken without a word, and the fault comes when somebody touches the
-//! pixels. So all that can be checked is checked here first ([`Layout::check`]).
+//! pixels. So all that can be checked is checked here first
+//! ([`Frame::check`](crate::frame::Frame::check)).
 //!
 //! # The CPU's view
 //!
@@ -30,7 +31,8 @@
 //!
 //! ```no_run
 //! use exporters::Intent;
-//! use exporters::gbm::{Device, DrmFourcc, DrmModifier, Usage};
+//! use exporters::frame::{DrmFourcc, DrmModifier};
+//! use exporters::gbm::{Device, Usage};
 //!
 //! let device = Device::open("/dev/dri/card0")?;
 //! let allowed = [DrmModifier::Linear];
@@ -39,7 +41,7 @@
 //! map.plane().fill(0x80)?;
 //! drop(map); // now it is written
 //! for plane in &bo.export()?.planes {
-//!     println!("{} bytes, rows {} bytes apart", plane.dma_buf.len(), plane.stride);
+//!     println!("{} bytes, rows {} bytes apart", plane.buffer.len(), plane.pitch);
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -47,16 +49,8 @@
 mod bo;
 mod device;
 mod error;
-mod format;
-mod layout;
 mod library;
 
 pub use bo::{Bo, Map, Region};
 pub use device::{Device, Usage};
-pub use drm_fourcc::{DrmFourcc, DrmModifier};
 pub use error::GbmError;
-pub use layout::{Layout, LayoutPlane};
-
-/// The longest side of a picture in pixels. Mesa keeps a picture's height, and where a mapping
-/// begins, in 16 bits: a greater one would be cut short in silence.
-pub const MAX_SIDE: u32 = i16::MAX as u32;

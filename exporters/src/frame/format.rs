@@ -4,6 +4,8 @@
 
 use drm_fourcc::DrmFourcc;
 
+use super::{FrameError, Picture};
+
 /// One plane of a format: blocks of `bytes` bytes, each for `across` x `down` pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PlaneFormat {
@@ -33,8 +35,13 @@ const fn plane(bytes: u32, across: u32, down: u32) -> PlaneFormat {
     PlaneFormat { bytes, across, down }
 }
 
+/// The planes of a picture's format.
+pub(super) fn planes(picture: Picture) -> Result<&'static [PlaneFormat], FrameError> {
+    of(picture.format).ok_or(FrameError::Format { format: picture.format })
+}
+
 /// The planes of a format, absent for one that is not known here.
-pub(super) const fn planes(format: DrmFourcc) -> Option<&'static [PlaneFormat]> {
+const fn of(format: DrmFourcc) -> Option<&'static [PlaneFormat]> {
     use DrmFourcc::*;
     Some(match format {
         C8 | R8 | Rgb332 | Bgr233 => const { &[plane(1, 1, 1)] },
@@ -64,8 +71,8 @@ pub(super) const fn planes(format: DrmFourcc) -> Option<&'static [PlaneFormat]> 
 }
 
 /// The bytes of a pixel, absent for formats whose pixels share bytes or have several planes.
-pub(super) const fn pixel_bytes(format: DrmFourcc) -> Option<u32> {
-    match planes(format) {
+pub(crate) const fn pixel_bytes(format: DrmFourcc) -> Option<u32> {
+    match of(format) {
         Some(&[plane]) if plane.is_whole_pixels() => Some(plane.bytes),
         _ => None,
     }
@@ -77,10 +84,10 @@ mod tests {
 
     #[test]
     fn odd_sides_are_rounded_up() {
-        let Some(&[luma, chroma]) = planes(DrmFourcc::Nv12) else { panic!("two planes") };
+        let Some(&[luma, chroma]) = of(DrmFourcc::Nv12) else { panic!("two planes") };
         assert_eq!((luma.row_bytes(5), luma.rows(3)), (5, 3));
         assert_eq!((chroma.row_bytes(5), chroma.rows(3)), (6, 2));
-        let Some(&[packed]) = planes(DrmFourcc::Yuyv) else { panic!("one plane") };
+        let Some(&[packed]) = of(DrmFourcc::Yuyv) else { panic!("one plane") };
         assert_eq!((packed.row_bytes(5), packed.rows(3)), (12, 3));
     }
 
