@@ -137,7 +137,7 @@ impl Bytes for Memory {
 }
 
 /// A buffer as the CPU sees it: bytes, and the dma-bufs whose brackets make it safe to look.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct CpuView {
     bytes: Arc<dyn Bytes>,
     brackets: Vec<DmaBuf>,

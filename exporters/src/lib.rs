@@ -23,6 +23,8 @@
 //!
 //! Nothing is linked and nothing need be there: what is missing is an error when it is opened.
 //!
+//! A buffer that moves from one of them to another while it is held is a [`movable`] one.
+//!
 //! The road of a file to a GPU shows how the parts meet. The file is read into a memfd by DMA; the
 //! GPU imports those very pages; and if it has memory of its own, its transfer queue moves them
 //! there. The CPU copies nothing.
@@ -57,6 +59,7 @@ pub mod drm;
 pub mod export;
 pub mod frame;
 pub mod gbm;
+pub mod movable;
 pub mod p2pmem;
 pub mod system;
 pub mod udmabuf;

@@ -132,6 +132,11 @@ impl Device {
 }
 
 impl Transfer {
+    /// Its device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// Submits a copy of `regions` from `src` to `dst`, after all earlier copies of this transfer.
     /// Both buffers are kept until it is done. The regions of one copy must not overlap in `dst`, or
     /// either may win.

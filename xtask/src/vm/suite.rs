@@ -18,7 +18,7 @@ use crate::tally::Tally;
 const PACKAGE: &str = "bufmap-bench";
 
 /// Programs with other names that run in a machine too, for what the host lacks.
-const GUESTS: [(&str, &str, &str); 12] = [
+const GUESTS: [(&str, &str, &str); 13] = [
     ("switch", "bufmap-bench", "peer_faults"),
     ("vfio", "bufmap-bench", "iommufd"),
     ("vfio", "bufmap-bench", "nvme"),
@@ -29,6 +29,7 @@ const GUESTS: [(&str, &str, &str); 12] = [
     ("gpu", "bufmap-bench", "drm"),
     ("gpu", "bufmap-bench", "gbm"),
     ("gpu", "bufmap-exporters", "buffers"),
+    ("gpu", "bufmap-exporters", "movable"),
     ("gpu", "bufmap-exporters", "vulkan"),
     ("gpu", "bufmap", "load_vulkan"),
 ];
