@@ -120,9 +120,12 @@ impl DmaHeap {
         if len == 0 {
             return Err(DmaHeapError::Empty { heap: self.name.clone() });
         }
-        let available = iomap::memory::available().unwrap_or(usize::MAX);
-        if self.name.starts_with("system") && len > available {
-            return Err(DmaHeapError::OutOfMemory { heap: self.name.clone(), len, available });
+        if self.name.starts_with("system") {
+            iomap::memory::is_available(len).map_err(|available| DmaHeapError::OutOfMemory {
+                heap: self.name.clone(),
+                len,
+                available,
+            })?;
         }
         const ALLOC: u32 = opcode::read_write::<AllocationData>(b'H', 0);
         let mut data = AllocationData {
@@ -136,7 +139,7 @@ impl DmaHeap {
             .map_err(|e| DmaHeapError::Kernel { heap: self.name.clone(), len, source: e.into() })?;
         // SAFETY: the ioctl succeeded, so `fd` is a new descriptor that is ours alone.
         let fd = unsafe { OwnedFd::from_raw_fd(data.fd as i32) };
-        Ok(DmaBuf::new(fd)?)
+        Ok(DmaBuf::made(fd)?)
     }
 }
 

@@ -21,10 +21,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use iomap::{Access, BufMap, Caching, Location};
 use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{Setter, Updater, ioctl, opcode};
 
@@ -142,9 +143,15 @@ impl Intent {
 /// ```
 #[derive(Clone, Debug)]
 pub struct DmaBuf {
-    fd: Arc<OwnedFd>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    fd: OwnedFd,
     len: usize,
-    exporter: Arc<str>,
+    /// Asked for when first needed: that takes the kernel longer than all the rest.
+    exporter: OnceLock<String>,
 }
 
 impl DmaBuf {
@@ -156,42 +163,40 @@ impl DmaBuf {
     /// # Errors
     /// [`DmaBufError::NotADmaBuf`] for any other kind of file; the descriptor is closed.
     pub fn new(fd: OwnedFd) -> Result<Self, DmaBufError> {
-        let failed = |step| {
-            move |e: Errno| DmaBufError::Kernel {
-                step,
-                len: 0,
-                exporter: String::new(),
-                source: e.into(),
-            }
-        };
-        let fs = rustix::fs::fstatfs(&fd).map_err(failed("fstatfs"))?;
+        let fs = rustix::fs::fstatfs(&fd).map_err(new_failed("fstatfs"))?;
         if fs.f_type as u64 != DMA_BUF_MAGIC {
             return Err(DmaBufError::NotADmaBuf { fd: fd.as_raw_fd(), is: describe(fd.as_fd()) });
         }
-        let len = rustix::fs::seek(&fd, rustix::fs::SeekFrom::End(0)).map_err(failed("lseek"))?;
-        let exporter = fdinfo(fd.as_fd(), "exp_name").unwrap_or_default();
-        Ok(Self { fd: Arc::new(fd), len: len as usize, exporter: exporter.into() })
+        Self::made(fd)
+    }
+
+    /// Takes what the kernel has just made as a dma-buf.
+    pub(crate) fn made(fd: OwnedFd) -> Result<Self, DmaBufError> {
+        let end = rustix::fs::SeekFrom::End(0);
+        let len = rustix::fs::seek(&fd, end).map_err(new_failed("lseek"))? as usize;
+        Ok(Self { inner: Arc::new(Inner { fd, len, exporter: OnceLock::new() }) })
     }
 
     /// The size in bytes, a multiple of the page size.
     pub fn len(&self) -> usize {
-        self.len
+        self.inner.len
     }
 
     /// Whether the size is zero, which no exporter makes.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// The exporter's name from `/proc/self/fdinfo`: `udmabuf`, a heap's or a driver's. Empty where
     /// `/proc` is not mounted.
     pub fn exporter(&self) -> &str {
-        &self.exporter
+        let name = || fdinfo(self.as_fd(), "exp_name").unwrap_or_default();
+        self.inner.exporter.get_or_init(name)
     }
 
     /// The name that was given to this buffer, if any (since Linux 5.3).
     pub fn name(&self) -> Option<String> {
-        fdinfo(self.fd.as_fd(), "name")
+        fdinfo(self.as_fd(), "name")
     }
 
     /// Names the buffer for `/sys/kernel/debug/dma_buf` and `/proc/PID/fdinfo`
@@ -208,7 +213,7 @@ impl DmaBuf {
         // The number is made of the size of a pointer, which is what the header's macro names.
         const SET_NAME: u32 = opcode::write::<*const u8>(b'b', 1);
         // SAFETY: DMA_BUF_SET_NAME reads a string that ends with a zero byte, as `bytes` does.
-        unsafe { ioctl(&self.fd, Setter::<SET_NAME, _>::new(bytes)) }
+        unsafe { ioctl(self, Setter::<SET_NAME, _>::new(bytes)) }
             .map_err(|e| self.failed("DMA_BUF_SET_NAME", e))
     }
 
@@ -219,12 +224,13 @@ impl DmaBuf {
     /// [`DmaBufError::Kernel`] if the exporter has no CPU mapping at all.
     pub fn map(&self) -> Result<Mapping, DmaBufError> {
         let mut options = MmapOptions::new();
-        options.len(self.len);
-        let (pages, access) = match options.map_raw(&*self.fd) {
+        options.len(self.len());
+        let (pages, access) = match options.map_raw(&self.inner.fd) {
             Ok(pages) => (pages, Access::ReadWrite),
             Err(_) => {
-                let pages =
-                    options.map_raw_read_only(&*self.fd).map_err(|e| self.kernel("mmap", e))?;
+                let pages = options
+                    .map_raw_read_only(&self.inner.fd)
+                    .map_err(|e| self.kernel("mmap", e))?;
                 (pages, Access::ReadOnly)
             }
         };
@@ -242,7 +248,7 @@ impl DmaBuf {
         const EXPORT: u32 = opcode::read_write::<SyncFile>(b'b', 2);
         let mut sync_file = SyncFile { flags: intent.flags().into(), fd: -1 };
         // SAFETY: law 1; the kernel fills in `fd`.
-        unsafe { ioctl(&self.fd, Updater::<EXPORT, _>::new(&mut sync_file)) }
+        unsafe { ioctl(self, Updater::<EXPORT, _>::new(&mut sync_file)) }
             .map_err(|e| self.failed("DMA_BUF_IOCTL_EXPORT_SYNC_FILE", e))?;
         // SAFETY: the ioctl succeeded, so `fd` is a new descriptor that is ours alone.
         Ok(unsafe { OwnedFd::from_raw_fd(sync_file.fd) })
@@ -263,7 +269,7 @@ impl DmaBuf {
         const IMPORT: u32 = opcode::write::<SyncFile>(b'b', 3);
         let sync_file = SyncFile { flags: intent.flags().into(), fd: sync_file.as_raw_fd() };
         // SAFETY: law 1; the kernel takes no ownership of the descriptor, which outlives the call.
-        unsafe { ioctl(&self.fd, Setter::<IMPORT, _>::new(sync_file)) }
+        unsafe { ioctl(self, Setter::<IMPORT, _>::new(sync_file)) }
             .map_err(|e| self.failed("DMA_BUF_IOCTL_IMPORT_SYNC_FILE", e))
     }
 
@@ -273,7 +279,7 @@ impl DmaBuf {
         const SYNC: u32 = opcode::write::<Sync>(b'b', 0);
         loop {
             // SAFETY: law 1.
-            match unsafe { ioctl(&self.fd, Setter::<SYNC, _>::new(Sync { flags })) } {
+            match unsafe { ioctl(self, Setter::<SYNC, _>::new(Sync { flags })) } {
                 Err(Errno::INTR | Errno::AGAIN) => continue,
                 done => return done.map_err(|e| self.failed("DMA_BUF_IOCTL_SYNC", e)),
             }
@@ -293,13 +299,14 @@ impl DmaBuf {
     }
 
     fn kernel(&self, step: &'static str, source: io::Error) -> DmaBufError {
-        DmaBufError::Kernel { step, len: self.len, exporter: self.exporter.to_string(), source }
+        let exporter = self.exporter().to_owned();
+        DmaBufError::Kernel { step, len: self.len(), exporter, source }
     }
 }
 
 impl AsFd for DmaBuf {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.inner.fd.as_fd()
     }
 }
 
@@ -444,9 +451,18 @@ impl Drop for Bracket<'_> {
     }
 }
 
+fn new_failed(step: &'static str) -> impl Fn(Errno) -> DmaBufError {
+    move |e| DmaBufError::Kernel { step, len: 0, exporter: String::new(), source: e.into() }
+}
+
 /// A line's value in `/proc/self/fdinfo/FD`.
 fn fdinfo(fd: BorrowedFd<'_>, key: &str) -> Option<String> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+    let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    // The kernel writes all of it, a few hundred bytes, into the first read.
+    let mut info = [0; 4096];
+    let len = rustix::io::read(file, &mut info).ok()?;
+    let info = String::from_utf8_lossy(&info[..len]);
     let value = info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
     Some(value.trim().to_owned())
 }

@@ -214,7 +214,7 @@ impl Udmabuf {
         // SAFETY: the module's law, which the maker of `call` upheld.
         let fd = unsafe { ioctl(&self.driver, call) }
             .map_err(|e| UdmabufError::Kernel { len, source: e.into() })?;
-        Ok(DmaBuf::new(fd)?)
+        Ok(DmaBuf::made(fd)?)
     }
 
     fn check(&self, parts: &[(&Memory, Range<usize>)]) -> Result<usize, UdmabufError> {

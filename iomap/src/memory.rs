@@ -228,9 +228,25 @@ impl Memory {
     }
 }
 
-/// How much memory the kernel could give out without swapping, in bytes: `MemAvailable` of
-/// `/proc/meminfo` (proc_meminfo(5), since Linux 3.14). `None` where `/proc` is not there.
-pub fn available() -> Option<usize> {
+/// Whether the kernel could give out so many bytes without swapping; if not, how many it could:
+/// `MemAvailable` of `/proc/meminfo` (proc_meminfo(5), since Linux 3.14). Where `/proc` is not there, it
+/// is taken to have enough.
+///
+/// # Errors
+/// The bytes that are available, if they are fewer.
+pub fn is_available(len: usize) -> Result<(), usize> {
+    // Asking for the free memory is a thousandth of the work, and mostly answers it.
+    let info = rustix::system::sysinfo();
+    if (info.freeram as usize).saturating_mul(info.mem_unit as usize) >= len {
+        return Ok(());
+    }
+    match available() {
+        Some(available) if len > available => Err(available),
+        _ => Ok(()),
+    }
+}
+
+fn available() -> Option<usize> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -241,12 +257,10 @@ pub fn available() -> Option<usize> {
 /// already.
 fn affordable(len: usize, page_size: PageSize) -> Result<usize, MemoryError> {
     let len = whole_pages(len, page_size)?;
-    match available() {
-        Some(available) if page_size == PageSize::Base && len > available => {
-            Err(MemoryError::TooLittle { len, available })
-        }
-        _ => Ok(len),
+    if page_size == PageSize::Base {
+        is_available(len).map_err(|available| MemoryError::TooLittle { len, available })?;
     }
+    Ok(len)
 }
 
 fn whole_pages(len: usize, page_size: PageSize) -> Result<usize, MemoryError> {

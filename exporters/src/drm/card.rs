@@ -220,13 +220,11 @@ impl Card {
     }
 
     fn has(&self, has: bool, lacks: &str, fix: &'static str) -> Result<(), Absent> {
-        match has {
-            true => Ok(()),
-            false => Err(Absent::new(
-                format!("the driver {} of {} {lacks}", self.driver(), self.path().display()),
-                fix,
-            )),
+        if has {
+            return Ok(());
         }
+        let why = format!("the driver {} of {} {lacks}", self.driver(), self.path().display());
+        Err(Absent::new(why, fix))
     }
 
     pub(super) fn device(&self) -> &Device {
@@ -250,8 +248,7 @@ impl Card {
 
     /// What makes an answer of the kernel's an error that names this card.
     pub(super) fn failed(&self, step: &'static str) -> impl FnOnce(io::Error) -> DrmError {
-        let card = self.path().to_owned();
-        move |source| DrmError::Kernel { card, step, source }
+        move |source| DrmError::Kernel { card: self.path().to_owned(), step, source }
     }
 }
 

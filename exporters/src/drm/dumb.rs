@@ -128,10 +128,10 @@ impl Card {
         self.dumb_buffers()?;
         let least = u64::from(width).saturating_mul(height.into());
         let least = least.saturating_mul(bits_per_pixel.into()) / 8;
-        let available = iomap::memory::available().unwrap_or(usize::MAX);
-        if OF_THE_SYSTEM.contains(&self.driver()) && least > available as u64 {
-            let card = self.path().to_owned();
-            return Err(DrmError::OutOfMemory { card, len: least, available });
+        if OF_THE_SYSTEM.contains(&self.driver()) {
+            iomap::memory::is_available(least as usize).map_err(|available| {
+                DrmError::OutOfMemory { card: self.path().to_owned(), len: least, available }
+            })?;
         }
         let (mut pitch, mut len) = (0, 0);
         let gem = Gem::own(self, || {

@@ -12,7 +12,7 @@
 //! ownership, as with a file descriptor that is closed twice. Hence [`Card::adopt`] is unsafe.
 #![allow(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -29,10 +29,10 @@ use crate::dmabuf::DmaBuf;
 /// The owners of a card's handles, counted. The lock is held across the ioctls that make and close
 /// handles: between the two, another thread could be given a handle that is about to be closed.
 #[derive(Debug, Default)]
-pub(super) struct Handles(Mutex<HashMap<NonZeroU32, usize>>);
+pub(super) struct Handles(Mutex<BTreeMap<NonZeroU32, usize>>);
 
 impl Handles {
-    fn lock(&self) -> MutexGuard<'_, HashMap<NonZeroU32, usize>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NonZeroU32, usize>> {
         // The counts are whole after each step, whatever became of the thread that made it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -201,5 +201,5 @@ fn export(
     failed: impl FnOnce(io::Error) -> DrmError,
 ) -> Result<DmaBuf, DrmError> {
     let fd = device.buffer_to_prime_fd(handle.into(), drm::CLOEXEC | drm::RDWR);
-    Ok(DmaBuf::new(fd.map_err(failed)?)?)
+    Ok(DmaBuf::made(fd.map_err(failed)?)?)
 }

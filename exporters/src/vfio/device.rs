@@ -203,7 +203,7 @@ impl Device {
             },
             _ => self.failed("VFIO_DEVICE_FEATURE_DMA_BUF")(error),
         })?;
-        Ok(DmaBuf::new(fd)?)
+        Ok(DmaBuf::made(fd)?)
     }
 
     /// Where bytes of a BAR lie on the memory bus, from sysfs.
