@@ -29,7 +29,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{Setter, Updater, ioctl, opcode};
 
-use crate::export::Bytes;
+use crate::export::{Bytes, Turns};
 
 /// `DMA_BUF_MAGIC`, "DMAB": the magic number of the file system all dma-bufs lie on, since
 /// Linux 5.3 (`linux/magic.h`).
@@ -89,6 +89,18 @@ pub enum DmaBufError {
     ReadOnly {
         /// The exporter's name.
         exporter: String,
+    },
+    /// A driver in user space did not bring the CPU's caches in order for its memory.
+    #[error(
+        "{step} of memory of {device}, which is not coherent: {source}; it may show stale bytes"
+    )]
+    Caches {
+        /// What was being done.
+        step: &'static str,
+        /// The device's name.
+        device: String,
+        /// The driver's answer.
+        source: io::Error,
     },
     /// The kernel refused.
     #[error("{step} of a dma-buf of {len} bytes by {exporter:?}: {source}")]
@@ -304,6 +316,16 @@ impl DmaBuf {
     }
 }
 
+impl Turns for DmaBuf {
+    fn begin(&self, intent: Intent) -> Result<(), DmaBufError> {
+        self.sync(intent.flags().into())
+    }
+
+    fn end(&self, intent: Intent) -> Result<(), DmaBufError> {
+        self.sync(SYNC_END | u64::from(intent.flags()))
+    }
+}
+
 impl AsFd for DmaBuf {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.fd.as_fd()
@@ -355,7 +377,7 @@ impl Mapping {
         if intent != Intent::Read && self.access == Access::ReadOnly {
             return Err(DmaBufError::ReadOnly { exporter: self.dma_buf.exporter().into() });
         }
-        CpuAccess::begin(std::slice::from_ref(&self.dma_buf), self.map(), intent)
+        CpuAccess::begin([&self.dma_buf as &dyn Turns], self.map(), intent)
     }
 }
 
@@ -393,16 +415,14 @@ pub struct CpuAccess<'a> {
 }
 
 impl<'a> CpuAccess<'a> {
-    /// Opens a bracket on each of `dma_bufs`, none for plain memory, around `map`.
+    /// Begins a turn with each of `turns`, none for plain memory, around `map`.
     pub(crate) fn begin(
-        dma_bufs: &'a [DmaBuf],
+        turns: impl IntoIterator<Item = &'a dyn Turns>,
         map: BufMap<'a>,
         intent: Intent,
     ) -> Result<Self, DmaBufError> {
-        let brackets = dma_bufs
-            .iter()
-            .map(|dma_buf| Bracket::begin(dma_buf, intent))
-            .collect::<Result<_, _>>()?;
+        let brackets =
+            turns.into_iter().map(|of| Bracket::begin(of, intent)).collect::<Result<_, _>>()?;
         let map = if intent == Intent::Read { map.read_only() } else { map };
         Ok(Self { brackets, map })
     }
@@ -412,10 +432,11 @@ impl<'a> CpuAccess<'a> {
         self.map
     }
 
-    /// Closes the bracket (`DMA_BUF_SYNC_END`).
+    /// Closes the bracket (`DMA_BUF_SYNC_END`, or a flush of memory that is not coherent).
     ///
     /// # Errors
-    /// [`DmaBufError::Kernel`]: what was written may not have reached the device.
+    /// [`DmaBufError::Kernel`], [`DmaBufError::Caches`]: what was written may not have reached the
+    /// device.
     pub fn finish(self) -> Result<(), DmaBufError> {
         self.brackets.into_iter().try_for_each(Bracket::finish)
     }
@@ -423,22 +444,18 @@ impl<'a> CpuAccess<'a> {
 
 #[derive(Debug)]
 struct Bracket<'a> {
-    dma_buf: &'a DmaBuf,
+    of: &'a dyn Turns,
     intent: Intent,
 }
 
 impl<'a> Bracket<'a> {
-    fn begin(dma_buf: &'a DmaBuf, intent: Intent) -> Result<Self, DmaBufError> {
-        dma_buf.sync(intent.flags().into())?;
-        Ok(Self { dma_buf, intent })
-    }
-
-    fn end(&self) -> Result<(), DmaBufError> {
-        self.dma_buf.sync(SYNC_END | u64::from(self.intent.flags()))
+    fn begin(of: &'a dyn Turns, intent: Intent) -> Result<Self, DmaBufError> {
+        of.begin(intent)?;
+        Ok(Self { of, intent })
     }
 
     fn finish(self) -> Result<(), DmaBufError> {
-        let result = self.end();
+        let result = self.of.end(self.intent);
         std::mem::forget(self);
         result
     }
@@ -447,7 +464,7 @@ impl<'a> Bracket<'a> {
 impl Drop for Bracket<'_> {
     fn drop(&mut self) {
         // Nobody is left to tell: whoever wants to know calls `finish`.
-        let _ = self.end();
+        let _ = self.of.end(self.intent);
     }
 }
 

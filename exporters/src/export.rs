@@ -125,9 +125,22 @@ impl fmt::Display for Provider {
     }
 }
 
-/// Something whose bytes the CPU can reach, between brackets if it has any.
+/// Something whose bytes the CPU can reach.
 pub(crate) trait Bytes: fmt::Debug + Send + Sync {
     fn map(&self) -> BufMap<'_>;
+
+    /// What must be told of the CPU's turns with these bytes, beside their dma-bufs.
+    fn turns(&self) -> Option<&dyn Turns> {
+        None
+    }
+}
+
+/// Something that must be told when the CPU's turn with its memory begins and when it ends: caches
+/// are between them.
+pub(crate) trait Turns: fmt::Debug + Send + Sync {
+    fn begin(&self, intent: Intent) -> Result<(), DmaBufError>;
+
+    fn end(&self, intent: Intent) -> Result<(), DmaBufError>;
 }
 
 impl Bytes for Memory {
@@ -149,12 +162,15 @@ impl CpuView {
     }
 
     /// Begins the CPU's turn. For plain memory it costs nothing; for a dma-buf it is one ioctl at
-    /// each end.
+    /// each end; of a GPU's memory that is not coherent what the CPU has cached is discarded at the
+    /// beginning and written back at the end.
     ///
     /// # Errors
-    /// As [`Mapping::begin_cpu_access`](crate::dmabuf::Mapping::begin_cpu_access).
+    /// As [`Mapping::begin_cpu_access`](crate::dmabuf::Mapping::begin_cpu_access);
+    /// [`DmaBufError::Caches`] if a GPU's driver fails.
     pub fn begin(&self, intent: Intent) -> Result<CpuAccess<'_>, DmaBufError> {
-        CpuAccess::begin(&self.brackets, self.bytes.map(), intent)
+        let dma_bufs = self.brackets.iter().map(|dma_buf| dma_buf as &dyn Turns);
+        CpuAccess::begin(dma_bufs.chain(self.bytes.turns()), self.bytes.map(), intent)
     }
 }
 

@@ -26,7 +26,7 @@ impl Buffer {
         self.exportable.clone().map_err(VulkanError::Unavailable)?;
         let device = self.device();
         let get = vk::MemoryGetFdInfoKHR::default()
-            .memory(self.raw.memory)
+            .memory(self.raw.memory.memory)
             .handle_type(vk::ExternalMemoryHandleTypeFlags::DMA_BUF_EXT);
         // SAFETY: the memory is alive and was allocated with this handle type
         // (VUID-VkMemoryGetFdInfoKHR-handleType-00671).
@@ -60,12 +60,9 @@ impl Exporter for Device {
             Ok(()) => Ok(vec![buffer.export_dma_buf()?]),
             Err(absent) => Err(absent),
         };
-        let cpu = match buffer.cpu() {
+        let cpu = match buffer.bytes() {
             Some(_) => Ok(CpuView::new(buffer.clone(), Vec::new())),
-            None => Err(Absent::new(
-                format!("the CPU does not reach this memory of {}", self.info().name),
-                "copy it by the device (vulkan::Transfer::read_back)",
-            )),
+            None => Err(buffer.unreached()),
         };
         Ok(Export {
             len,

@@ -8,7 +8,7 @@
 //!
 //! # Safety
 //!
-//! What is imported outlives the buffer: see the third law of `buffer`.
+//! What is imported outlives the buffer: see the second law of `buffer`.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
@@ -19,7 +19,8 @@ use ash::vk::ExternalMemoryFeatureFlags as Features;
 use ash::vk::ExternalMemoryHandleTypeFlags as Handle;
 use iomap::Memory;
 
-use super::buffer::{Buffer, Origin, Raw, Way, not_exportable};
+use super::allocation::Origin;
+use super::buffer::{Bare, Buffer, Way, not_exportable};
 use super::device::Device;
 use super::error::{VulkanError, failed};
 use super::memory_types::{HOST_PAGES, IMPORTED};
@@ -68,8 +69,7 @@ impl Device {
         unsafe { functions.get_memory_fd_properties(handle, fd.as_raw_fd(), &mut properties) }
             .map_err(failed("vkGetMemoryFdPropertiesKHR"))?;
         let import = vk::ImportMemoryFdInfoKHR::default().handle_type(handle).fd(fd.as_raw_fd());
-        let mut raw = Raw::new(self, dma_buf.len(), Some(handle))?;
-        raw.allocate(
+        let raw = Bare::new(self, dma_buf.len(), Some(handle))?.allocate(
             IMPORTED,
             Some(Origin::DmaBuf {
                 fd: import,
@@ -135,8 +135,7 @@ impl Device {
             p_host_pointer: pointer,
             ..Default::default()
         };
-        let mut raw = Raw::new(self, len, Some(handle))?;
-        raw.allocate(
+        let raw = Bare::new(self, len, Some(handle))?.allocate(
             HOST_PAGES,
             Some(Origin::Host { pages, size: len as u64, types: properties.memory_type_bits }),
         )?;

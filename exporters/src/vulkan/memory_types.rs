@@ -1,10 +1,11 @@
-//! Which of a device's memory types a buffer is put into.
+//! Which of a device's memory types a buffer or an image is put into, and how the CPU sees it there.
 //!
 //! A driver lists its types best first among equals (Vulkan, "Device Memory Properties"), so for
 //! each wish the first that fulfils it is taken.
 
 use ash::vk;
 use ash::vk::MemoryPropertyFlags as Flags;
+use iomap::{Caching, Location};
 
 use crate::Absent;
 
@@ -20,17 +21,17 @@ const NEVER: Flags = Flags::from_raw(
 /// Wishes for a buffer that the device works on.
 pub(super) const DEVICE_LOCAL: &[Flags] = &[Flags::DEVICE_LOCAL];
 
-/// Wishes for a buffer of the device's own memory that the CPU reaches too. Coherent, as all that is
-/// mapped here: another device's writes could not be flushed.
+/// Wishes for a buffer of the device's own memory that the CPU and other devices reach too. Coherent:
+/// another device's writes could not be flushed.
 pub(super) const HOST_VISIBLE: &[Flags] =
     &[Flags::from_raw(Flags::DEVICE_LOCAL.as_raw() | COHERENT.as_raw())];
 
-/// Wishes for memory that the CPU reads what the device wrote: cached if possible. Coherent always,
-/// which every device has (Vulkan promises one such type), so that nothing need be invalidated.
+/// Wishes for memory in which the CPU reads what the device wrote: cached if possible, even where that
+/// is not coherent, because to read what is not cached is slower than to invalidate what is. Coherent
+/// and not cached if need be, which every device has (Vulkan promises one such type).
 pub(super) const READ_BACK: &[Flags] = &[
-    Flags::from_raw(
-        Flags::HOST_VISIBLE.as_raw() | Flags::HOST_COHERENT.as_raw() | Flags::HOST_CACHED.as_raw(),
-    ),
+    Flags::from_raw(COHERENT.as_raw() | Flags::HOST_CACHED.as_raw()),
+    Flags::from_raw(Flags::HOST_VISIBLE.as_raw() | Flags::HOST_CACHED.as_raw()),
     COHERENT,
 ];
 
@@ -43,6 +44,29 @@ pub(super) const IMPORTED: &[Flags] = &[Flags::DEVICE_LOCAL, Flags::empty()];
 
 const COHERENT: Flags =
     Flags::from_raw(Flags::HOST_VISIBLE.as_raw() | Flags::HOST_COHERENT.as_raw());
+
+/// How the CPU sees memory of a type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) location: Location,
+    pub(super) caching: Caching,
+    /// Whether CPU and device see each other's writes without the driver's help.
+    pub(super) coherent: bool,
+}
+
+impl Seen {
+    /// Through a BAR if it is the device's own. Whatever is not cached is write-combining, with every
+    /// driver, and coherent, as Vulkan says of `HOST_CACHED`.
+    pub(super) fn new(flags: Flags, shares_system_memory: bool) -> Self {
+        let own = flags.contains(Flags::DEVICE_LOCAL) && !shares_system_memory;
+        let cached = flags.contains(Flags::HOST_CACHED);
+        Self {
+            location: if own { Location::Io } else { Location::System },
+            caching: if cached { Caching::WriteBack } else { Caching::WriteCombining },
+            coherent: flags.contains(Flags::HOST_COHERENT),
+        }
+    }
+}
 
 /// Whether a device has memory of its own that the CPU reaches too.
 pub(super) fn host_visible(
@@ -120,5 +144,39 @@ mod tests {
         let open = memory(&[types[0], types[1], types[2], incoherent, window]);
         assert_eq!(host_visible("Open GPU", &open), Ok(()));
         assert_eq!(choose(&open, !0, HOST_VISIBLE), Some(4));
+    }
+
+    #[test]
+    fn reading_back_wants_what_is_cached() {
+        let cached = Flags::HOST_VISIBLE | Flags::HOST_CACHED;
+        let both = COHERENT | Flags::HOST_CACHED;
+        assert_eq!(choose(&memory(&[COHERENT, cached, both]), !0, READ_BACK), Some(2));
+        assert_eq!(choose(&memory(&[COHERENT, cached]), !0, READ_BACK), Some(1));
+        assert_eq!(choose(&memory(&[Flags::DEVICE_LOCAL, COHERENT]), !0, READ_BACK), Some(1));
+        // What another device or the CPU writes without Vulkan's knowledge cannot be flushed.
+        for wishes in [HOST_PAGES, HOST_VISIBLE] {
+            assert_eq!(choose(&memory(&[cached | Flags::DEVICE_LOCAL]), !0, wishes), None);
+        }
+    }
+
+    #[test]
+    fn own_memory_is_seen_through_a_bar_and_shared_memory_is_the_systems() {
+        use Caching::{WriteBack, WriteCombining};
+        use Location::{Io, System};
+        let visible = Flags::HOST_VISIBLE;
+        let (own, cached) = (visible | Flags::DEVICE_LOCAL, Flags::HOST_CACHED);
+        let coherent = Flags::HOST_COHERENT;
+        for (flags, shares, location, caching) in [
+            (own | coherent, false, Io, WriteCombining),
+            (own | cached | coherent, false, Io, WriteBack),
+            (own | cached, false, Io, WriteBack),
+            (visible | coherent, false, System, WriteCombining),
+            (visible | cached, false, System, WriteBack),
+            (own | coherent, true, System, WriteCombining),
+            (own | cached, true, System, WriteBack),
+        ] {
+            let expected = Seen { location, caching, coherent: flags.contains(coherent) };
+            assert_eq!(Seen::new(flags, shares), expected, "{flags:?}, {shares}");
+        }
     }
 }

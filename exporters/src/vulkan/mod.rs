@@ -9,6 +9,8 @@
 //!   [`Buffer`], without a copy;
 //! * `buffer`: [`Device::allocate`] makes a buffer in the device's own memory,
 //!   [`Device::allocate_host_visible`] one that the CPU reaches through the device's BAR;
+//! * `allocation`: the memory behind it; what of it is not coherent, the CPU sees in turns
+//!   ([`Buffer::begin_cpu_access`]);
 //! * `transfer`: [`Transfer`] copies between buffers by the device's transfer queue, and reads back;
 //! * `export`: [`Buffer::export_dma_buf`] lets a buffer leave the process;
 //! * `steady`: [`Buffer::steady`] lets VFIO map a buffer for another device, a drive for one, if it is
@@ -20,6 +22,7 @@
 //! With `BUFMAP_VULKAN_VALIDATION=1` in the environment Khronos' validation layer watches every call
 //! (`validation`); the tests run under it.
 
+mod allocation;
 mod buffer;
 mod device;
 mod error;

@@ -119,7 +119,10 @@ impl Buffer {
     fn reached(&self) -> Result<BufMap<'_>, VulkanError> {
         self.cpu().ok_or_else(|| {
             VulkanError::Unavailable(Absent::new(
-                format!("the CPU does not reach this buffer of {}", self.device().info().name),
+                format!(
+                    "the CPU does not reach this buffer of {}, or it is not coherent",
+                    self.device().info().name
+                ),
                 "allocate it by Device::allocate_host_visible",
             ))
         })

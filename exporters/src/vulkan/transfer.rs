@@ -29,6 +29,7 @@ use ash::vk::{AccessFlags, PipelineStageFlags};
 use super::buffer::Buffer;
 use super::device::Device;
 use super::error::{VulkanError, failed};
+use crate::Intent;
 
 /// The size of the buffer through which [`Transfer::read_back`] goes, in bytes.
 const STAGING: usize = 4 << 20;
@@ -212,13 +213,15 @@ impl Transfer {
             let region = CopyRegion { src_offset, dst_offset: 0, len: piece.len() };
             let ticket = self.copy(src, &staging, &[region])?;
             self.wait(ticket)?;
-            let map = staging.cpu().unwrap_or(iomap::BufMap::null());
+            let access = staging.begin_cpu_access(Intent::Read)?;
+            let map = access.map();
             map.copy_to_slice(0, piece).map_err(|_| VulkanError::OutOfBounds {
                 side: "staging buffer",
                 offset: 0,
                 len: piece.len(),
                 buffer_len: map.len(),
             })?;
+            access.finish()?;
             src_offset += piece.len();
         }
         Ok(())
@@ -288,8 +291,8 @@ impl Transfer {
                 &acquire,
                 &[],
             );
-            ash.cmd_copy_buffer(commands, src.raw.buffer, dst.raw.buffer, regions);
-            if dst.raw.is_host_visible() {
+            ash.cmd_copy_buffer(commands, src.ash(), dst.ash(), regions);
+            if dst.raw.memory.is_host_visible() {
                 ash.cmd_pipeline_barrier(
                     commands,
                     PipelineStageFlags::TRANSFER,
@@ -406,7 +409,7 @@ fn shared<'a>(src: &'a Arc<Buffer>, dst: &'a Arc<Buffer>) -> impl Iterator<Item 
 /// A whole buffer passed from one queue family to another.
 fn pass(buffer: &Buffer, from: u32, to: u32) -> vk::BufferMemoryBarrier<'static> {
     vk::BufferMemoryBarrier::default()
-        .buffer(buffer.raw.buffer)
+        .buffer(buffer.ash())
         .size(vk::WHOLE_SIZE)
         .src_queue_family_index(from)
         .dst_queue_family_index(to)
