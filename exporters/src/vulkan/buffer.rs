@@ -181,10 +181,10 @@ impl Device {
     /// [`Buffer::cpu`] is always there. `len` is rounded up to whole pages, so that the buffer can be
     /// mapped for another device ([`Buffer::steady`]).
     ///
-    /// A GPU with memory of its own shows it through a BAR: [`Location::Io`], and write-combining
+    /// A GPU with memory of its own shows it through a BAR: [`Location::Io`](iomap::Location::Io), and write-combining
     /// unless the type is `HOST_CACHED`; how much there is of it depends on the firmware's setting
     /// "resizable BAR" (256 MiB are usual without). On a device that shares the system's memory it
-    /// is [`Location::System`].
+    /// is [`Location::System`](iomap::Location::System).
     ///
     /// What the CPU or another device wrote is seen by work that is submitted afterwards.
     ///
