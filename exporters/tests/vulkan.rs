@@ -102,7 +102,7 @@ fn devices_describe_themselves() -> Outcome {
         println!("{info:#?}");
         check(info.index == index && !info.name.is_empty(), &info.name)?;
         check(!info.driver.is_empty() && info.max_buffer > 0, &info.driver)?;
-        check(info.extensions.len() == 4, info.extensions.len())?;
+        check(info.extensions.len() == 5, info.extensions.len())?;
         let imports = info.extension("VK_EXT_external_memory_host").is_ok();
         check(imports == info.host_import_alignment.is_some(), "an alignment without an import")?;
     }

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ash::vk;
 use ash::vk::ExternalMemoryHandleTypeFlags as Handle;
@@ -23,7 +23,7 @@ use super::device::Device;
 use super::error::{VulkanError, failed};
 use super::memory_types::{self, DEVICE_LOCAL, HOST_VISIBLE, READ_BACK};
 use crate::export::{Bytes, Turns};
-use crate::{Absent, CpuAccess, Intent};
+use crate::{Absent, CpuAccess, DmaBuf, Intent};
 
 /// What every buffer may be used for: copies, and shaders that read and write it.
 pub(super) const USAGE: vk::BufferUsageFlags = vk::BufferUsageFlags::from_raw(
@@ -70,6 +70,8 @@ pub struct Buffer {
     pub(super) way: Way,
     pub(super) exportable: Result<(), Absent>,
     pub(super) memory: Option<Arc<Memory>>,
+    /// The dma-buf that it is to others: from its import, or since its first export.
+    pub(super) shared: OnceLock<DmaBuf>,
 }
 
 impl Buffer {
@@ -147,7 +149,8 @@ impl Buffer {
     }
 
     pub(super) fn allocated(raw: Raw, len: usize, exportable: Result<(), Absent>) -> Self {
-        Self { raw, len, way: Way::Allocated, exportable, memory: None }
+        let (way, shared) = (Way::Allocated, OnceLock::new());
+        Self { raw, len, way, exportable, memory: None, shared }
     }
 
     /// Whether somebody outside this Vulkan instance may use the same memory through the kernel, so

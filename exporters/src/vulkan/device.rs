@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ash::{ext, khr, vk};
 
 use super::error::{VulkanError, failed};
+use super::fence::takes_sync_files;
 use super::info::{DeviceInfo, describe};
 use super::instance::{Instance, has};
 use super::validation::ValidationLog;
@@ -52,6 +53,7 @@ struct Inner {
     foreign_family: u32,
     memory_fd: Result<khr::external_memory_fd::Device, Absent>,
     memory_host: Result<ext::external_memory_host::Device, Absent>,
+    semaphore_fd: Result<khr::external_semaphore_fd::Device, Absent>,
     /// Dropped after `raw` is destroyed in `drop`.
     instance: Instance,
 }
@@ -104,6 +106,7 @@ impl Device {
 
         let wanted = [
             khr::external_memory_fd::NAME,
+            khr::external_semaphore_fd::NAME,
             ext::external_memory_dma_buf::NAME,
             ext::external_memory_host::NAME,
             ext::queue_family_foreign::NAME,
@@ -134,6 +137,8 @@ impl Device {
         let memory_host = info
             .extension("VK_EXT_external_memory_host")
             .map(|()| ext::external_memory_host::Device::new(&instance.raw, &raw));
+        let semaphore_fd = takes_sync_files(&instance, physical, &info)
+            .map(|()| khr::external_semaphore_fd::Device::new(&instance.raw, &raw));
         Ok(Self(Arc::new(Inner {
             raw,
             physical,
@@ -149,6 +154,7 @@ impl Device {
             },
             memory_fd,
             memory_host,
+            semaphore_fd,
             instance,
         })))
     }
@@ -193,6 +199,10 @@ impl Device {
 
     pub(super) fn memory_host(&self) -> Result<&ext::external_memory_host::Device, VulkanError> {
         self.0.memory_host.as_ref().map_err(|absent| VulkanError::Unavailable(absent.clone()))
+    }
+
+    pub(super) fn semaphore_fd(&self) -> Result<&khr::external_semaphore_fd::Device, Absent> {
+        self.0.semaphore_fd.as_ref().map_err(Absent::clone)
     }
 
     /// What can be done with buffers whose memory is of a handle type.

@@ -18,12 +18,15 @@ use crate::{Absent, DmaBuf};
 
 impl Buffer {
     /// The buffer's memory as a dma-buf, which may be a little longer than the buffer. It holds the
-    /// memory on its own: the buffer may be dropped before it.
+    /// memory on its own: the buffer may be dropped before it. Asked again, it is the same dma-buf.
     ///
     /// # Errors
     /// [`VulkanError::Unavailable`] if the buffer was not allocated to be exported.
     pub fn export_dma_buf(&self) -> Result<DmaBuf, VulkanError> {
         self.exportable.clone().map_err(VulkanError::Unavailable)?;
+        if let Some(dma_buf) = self.shared.get() {
+            return Ok(dma_buf.clone());
+        }
         let device = self.device();
         let get = vk::MemoryGetFdInfoKHR::default()
             .memory(self.raw.memory.memory)
@@ -33,7 +36,8 @@ impl Buffer {
         let fd = unsafe { device.memory_fd()?.get_memory_fd(&get) }
             .map_err(failed("vkGetMemoryFdKHR"))?;
         // SAFETY: the module's law.
-        Ok(DmaBuf::new(unsafe { OwnedFd::from_raw_fd(fd) })?)
+        let dma_buf = DmaBuf::new(unsafe { OwnedFd::from_raw_fd(fd) })?;
+        Ok(self.shared.get_or_init(|| dma_buf).clone())
     }
 }
 

@@ -11,8 +11,8 @@
 //! What is imported outlives the buffer: see the second law of `buffer`.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::sync::{Arc, OnceLock};
 
 use ash::vk;
 use ash::vk::ExternalMemoryFeatureFlags as Features;
@@ -23,6 +23,7 @@ use super::allocation::Origin;
 use super::buffer::{Bare, Buffer, Way, not_exportable};
 use super::device::Device;
 use super::error::{VulkanError, failed};
+use super::fence::duplicate;
 use super::memory_types::{HOST_PAGES, IMPORTED};
 use crate::udmabuf::{Udmabuf, UdmabufError};
 use crate::{Absent, DmaBuf};
@@ -50,9 +51,10 @@ impl Device {
 
     /// Makes a dma-buf a buffer of the device, as long as the dma-buf.
     ///
-    /// The caller keeps the [`DmaBuf`]: the driver is given a duplicate. Whoever else uses the
-    /// memory must have finished before a copy from it is submitted (see
-    /// [`DmaBuf::export_sync_file`]).
+    /// The driver is given a duplicate of the descriptor, and the buffer keeps a handle on the
+    /// [`DmaBuf`]. Others who use the memory are waited for by
+    /// [`Transfer::copy_synced`](super::Transfer::copy_synced); else they must have finished before a
+    /// copy is submitted.
     ///
     /// # Errors
     /// [`VulkanError::Unavailable`] without `VK_EXT_external_memory_dma_buf`;
@@ -62,7 +64,7 @@ impl Device {
         self.can(handle, Features::IMPORTABLE, "VK_EXT_external_memory_dma_buf")
             .map_err(VulkanError::Unavailable)?;
         let functions = self.memory_fd()?;
-        let fd = duplicate(dma_buf)?;
+        let fd = duplicate(dma_buf, "dma-buf")?;
 
         let mut properties = vk::MemoryFdPropertiesKHR::default();
         // SAFETY: `fd` is open; the call takes no ownership of it.
@@ -81,7 +83,9 @@ impl Device {
         // (VkImportMemoryFdInfoKHR: ownership passes on success, else it stays with the caller).
         let _ = fd.into_raw_fd();
         let exportable = Err(Absent::new("the buffer is an imported dma-buf", "share that one"));
-        Ok(Buffer { raw, len: dma_buf.len(), way: Way::DmaBuf, exportable, memory: None })
+        let shared = OnceLock::from(dma_buf.clone());
+        let (len, way) = (dma_buf.len(), Way::DmaBuf);
+        Ok(Buffer { raw, len, way, exportable, memory: None, shared })
     }
 
     fn import_udmabuf(&self, memory: &Arc<Memory>) -> Result<Buffer, Absent> {
@@ -145,6 +149,7 @@ impl Device {
             way: Way::HostPages { no_udmabuf },
             exportable: Err(not_exportable()),
             memory: Some(memory),
+            shared: OnceLock::new(),
         })
     }
 
@@ -170,14 +175,4 @@ impl Device {
 /// The whole memory as one dma-buf.
 fn udmabuf(memory: &Memory) -> Result<DmaBuf, UdmabufError> {
     Udmabuf::open()?.create(memory, 0..memory.len())
-}
-
-/// A duplicate with `F_DUPFD_CLOEXEC`, for the driver to own.
-fn duplicate(dma_buf: &DmaBuf) -> Result<OwnedFd, VulkanError> {
-    dma_buf.as_fd().try_clone_to_owned().map_err(|e| {
-        VulkanError::Unavailable(Absent::new(
-            format!("the dma-buf's descriptor cannot be duplicated: {e}"),
-            "raise RLIMIT_NOFILE (ulimit -n)",
-        ))
-    })
 }

@@ -15,8 +15,8 @@ use super::error::{VulkanError, failed};
 use super::instance::{Instance, has};
 use crate::Absent;
 
-/// The extensions that bring memory in and out, what for, in the order they are reported.
-const EXTENSIONS: [(&CStr, &str, &str); 4] = [
+/// The extensions that bring memory and fences in and out, what for, in the order they are reported.
+const EXTENSIONS: [(&CStr, &str, &str); 5] = [
     (khr::external_memory_fd::NAME, "VK_KHR_external_memory_fd", "share memory by descriptors"),
     (
         ext::external_memory_dma_buf::NAME,
@@ -32,6 +32,11 @@ const EXTENSIONS: [(&CStr, &str, &str); 4] = [
         ext::queue_family_foreign::NAME,
         "VK_EXT_queue_family_foreign",
         "order its caches with those of other drivers",
+    ),
+    (
+        khr::external_semaphore_fd::NAME,
+        "VK_KHR_external_semaphore_fd",
+        "wait for other drivers' fences and give its own",
     ),
 ];
 
@@ -116,7 +121,7 @@ pub struct DeviceInfo {
     /// Whether its memory is the system's own, so that imported pages are as good as any buffer and
     /// copying them would gain nothing. True for integrated GPUs and software drivers.
     pub shares_system_memory: bool,
-    /// The extensions that bring memory in and out, and why one is not there.
+    /// The extensions that bring memory and fences in and out, and why one is not there.
     pub extensions: Vec<(&'static str, Result<(), Absent>)>,
     /// `minImportedHostPointerAlignment` in bytes: what address and length of imported pages must be
     /// multiples of. Absent if pages cannot be imported.

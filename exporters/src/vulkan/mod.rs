@@ -12,6 +12,7 @@
 //! * `allocation`: the memory behind it; what of it is not coherent, the CPU sees in turns
 //!   ([`Buffer::begin_cpu_access`]);
 //! * `transfer`: [`Transfer`] copies between buffers by the device's transfer queue, and reads back;
+//! * `fence`: the copies' turns with those of other devices, by sync files ([`Device::sync_files`]);
 //! * `export`: [`Buffer::export_dma_buf`] lets a buffer leave the process;
 //! * `steady`: [`Buffer::steady`] lets VFIO map a buffer for another device, a drive for one, if it is
 //!   known to stay in its place, and [`Buffer::assume_it_stays`] if the caller says so.
@@ -27,6 +28,7 @@ mod buffer;
 mod device;
 mod error;
 mod export;
+mod fence;
 mod import;
 mod info;
 mod instance;

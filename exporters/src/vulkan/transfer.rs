@@ -10,17 +10,24 @@
 //! is acquired from them before a copy and released to them after it. What a copy wrote to memory
 //! the CPU can reach is visible to the CPU once the ticket has been waited for.
 //!
+//! When: a copy waits for earlier copies of its transfer, and for others only if it is told to. Fences of
+//! others come as sync files ([`Transfer::copy_after`]) and its own leave as such
+//! ([`Transfer::sync_file`]), which is explicit synchronisation; with [`Transfer::copy_synced`] they are
+//! taken from the dma-bufs and put on them, which is implicit synchronisation
+//! (`Documentation/driver-api/dma-buf.rst`).
+//!
 //! # Safety
 //!
 //! The laws of this module:
 //!
-//! 1. A submission's buffers and commands are kept in `in_flight` until the timeline has passed its
+//! 1. A submission's buffers, semaphores and commands are kept in `in_flight` until the timeline has passed its
 //!    count. If that cannot be learned (the device is lost), they are leaked rather than freed: the
 //!    device may still write them.
 //! 2. The command pool is used through `&mut self` only (it is externally synchronised).
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use ash::vk;
@@ -29,7 +36,8 @@ use ash::vk::{AccessFlags, PipelineStageFlags};
 use super::buffer::Buffer;
 use super::device::Device;
 use super::error::{VulkanError, failed};
-use crate::Intent;
+use super::fence::{Semaphore, settled};
+use crate::{DmaBuf, DmaBufError, Intent};
 
 /// The size of the buffer through which [`Transfer::read_back`] goes, in bytes.
 const STAGING: usize = 4 << 20;
@@ -83,15 +91,24 @@ pub struct Transfer {
     submitted: u64,
     in_flight: VecDeque<InFlight>,
     idle: Vec<vk::CommandBuffer>,
+    idle_semaphores: Vec<Semaphore>,
     staging: Option<Arc<Buffer>>,
 }
 
 #[derive(Debug)]
 struct InFlight {
     count: u64,
-    commands: vk::CommandBuffer,
-    /// Kept until the copy is done.
-    _buffers: [Arc<Buffer>; 2],
+    work: Work,
+}
+
+/// What is submitted, and kept until it is done.
+#[derive(Debug, Default)]
+struct Work {
+    commands: Option<vk::CommandBuffer>,
+    /// Of use again when it is done.
+    waits: Vec<Semaphore>,
+    signals: Vec<Semaphore>,
+    _buffers: Vec<Arc<Buffer>>,
 }
 
 impl Device {
@@ -107,6 +124,7 @@ impl Device {
             submitted: 0,
             in_flight: VecDeque::new(),
             idle: Vec::new(),
+            idle_semaphores: Vec::new(),
             staging: None,
         };
         let pool =
@@ -151,6 +169,28 @@ impl Transfer {
         dst: &Arc<Buffer>,
         regions: &[CopyRegion],
     ) -> Result<Ticket, VulkanError> {
+        self.copy_after(src, dst, regions, &[])
+    }
+
+    /// As [`copy`](Self::copy), of which nothing happens before each of `waits` is signalled: sync
+    /// files, of which the caller keeps his descriptor. One comes from a dma-buf
+    /// ([`DmaBuf::export_sync_file`](crate::DmaBuf::export_sync_file)), a sync object
+    /// ([`Syncobj::export_sync_file`](crate::drm::Syncobj::export_sync_file)), a point of a timeline
+    /// ([`Timeline::export_sync_file`](crate::drm::Timeline::export_sync_file)) or another transfer
+    /// ([`sync_file`](Self::sync_file)).
+    ///
+    /// The device waits, and the call returns at once; without [`Device::sync_files`] the CPU waits
+    /// here, before the copy is submitted.
+    ///
+    /// # Errors
+    /// As [`copy`](Self::copy); [`VulkanError::Call`] too if one of `waits` is no sync file.
+    pub fn copy_after(
+        &mut self,
+        src: &Arc<Buffer>,
+        dst: &Arc<Buffer>,
+        regions: &[CopyRegion],
+        waits: &[BorrowedFd<'_>],
+    ) -> Result<Ticket, VulkanError> {
         if *src.device() != self.device || *dst.device() != self.device {
             return Err(VulkanError::OtherDevice);
         }
@@ -159,12 +199,70 @@ impl Transfer {
         if regions.is_empty() {
             return Ok(self.ticket());
         }
+        let waits = self.semaphores(waits)?;
         let commands = self.take_commands()?;
         if let Err(e) = self.record(commands, src, dst, &regions) {
             self.idle.push(commands);
             return Err(e);
         }
-        self.submit(commands, [src.clone(), dst.clone()])
+        let _buffers = vec![src.clone(), dst.clone()];
+        self.submit(Work { commands: Some(commands), waits, _buffers, ..<_>::default() })
+    }
+
+    /// As [`copy`](Self::copy), in turn with all others who use the dma-bufs behind the buffers
+    /// (implicit synchronisation): it waits for those who write into `src` and for all who use `dst`,
+    /// and puts a fence of its own on both, as a reader of the one and a writer of the other. Buffers
+    /// that are no dma-bufs, or were not exported yet, have no other users.
+    ///
+    /// Without [`Device::sync_files`], or before Linux 6.0, the CPU waits instead: before the copy for
+    /// the others, and then for the copy, so that no fence is needed.
+    ///
+    /// # Errors
+    /// As [`copy`](Self::copy); [`VulkanError::DmaBuf`].
+    pub fn copy_synced(
+        &mut self,
+        src: &Arc<Buffer>,
+        dst: &Arc<Buffer>,
+        regions: &[CopyRegion],
+    ) -> Result<Ticket, VulkanError> {
+        let users: Vec<_> = [(src, Intent::Read), (dst, Intent::Write)]
+            .into_iter()
+            .filter_map(|(buffer, intent)| Some((buffer.shared.get()?, intent)))
+            .collect();
+        let mut waits = Vec::new();
+        for &(dma_buf, intent) in &users {
+            waits.extend(self.fences(dma_buf, intent)?);
+        }
+        let waits: Vec<_> = waits.iter().map(AsFd::as_fd).collect();
+        let ticket = self.copy_after(src, dst, regions, &waits)?;
+        if self.publish(&users).is_err() {
+            self.wait(ticket)?;
+        }
+        Ok(ticket)
+    }
+
+    /// A sync file that is signalled when all copies so far are done: to be put on a dma-buf
+    /// ([`DmaBuf::import_sync_file`](crate::DmaBuf::import_sync_file)), into a sync object or a
+    /// timeline ([`drm`](crate::drm)), given to another transfer ([`copy_after`](Self::copy_after)), or
+    /// waited for with `poll`. None if they are done already and the driver has no fence for that.
+    ///
+    /// # Errors
+    /// [`VulkanError::Unavailable`] without [`Device::sync_files`]: then [`wait`](Self::wait).
+    pub fn sync_file(&mut self) -> Result<Option<OwnedFd>, VulkanError> {
+        self.device.sync_files().map_err(VulkanError::Unavailable)?;
+        self.retire()?;
+        let signal = self.take_semaphore()?;
+        let _ = self.submit(Work { signals: vec![signal], ..<_>::default() })?;
+        let Some(InFlight { work, .. }) = self.in_flight.back_mut() else { return Ok(None) };
+        let Some(signal) = work.signals.pop() else { return Ok(None) };
+        let exported = signal.export();
+        // With its fence it has lost all that it was told; without, it is of no use any more.
+        if exported.is_ok() {
+            work.waits.push(signal)
+        } else {
+            work.signals.push(signal)
+        };
+        exported
     }
 
     /// Waits until a copy is done.
@@ -320,42 +418,89 @@ impl Transfer {
         }
     }
 
-    fn submit(
-        &mut self,
-        commands: vk::CommandBuffer,
-        buffers: [Arc<Buffer>; 2],
-    ) -> Result<Ticket, VulkanError> {
+    fn take_semaphore(&mut self) -> Result<Semaphore, VulkanError> {
+        self.idle_semaphores.pop().map_or_else(|| Semaphore::new(&self.device), Ok)
+    }
+
+    /// Sync files as semaphores to wait for, or waited for by the CPU.
+    fn semaphores(&mut self, waits: &[BorrowedFd<'_>]) -> Result<Vec<Semaphore>, VulkanError> {
+        if self.device.sync_files().is_err() {
+            waits.iter().try_for_each(|&file| settled(file, Intent::Read))?;
+            return Ok(Vec::new());
+        }
+        let import = |&file: &BorrowedFd<'_>| {
+            let semaphore = self.take_semaphore()?;
+            semaphore.import(file)?;
+            Ok(semaphore)
+        };
+        waits.iter().map(import).collect()
+    }
+
+    /// Whom a user of a dma-buf has to wait for; none once the CPU has waited.
+    fn fences(&self, dma_buf: &DmaBuf, intent: Intent) -> Result<Option<OwnedFd>, VulkanError> {
+        if self.device.sync_files().is_ok() {
+            match dma_buf.export_sync_file(intent) {
+                Err(DmaBufError::Unsupported { .. }) => {}
+                file => return Ok(Some(file?)),
+            }
+        }
+        settled(dma_buf.as_fd(), intent)?;
+        Ok(None)
+    }
+
+    /// Puts a fence for all copies so far on dma-bufs.
+    fn publish(&mut self, users: &[(&DmaBuf, Intent)]) -> Result<(), VulkanError> {
+        if users.is_empty() {
+            return Ok(());
+        }
+        let Some(done) = self.sync_file()? else { return Ok(()) };
+        for (dma_buf, intent) in users {
+            dma_buf.import_sync_file(done.as_fd(), *intent)?;
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, work: Work) -> Result<Ticket, VulkanError> {
         let count = self.submitted + 1;
-        let (command_buffers, semaphores, counts) = ([commands], [self.timeline], [count]);
-        let mut timeline =
-            vk::TimelineSemaphoreSubmitInfo::default().signal_semaphore_values(&counts);
+        let raw = |semaphores: &[Semaphore]| semaphores.iter().map(Semaphore::raw).collect();
+        let (waits, mut signals): (Vec<_>, Vec<_>) = (raw(&work.waits), raw(&work.signals));
+        signals.insert(0, self.timeline);
+        let stages = vec![PipelineStageFlags::TRANSFER; waits.len()];
+        // Those of binary semaphores are not looked at.
+        let (waited, mut counts) = (vec![0; waits.len()], vec![0; signals.len()]);
+        counts[0] = count;
+        let mut timeline = vk::TimelineSemaphoreSubmitInfo::default()
+            .wait_semaphore_values(&waited)
+            .signal_semaphore_values(&counts);
         let submit = vk::SubmitInfo::default()
-            .command_buffers(&command_buffers)
-            .signal_semaphores(&semaphores)
+            .command_buffers(work.commands.as_slice())
+            .wait_semaphores(&waits)
+            .wait_dst_stage_mask(&stages)
+            .signal_semaphores(&signals)
             .push_next(&mut timeline);
         let queue = self.device.lock_queue();
-        // SAFETY: the queue is locked; commands and buffers are kept until done (law 1).
+        // SAFETY: the queue is locked; what the work needs is kept until it is done (law 1).
         let result =
             unsafe { self.device.ash().queue_submit(*queue, &[submit], vk::Fence::null()) };
         drop(queue);
         match result {
             Ok(()) => {
                 self.submitted = count;
-                self.in_flight.push_back(InFlight { count, commands, _buffers: buffers });
+                self.in_flight.push_back(InFlight { count, work });
                 Ok(self.ticket())
             }
             Err(vk::Result::ERROR_DEVICE_LOST) => {
-                std::mem::forget(buffers);
+                std::mem::forget(work);
                 Err(failed("vkQueueSubmit")(vk::Result::ERROR_DEVICE_LOST))
             }
             Err(result) => {
-                self.idle.push(commands);
+                self.idle.extend(work.commands);
                 Err(failed("vkQueueSubmit")(result))
             }
         }
     }
 
-    /// Lets go of the buffers whose copies are done.
+    /// Lets go of what is done.
     fn retire(&mut self) -> Result<(), VulkanError> {
         if self.in_flight.is_empty() {
             return Ok(());
@@ -364,8 +509,9 @@ impl Transfer {
         let done = unsafe { self.device.ash().get_semaphore_counter_value(self.timeline) }
             .map_err(failed("vkGetSemaphoreCounterValue"))?;
         while self.in_flight.front().is_some_and(|oldest| oldest.count <= done) {
-            let Some(InFlight { commands, .. }) = self.in_flight.pop_front() else { break };
-            self.idle.push(commands);
+            let Some(InFlight { work, .. }) = self.in_flight.pop_front() else { break };
+            self.idle.extend(work.commands);
+            self.idle_semaphores.extend(work.waits);
         }
         Ok(())
     }

@@ -1,0 +1,159 @@
+//! Fences of other drivers: sync files that become semaphores and the other way round.
+//!
+//! A sync file is a fence of the kernel's in a file descriptor (`Documentation/driver-api/sync_file.rst`).
+//! Every driver makes them and takes them, and so do dma-bufs and the sync objects of a DRM device: they
+//! are how the work of one device waits for that of another without the CPU. Where a driver of Vulkan's
+//! does not know them, the CPU waits ([`settled`]).
+//!
+//! # Safety
+//!
+//! The laws of this module:
+//!
+//! 1. A [`Semaphore`] owns its handle, which is destroyed once, when it is dropped. Whoever submits work
+//!    that waits for it or signals it keeps it until the work is done.
+//! 2. Its payload is changed through it only while no such work is pending.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+
+use ash::vk::ExternalSemaphoreFeatureFlags as Features;
+use ash::vk::ExternalSemaphoreHandleTypeFlags as Handle;
+use ash::{khr, vk};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use super::device::Device;
+use super::error::{VulkanError, failed};
+use super::info::DeviceInfo;
+use super::instance::Instance;
+use crate::{Absent, Intent};
+
+impl Device {
+    /// Whether the device's work can wait for sync files and end in them: it has
+    /// `VK_KHR_external_semaphore_fd` and the driver takes and gives that kind of descriptor. Where it
+    /// does not, [`Transfer`](super::Transfer) lets the CPU wait.
+    ///
+    /// # Errors
+    /// Absent, with the reason.
+    pub fn sync_files(&self) -> Result<(), Absent> {
+        self.semaphore_fd().map(|_| ())
+    }
+}
+
+/// Whether a device takes sync files and gives them.
+pub(super) fn takes_sync_files(
+    instance: &Instance,
+    device: vk::PhysicalDevice,
+    info: &DeviceInfo,
+) -> Result<(), Absent> {
+    info.extension("VK_KHR_external_semaphore_fd")?;
+    let query = vk::PhysicalDeviceExternalSemaphoreInfo::default().handle_type(Handle::SYNC_FD);
+    let mut answer = vk::ExternalSemaphoreProperties::default();
+    // SAFETY: the instance is alive and the device is one of its own, of Vulkan 1.1 or later.
+    unsafe {
+        instance.raw.get_physical_device_external_semaphore_properties(device, &query, &mut answer);
+    }
+    let both = Features::IMPORTABLE | Features::EXPORTABLE;
+    if answer.external_semaphore_features.contains(both) {
+        return Ok(());
+    }
+    Err(Absent::new(
+        format!("{} has VK_KHR_external_semaphore_fd, but not for sync files", info.name),
+        "update the driver or take another device; until then the CPU waits",
+    ))
+}
+
+/// A binary semaphore of a device with sync files.
+#[derive(Debug)]
+pub(super) struct Semaphore {
+    device: Device,
+    raw: vk::Semaphore,
+}
+
+impl Semaphore {
+    pub(super) fn new(device: &Device) -> Result<Self, VulkanError> {
+        let mut export = vk::ExportSemaphoreCreateInfo::default().handle_types(Handle::SYNC_FD);
+        let create = vk::SemaphoreCreateInfo::default().push_next(&mut export);
+        // SAFETY: the device is alive and can export sync files
+        // (VUID-VkExportSemaphoreCreateInfo-handleTypes-01124).
+        let raw = unsafe { device.ash().create_semaphore(&create, None) }
+            .map_err(failed("vkCreateSemaphore"))?;
+        Ok(Self { device: device.clone(), raw })
+    }
+
+    pub(super) fn raw(&self) -> vk::Semaphore {
+        self.raw
+    }
+
+    /// Puts a sync file's fence in, for one wait (VUID-VkImportSemaphoreFdInfoKHR-handleType-07307).
+    pub(super) fn import(&self, sync_file: BorrowedFd<'_>) -> Result<(), VulkanError> {
+        let fd = duplicate(sync_file, "sync file")?;
+        let import = vk::ImportSemaphoreFdInfoKHR::default()
+            .semaphore(self.raw)
+            .flags(vk::SemaphoreImportFlags::TEMPORARY)
+            .handle_type(Handle::SYNC_FD)
+            .fd(fd.as_raw_fd());
+        // SAFETY: law 2, and the descriptor is open.
+        unsafe { functions(&self.device)?.import_semaphore_fd(&import) }
+            .map_err(failed("vkImportSemaphoreFdKHR"))?;
+        // It is the driver's from here on (vkImportSemaphoreFdKHR: ownership passes on success).
+        let _ = fd.into_raw_fd();
+        Ok(())
+    }
+
+    /// Takes the fence out that submitted work will signal
+    /// (VUID-VkSemaphoreGetFdInfoKHR-handleType-03253); none if it has already. The semaphore is as new
+    /// then.
+    pub(super) fn export(&self) -> Result<Option<OwnedFd>, VulkanError> {
+        let get =
+            vk::SemaphoreGetFdInfoKHR::default().semaphore(self.raw).handle_type(Handle::SYNC_FD);
+        // SAFETY: the semaphore is ours, and was made with this handle type.
+        let fd = unsafe { functions(&self.device)?.get_semaphore_fd(&get) }
+            .map_err(failed("vkGetSemaphoreFdKHR"))?;
+        // SAFETY: a descriptor that the call returns is new and the caller's; -1 stands for a fence
+        // that is signalled.
+        Ok((fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+}
+
+impl Drop for Semaphore {
+    fn drop(&mut self) {
+        // SAFETY: law 1.
+        unsafe { self.device.ash().destroy_semaphore(self.raw, None) };
+    }
+}
+
+fn functions(device: &Device) -> Result<&khr::external_semaphore_fd::Device, VulkanError> {
+    device.semaphore_fd().map_err(VulkanError::Unavailable)
+}
+
+/// Waits by the CPU until a sync file is signalled; or, of a dma-buf, until its writers are done for one
+/// who reads, and all its users for one who writes (`poll` of a dma-buf, since Linux 3.17).
+///
+/// The kernel's fences are signalled in finite time, by their drivers' promise.
+pub(super) fn settled(fences: BorrowedFd<'_>, intent: Intent) -> Result<(), VulkanError> {
+    let event = if intent == Intent::Read { PollFlags::IN } else { PollFlags::OUT };
+    let mut files = [PollFd::from_borrowed_fd(fences, event)];
+    loop {
+        match poll(&mut files, None) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR | Errno::AGAIN) => continue,
+            Err(e) => {
+                return Err(VulkanError::Unavailable(Absent::new(
+                    format!("a fence cannot be waited for: {e}"),
+                    "free some of the kernel's memory",
+                )));
+            }
+        }
+    }
+}
+
+/// A duplicate with `F_DUPFD_CLOEXEC`, for the driver to own.
+pub(super) fn duplicate(fd: impl AsFd, what: &'static str) -> Result<OwnedFd, VulkanError> {
+    fd.as_fd().try_clone_to_owned().map_err(|e| {
+        VulkanError::Unavailable(Absent::new(
+            format!("the {what}'s descriptor cannot be duplicated: {e}"),
+            "raise RLIMIT_NOFILE (ulimit -n)",
+        ))
+    })
+}
