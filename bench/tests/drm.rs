@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bufmap_bench::drive::pattern;
 use bufmap_bench::leaks::Holdings;
 use bufmap_bench::monitor::Monitor;
+use bufmap_bench::vgem;
 use bufmap_bench::{Outcome, check, said};
 use drm::Device as _;
 use drm::buffer::DrmFourcc;
@@ -422,55 +423,6 @@ fn syncobjs() -> Outcome {
     same.wait(Duration::ZERO)?;
     let answer = card.shared_syncobj(done.as_fd()).map(|_| ());
     check(errno(&answer) == Some(Errno::INVAL), format!("{answer:?}"))
-}
-
-mod vgem {
-    //! A fence that the test itself signals, which only vgem has.
-    //!
-    //! # Safety
-    //!
-    //! The law of this module: each ioctl's number is built from the type that it passes, which has
-    //! the layout of `drm/vgem_drm.h`.
-    #![allow(unsafe_code)]
-
-    use std::num::NonZeroU32;
-
-    use exporters::drm::Card;
-    use libtest_mimic::Failed;
-    use rustix::ioctl::{Setter, Updater, ioctl, opcode};
-
-    /// `struct drm_vgem_fence_attach`.
-    #[repr(C)]
-    struct Attach {
-        handle: u32,
-        flags: u32,
-        out_fence: u32,
-        pad: u32,
-    }
-
-    /// `struct drm_vgem_fence_signal`.
-    #[repr(C)]
-    struct Signal {
-        fence: u32,
-        flags: u32,
-    }
-
-    /// Somebody begins to write into a buffer.
-    pub fn begin(card: &Card, handle: NonZeroU32) -> Result<u32, Failed> {
-        const ATTACH: u32 = opcode::read_write::<Attach>(b'd', 0x41);
-        let mut attach = Attach { handle: handle.get(), flags: 1, out_fence: 0, pad: 0 };
-        // SAFETY: the module's law.
-        unsafe { ioctl(card, Updater::<ATTACH, _>::new(&mut attach)) }?;
-        Ok(attach.out_fence)
-    }
-
-    /// And is done.
-    pub fn end(card: &Card, fence: u32) -> Result<(), Failed> {
-        const SIGNAL: u32 = opcode::write::<Signal>(b'd', 0x42);
-        // SAFETY: the module's law.
-        unsafe { ioctl(card, Setter::<SIGNAL, _>::new(Signal { fence, flags: 0 })) }?;
-        Ok(())
-    }
 }
 
 fn fences_travel() -> Outcome {

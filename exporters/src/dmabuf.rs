@@ -4,8 +4,10 @@
 //! the bytes through a [`Mapping`], and only between the two ends of a bracket: a device may hold
 //! the newest bytes in a cache of its own, and the kernel moves them when told that the CPU begins
 //! (`DMA_BUF_SYNC_START`) and that it has finished (`DMA_BUF_SYNC_END`). The bracket is the guard
-//! [`CpuAccess`]. It orders caches and nothing else: to wait for a device that is still at work, a
-//! sync file is taken from the dma-buf ([`DmaBuf::export_sync_file`]).
+//! [`CpuAccess`]. When it is opened it waits for the fences that are on the buffer by then: a reader
+//! for the writers, a writer for all. A device's work that begins later it does not hold back, and it
+//! puts no fence on the buffer. To wait elsewhere, a sync file is taken from the dma-buf
+//! ([`DmaBuf::export_sync_file`]).
 //!
 //! The interface is `linux/dma-buf.h`; its rules are in `Documentation/driver-api/dma-buf.rst`.
 //!
@@ -368,7 +370,8 @@ impl Mapping {
         self.access
     }
 
-    /// Opens a bracket (`DMA_BUF_SYNC_START`). It may wait for a device, if the exporter does.
+    /// Opens a bracket (`DMA_BUF_SYNC_START`), once the devices are done whose fences are on the
+    /// buffer: its writers, and to write also its readers.
     ///
     /// # Errors
     /// [`DmaBufError::ReadOnly`] if writing is intended and the mapping is read-only;
@@ -484,7 +487,8 @@ fn fdinfo(fd: BorrowedFd<'_>, key: &str) -> Option<String> {
     Some(value.trim().to_owned())
 }
 
-fn describe(fd: BorrowedFd<'_>) -> String {
+/// What a descriptor is, in the words of `/proc/self/fd`.
+pub(crate) fn describe(fd: BorrowedFd<'_>) -> String {
     match std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())) {
         Ok(path) => path.display().to_string(),
         Err(_) => "some other kind of file".to_owned(),

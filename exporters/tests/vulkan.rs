@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::os::fd::AsFd;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         trial("dma_bufs_go_out_and_in", || on_device(dma_bufs_go_out_and_in)),
         trial("udmabufs_are_imported", || on_device(udmabufs_are_imported)),
         trial("heap_buffers_are_imported", || on_device(heap_buffers_are_imported)),
+        trial("fences_come_and_go_as_sync_files", || on_device(fences_come_and_go_as_sync_files)),
         trial("the_device_is_an_exporter", || on_device(the_device_is_an_exporter)),
         trial("no_descriptor_leaks", no_descriptor_leaks),
     ])
@@ -533,6 +535,30 @@ fn heap_buffers_are_imported(device: &Device) -> Outcome {
     access.finish()?;
     let buffer = Arc::new(device.import_dma_buf(export.dma_buf()?)?);
     check(read(device, &buffer)? == bytes, "the device sees other bytes")
+}
+
+fn fences_come_and_go_as_sync_files(device: &Device) -> Outcome {
+    let bytes = noise(1 << 20, 14);
+    let src = imported(device, &bytes)?;
+    let [between, dst] = [0, 0].map(|_| device.allocate(1 << 20, false).map(Arc::new));
+    let (between, dst) = (between?, dst?);
+    let (mut first, mut second) = (device.transfer()?, device.transfer()?);
+    let nothing = std::fs::File::open("/dev/null")?;
+    let refused = first.copy_after(&src, &dst, &whole(1 << 20), &[nothing.as_fd()]);
+    check(matches!(refused, Err(VulkanError::NotASyncFile { .. })), format!("{refused:?}"))?;
+
+    let _ = first.copy_synced(&src, &between, &whole(1 << 20))?;
+    let done = match (device.sync_files(), first.sync_file()) {
+        (Ok(()), file) => file?.ok_or("a driver without fences of its own")?,
+        (Err(absent), Err(VulkanError::Unavailable(why))) => {
+            check(absent == why && !absent.fix.is_empty(), why)?;
+            return Err(Stop::Absent(absent.to_string()));
+        }
+        (_, file) => return Err(Stop::Failed(format!("{file:?}"))),
+    };
+    let ticket = second.copy_after(&between, &dst, &whole(1 << 20), &[done.as_fd()])?;
+    second.wait(ticket)?;
+    check(read(device, &dst)? == bytes, "it did not wait for the other transfer")
 }
 
 fn the_device_is_an_exporter(device: &Device) -> Outcome {

@@ -109,6 +109,14 @@ pub enum VulkanError {
     /// A ticket that another transfer gave out.
     #[error("the ticket is another transfer's; wait where the copy was made")]
     OtherTransfer,
+    /// A file that was to be waited for and is no sync file.
+    #[error(
+        "a copy can wait for sync files, and this is {is}; take one from a dma-buf or a sync object"
+    )]
+    NotASyncFile {
+        /// What `/proc/self/fd` says it is.
+        is: String,
+    },
     /// Making a dma-buf of the memory failed.
     #[error(transparent)]
     Udmabuf(#[from] UdmabufError),

@@ -21,11 +21,13 @@ use ash::vk::ExternalSemaphoreHandleTypeFlags as Handle;
 use ash::{khr, vk};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::ioctl::{Updater, ioctl, opcode};
 
 use super::device::Device;
 use super::error::{VulkanError, failed};
 use super::info::DeviceInfo;
 use super::instance::Instance;
+use crate::dmabuf::describe;
 use crate::{Absent, Intent};
 
 impl Device {
@@ -63,6 +65,31 @@ pub(super) fn takes_sync_files(
     ))
 }
 
+/// `struct sync_file_info`, since Linux 4.7.
+#[repr(C)]
+#[derive(Default)]
+struct SyncFileInfo {
+    name: [u8; 32],
+    status: i32,
+    flags: u32,
+    num_fences: u32,
+    pad: u32,
+    sync_fence_info: u64,
+}
+
+const _: () = assert!(size_of::<SyncFileInfo>() == 56);
+
+/// Whether a descriptor is a sync file, which drivers do not always look at
+/// (VUID-VkImportSemaphoreFdInfoKHR-fd-01544).
+pub(super) fn check_sync_file(fd: BorrowedFd<'_>) -> Result<(), VulkanError> {
+    const FILE_INFO: u32 = opcode::read_write::<SyncFileInfo>(b'>', 4);
+    let mut info = SyncFileInfo::default();
+    // SAFETY: the number is built from the type that it passes, which has the layout of
+    // `linux/sync_file.h`; with no room for fences it only counts them.
+    unsafe { ioctl(fd, Updater::<FILE_INFO, _>::new(&mut info)) }
+        .map_err(|_| VulkanError::NotASyncFile { is: describe(fd) })
+}
+
 /// A binary semaphore of a device with sync files.
 #[derive(Debug)]
 pub(super) struct Semaphore {
@@ -86,6 +113,7 @@ impl Semaphore {
     }
 
     /// Puts a sync file's fence in, for one wait (VUID-VkImportSemaphoreFdInfoKHR-handleType-07307).
+    /// It has been checked that it is one.
     pub(super) fn import(&self, sync_file: BorrowedFd<'_>) -> Result<(), VulkanError> {
         let fd = duplicate(sync_file, "sync file")?;
         let import = vk::ImportSemaphoreFdInfoKHR::default()
@@ -156,4 +184,35 @@ pub(super) fn duplicate(fd: impl AsFd, what: &'static str) -> Result<OwnedFd, Vu
             "raise RLIMIT_NOFILE (ulimit -n)",
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn only_a_sync_file_is_one() {
+        let null = std::fs::File::open("/dev/null").expect("it is everywhere");
+        let refused = check_sync_file(null.as_fd()).expect_err("it is none").to_string();
+        assert!(refused.contains("/dev/null"), "{refused}");
+    }
+
+    /// `poll` of a pipe is that of a fence: it returns when it is ready.
+    #[test]
+    fn the_cpu_waits_until_a_file_is_ready() {
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        let begun = Instant::now();
+        let done = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            writer.write_all(b".").map(|()| writer)
+        });
+        settled(reader.as_fd(), Intent::Read).expect("no error");
+        assert!(begun.elapsed() >= Duration::from_millis(50));
+        let writer = done.join().expect("no panic").expect("written");
+        settled(writer.as_fd(), Intent::Write).expect("no error");
+    }
 }

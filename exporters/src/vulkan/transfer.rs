@@ -36,7 +36,7 @@ use ash::vk::{AccessFlags, PipelineStageFlags};
 use super::buffer::Buffer;
 use super::device::Device;
 use super::error::{VulkanError, failed};
-use super::fence::{Semaphore, settled};
+use super::fence::{Semaphore, check_sync_file, settled};
 use crate::{DmaBuf, DmaBufError, Intent};
 
 /// The size of the buffer through which [`Transfer::read_back`] goes, in bytes.
@@ -183,7 +183,7 @@ impl Transfer {
     /// here, before the copy is submitted.
     ///
     /// # Errors
-    /// As [`copy`](Self::copy); [`VulkanError::Call`] too if one of `waits` is no sync file.
+    /// As [`copy`](Self::copy); [`VulkanError::NotASyncFile`].
     pub fn copy_after(
         &mut self,
         src: &Arc<Buffer>,
@@ -211,7 +211,8 @@ impl Transfer {
 
     /// As [`copy`](Self::copy), in turn with all others who use the dma-bufs behind the buffers
     /// (implicit synchronisation): it waits for those who write into `src` and for all who use `dst`,
-    /// and puts a fence of its own on both, as a reader of the one and a writer of the other. Buffers
+    /// and puts a fence of its own on both, as a reader of the one and a writer of the other. They are
+    /// there when the call returns: who is told of the frame after that waits for the copy. Buffers
     /// that are no dma-bufs, or were not exported yet, have no other users.
     ///
     /// Without [`Device::sync_files`], or before Linux 6.0, the CPU waits instead: before the copy for
@@ -245,6 +246,9 @@ impl Transfer {
     /// ([`DmaBuf::import_sync_file`](crate::DmaBuf::import_sync_file)), into a sync object or a
     /// timeline ([`drm`](crate::drm)), given to another transfer ([`copy_after`](Self::copy_after)), or
     /// waited for with `poll`. None if they are done already and the driver has no fence for that.
+    ///
+    /// A driver of a GPU gives it at once. Mesa's software driver keeps its caller until the copies are
+    /// done, and until then what they wait for must not be up to the caller.
     ///
     /// # Errors
     /// [`VulkanError::Unavailable`] without [`Device::sync_files`]: then [`wait`](Self::wait).
@@ -424,6 +428,7 @@ impl Transfer {
 
     /// Sync files as semaphores to wait for, or waited for by the CPU.
     fn semaphores(&mut self, waits: &[BorrowedFd<'_>]) -> Result<Vec<Semaphore>, VulkanError> {
+        waits.iter().try_for_each(|&file| check_sync_file(file))?;
         if self.device.sync_files().is_err() {
             waits.iter().try_for_each(|&file| settled(file, Intent::Read))?;
             return Ok(Vec::new());

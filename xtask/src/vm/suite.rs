@@ -18,7 +18,7 @@ use crate::tally::Tally;
 const PACKAGE: &str = "bufmap-bench";
 
 /// Programs with other names that run in a machine too, for what the host lacks.
-const GUESTS: [(&str, &str, &str); 13] = [
+const GUESTS: [(&str, &str, &str); 14] = [
     ("switch", "bufmap-bench", "peer_faults"),
     ("vfio", "bufmap-bench", "iommufd"),
     ("vfio", "bufmap-bench", "nvme"),
@@ -28,6 +28,7 @@ const GUESTS: [(&str, &str, &str); 13] = [
     ("vfio-counted", "bufmap-bench", "roads"),
     ("gpu", "bufmap-bench", "drm"),
     ("gpu", "bufmap-bench", "gbm"),
+    ("gpu", "bufmap-bench", "fences"),
     ("gpu", "bufmap-exporters", "buffers"),
     ("gpu", "bufmap-exporters", "movable"),
     ("gpu", "bufmap-exporters", "vulkan"),
