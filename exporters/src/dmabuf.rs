@@ -475,6 +475,11 @@ fn new_failed(step: &'static str) -> impl Fn(Errno) -> DmaBufError {
     move |e| DmaBufError::Kernel { step, len: 0, exporter: String::new(), source: e.into() }
 }
 
+/// Which buffer a dma-buf is: each has an inode of its own since Linux 5.3.
+pub(crate) fn inode(fd: BorrowedFd<'_>) -> rustix::io::Result<u64> {
+    Ok(rustix::fs::fstat(fd)?.st_ino)
+}
+
 /// A line's value in `/proc/self/fdinfo/FD`.
 fn fdinfo(fd: BorrowedFd<'_>, key: &str) -> Option<String> {
     let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());

@@ -8,7 +8,8 @@
 //! The common currency is the *dma-buf*: a file descriptor for a piece of memory that any driver may
 //! import. [`DmaBuf`] owns one. The CPU touches its bytes only inside a bracket ([`CpuAccess`]), so
 //! that caches are in order for the device that comes next. What makes a picture of its bytes is a
-//! [`Frame`].
+//! [`Frame`]; fences go between devices as [`SyncFile`]s, and all of them between processes by a
+//! [`socket`].
 //!
 //! | module | what it gives | needs |
 //! |---|---|---|
@@ -61,6 +62,9 @@ pub mod frame;
 pub mod gbm;
 pub mod movable;
 pub mod p2pmem;
+mod ready;
+pub mod socket;
+pub mod sync_file;
 pub mod system;
 pub mod udmabuf;
 pub mod vfio;
@@ -72,5 +76,6 @@ pub use dmabuf::{CpuAccess, DmaBuf, DmaBufError, Intent};
 pub use export::{CpuView, Export, ExportError, Exporter, Phyrs, Provider};
 pub use frame::Frame;
 pub use p2pmem::{P2pmem, P2pmemError, PeerMemory};
+pub use sync_file::{SyncFile, SyncFileError};
 pub use system::SystemMemory;
 pub use udmabuf::Udmabuf;

@@ -23,9 +23,10 @@ use std::sync::Arc;
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use iomap::{Access, BufMap, Caching, Location, Plane};
 
-use super::device::{Alive, Device, Opening, clear_errno, inode};
+use super::device::{Alive, Device, Opening, clear_errno};
 use super::error::GbmError;
 use super::library::RawBo;
+use crate::dmabuf::inode;
 use crate::frame::{self, Frame, FrameError, FramePlane, Picture};
 use crate::{DmaBuf, Intent};
 

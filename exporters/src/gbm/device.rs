@@ -25,6 +25,7 @@ use super::bo::Bo;
 use super::error::GbmError;
 use super::library::{self, Gbm, IMPORT_FD_MODIFIER, ImportData, RawBo, RawDevice};
 use crate::Absent;
+use crate::dmabuf::inode;
 use crate::frame::{self, Frame, Picture};
 
 /// `DRM_MAJOR`: the major number of all DRM nodes.
@@ -398,11 +399,6 @@ fn is_drm(fd: BorrowedFd<'_>) -> bool {
         FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
             && rustix::fs::major(stat.st_rdev) == DRM_MAJOR
     })
-}
-
-/// Which buffer a dma-buf is: each has an inode of its own since Linux 5.3.
-pub(super) fn inode(fd: BorrowedFd<'_>) -> rustix::io::Result<u64> {
-    Ok(rustix::fs::fstat(fd)?.st_ino)
 }
 
 fn describe(fd: BorrowedFd<'_>) -> String {

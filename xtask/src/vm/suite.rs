@@ -18,7 +18,7 @@ use crate::tally::Tally;
 const PACKAGE: &str = "bufmap-bench";
 
 /// Programs with other names that run in a machine too, for what the host lacks.
-const GUESTS: [(&str, &str, &str); 14] = [
+const GUESTS: &[(&str, &str, &str)] = &[
     ("switch", "bufmap-bench", "peer_faults"),
     ("vfio", "bufmap-bench", "iommufd"),
     ("vfio", "bufmap-bench", "nvme"),
@@ -31,6 +31,7 @@ const GUESTS: [(&str, &str, &str); 14] = [
     ("gpu", "bufmap-bench", "fences"),
     ("gpu", "bufmap-exporters", "buffers"),
     ("gpu", "bufmap-exporters", "movable"),
+    ("gpu", "bufmap-exporters", "socket"),
     ("gpu", "bufmap-exporters", "vulkan"),
     ("gpu", "bufmap", "load_vulkan"),
 ];
