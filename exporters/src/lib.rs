@@ -69,6 +69,8 @@ pub mod system;
 pub mod udmabuf;
 pub mod vfio;
 pub mod vulkan;
+#[cfg(feature = "wgpu")]
+pub mod wgpu;
 
 pub use absent::Absent;
 pub use dma_heap::DmaHeap;

@@ -264,7 +264,7 @@ impl Drop for Inner {
     }
 }
 
-fn select(
+pub(crate) fn select(
     instance: &Instance,
     selector: Option<&str>,
 ) -> Result<(vk::PhysicalDevice, DeviceInfo), VulkanError> {

@@ -134,6 +134,6 @@ pub enum VulkanError {
 }
 
 /// Names the call that failed, for `map_err`.
-pub(super) fn failed(call: &'static str) -> impl Fn(vk::Result) -> VulkanError {
+pub(crate) fn failed(call: &'static str) -> impl Fn(vk::Result) -> VulkanError {
     move |result| VulkanError::Call { call, result }
 }

@@ -20,8 +20,8 @@ use super::validation::{LAYER, ValidationLog};
 use crate::Absent;
 
 /// An instance and, if it was asked for, its validation.
-pub(super) struct Instance {
-    pub(super) raw: ash::Instance,
+pub(crate) struct Instance {
+    pub(crate) raw: ash::Instance,
     validation: Option<Validation>,
 }
 
@@ -34,6 +34,11 @@ struct Validation {
 impl Instance {
     /// Makes an instance, with the validation layer if `validate`.
     pub(super) fn new(validate: bool) -> Result<Self, VulkanError> {
+        Self::with(validate, &[])
+    }
+
+    /// As [`new`](Self::new), with extensions that the loader has beside those of validation.
+    pub(crate) fn with(validate: bool, more: &[&CStr]) -> Result<Self, VulkanError> {
         let entry = entry()?;
         check_loader(entry)?;
         let log = validate.then(ValidationLog::default);
@@ -45,18 +50,21 @@ impl Instance {
             .application_name(c"bufmap")
             .api_version(vk::API_VERSION_1_3);
         let layers = [LAYER.as_ptr()];
-        let extensions = [ext::debug_utils::NAME.as_ptr(), ext::validation_features::NAME.as_ptr()];
-        let mut create = vk::InstanceCreateInfo::default().application_info(&app);
+        let mut extensions: Vec<_> = more.iter().map(|name| name.as_ptr()).collect();
+        if validate {
+            extensions
+                .extend([ext::debug_utils::NAME, ext::validation_features::NAME].map(CStr::as_ptr));
+        }
+        let mut create = vk::InstanceCreateInfo::default()
+            .application_info(&app)
+            .enabled_extension_names(&extensions);
         let mut messenger = log.as_ref().map(ValidationLog::messenger);
         let checks = [vk::ValidationFeatureEnableEXT::SYNCHRONIZATION_VALIDATION];
         let mut features =
             vk::ValidationFeaturesEXT::default().enabled_validation_features(&checks);
         if let Some(messenger) = &mut messenger {
-            create = create
-                .enabled_layer_names(&layers)
-                .enabled_extension_names(&extensions)
-                .push_next(messenger)
-                .push_next(&mut features);
+            create =
+                create.enabled_layer_names(&layers).push_next(messenger).push_next(&mut features);
         }
         // SAFETY: all that `create` points at lives through the call; the log lives with the
         // instance.
@@ -74,7 +82,7 @@ impl Instance {
     }
 
     /// The validation layer's messages, if it is on.
-    pub(super) fn validation(&self) -> Option<&ValidationLog> {
+    pub(crate) fn validation(&self) -> Option<&ValidationLog> {
         self.validation.as_ref().map(|validation| &validation.log)
     }
 
@@ -101,7 +109,7 @@ impl Drop for Instance {
     }
 }
 
-fn entry() -> Result<&'static Entry, VulkanError> {
+pub(crate) fn entry() -> Result<&'static Entry, VulkanError> {
     static ENTRY: OnceLock<Entry> = OnceLock::new();
     if let Some(entry) = ENTRY.get() {
         return Ok(entry);
@@ -152,6 +160,6 @@ fn no_driver(result: vk::Result) -> VulkanError {
 }
 
 /// Whether a list of extensions has `name`.
-pub(super) fn has(extensions: &[vk::ExtensionProperties], name: &CStr) -> bool {
+pub(crate) fn has(extensions: &[vk::ExtensionProperties], name: &CStr) -> bool {
     extensions.iter().any(|extension| extension.extension_name_as_c_str() == Ok(name))
 }

@@ -19,7 +19,7 @@ const NEVER: Flags = Flags::from_raw(
 );
 
 /// Wishes for a buffer that the device works on.
-pub(super) const DEVICE_LOCAL: &[Flags] = &[Flags::DEVICE_LOCAL];
+pub(crate) const DEVICE_LOCAL: &[Flags] = &[Flags::DEVICE_LOCAL];
 
 /// Wishes for a buffer of the device's own memory that the CPU and other devices reach too. Coherent:
 /// another device's writes could not be flushed.
@@ -40,7 +40,7 @@ pub(super) const READ_BACK: &[Flags] = &[
 pub(super) const HOST_PAGES: &[Flags] = &[COHERENT];
 
 /// Wishes for somebody else's dma-buf: as near to the device as it comes.
-pub(super) const IMPORTED: &[Flags] = &[Flags::DEVICE_LOCAL, Flags::empty()];
+pub(crate) const IMPORTED: &[Flags] = &[Flags::DEVICE_LOCAL, Flags::empty()];
 
 const COHERENT: Flags =
     Flags::from_raw(Flags::HOST_VISIBLE.as_raw() | Flags::HOST_COHERENT.as_raw());
@@ -87,7 +87,7 @@ pub(super) fn host_visible(
 }
 
 /// The first type among `allowed` (a bit each) that fulfils the first of `wishes` that any does.
-pub(super) fn choose(
+pub(crate) fn choose(
     memory: &vk::PhysicalDeviceMemoryProperties,
     allowed: u32,
     wishes: &[Flags],

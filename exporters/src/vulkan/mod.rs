@@ -25,14 +25,14 @@
 
 mod allocation;
 mod buffer;
-mod device;
-mod error;
+pub(crate) mod device;
+pub(crate) mod error;
 mod export;
 mod fence;
 mod import;
 mod info;
-mod instance;
-mod memory_types;
+pub(crate) mod instance;
+pub(crate) mod memory_types;
 mod steady;
 mod transfer;
 mod validation;
