@@ -435,7 +435,7 @@ fn fences_travel() -> Outcome {
     written.import_sync_file(dma_buf.export_sync_file(Intent::Read)?.as_fd())?;
     written.wait(Duration::ZERO)?;
 
-    let fence = vgem::begin(&writer, picture.gem().handle())?;
+    let writing = picture.gem().begin_write()?;
     written.import_sync_file(dma_buf.export_sync_file(Intent::Read)?.as_fd())?;
     timed_out(written.wait(SHORT))?;
 
@@ -448,7 +448,7 @@ fn fences_travel() -> Outcome {
     timeline.import_sync_file(3, pending.as_fd())?;
     timed_out(timeline.wait(3, SHORT))?;
 
-    vgem::end(&writer, fence)?;
+    writing.end()?;
     written.wait(LONG)?;
     timeline.wait(3, LONG)?;
     check(is_done(&pending)?, "the writer is done, and the copy's readers still wait")
@@ -471,7 +471,7 @@ fn timelines() -> Outcome {
     // A point whose fence is there and not yet signalled.
     let writer = primary("vgem")?;
     let picture = writer.dumb_buffer(64, 64, 32)?;
-    let fence = vgem::begin(&writer, picture.gem().handle())?;
+    let writing = picture.gem().begin_write()?;
     let pending = card.syncobj()?;
     let empty = timeline.put(9, &pending);
     check(matches!(empty, Err(DrmError::NoFence { .. })), format!("{empty:?}"))?;
@@ -487,7 +487,7 @@ fn timelines() -> Outcome {
     timeline.take(9, &taken)?;
     timed_out(taken.wait(Duration::ZERO))?;
 
-    vgem::end(&writer, fence)?;
+    writing.end()?;
     timeline.wait(9, LONG)?;
     taken.wait(LONG)?;
     check(is_done(&ninth)? && timeline.point()? == 9, timeline.point()?)?;

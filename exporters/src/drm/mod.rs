@@ -41,6 +41,7 @@ mod dumb;
 mod framebuffer;
 mod gem;
 mod syncobj;
+mod vgem;
 
 use std::io;
 use std::path::PathBuf;
@@ -51,6 +52,7 @@ pub use dumb::DumbBuffer;
 pub use framebuffer::Framebuffer;
 pub use gem::{Gem, export_handle};
 pub use syncobj::{Syncobj, Timeline};
+pub use vgem::Writing;
 
 use crate::Absent;
 use crate::dmabuf::DmaBufError;

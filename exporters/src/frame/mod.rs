@@ -28,6 +28,7 @@
 //! # Ok::<(), exporters::frame::FrameError>(())
 //! ```
 
+mod card;
 mod check;
 mod error;
 mod format;
@@ -35,6 +36,7 @@ mod text;
 
 use iomap::{BufMap, Plane};
 
+pub use card::{CardError, TestCard};
 pub use drm_fourcc::{DrmFourcc, DrmModifier};
 pub use error::FrameError;
 pub(crate) use format::pixel_bytes;

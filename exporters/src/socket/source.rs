@@ -23,6 +23,7 @@ pub struct Source {
     /// Of each slot, whether the other side has it.
     given: Vec<bool>,
     next: u64,
+    finished: bool,
 }
 
 /// A frame that may be written.
@@ -64,7 +65,7 @@ impl Source {
         let fds: Vec<_> = buffers.iter().map(|buffer| buffer.as_fd()).collect();
         link.send(&text, &fds, limit)?;
         let own = (0..frames.len()).map(|slot| Free { slot, fence: None }).collect();
-        Ok(Self { link, own, given: vec![false; frames.len()], next: 0 })
+        Ok(Self { link, own, given: vec![false; frames.len()], next: 0, finished: false })
     }
 
     /// A frame to write into: the one that was not shown for the longest time. Waits until the other
@@ -106,16 +107,24 @@ impl Source {
         Ok(number)
     }
 
-    /// Waits until all frames have come back, and says goodbye.
+    /// Says that there will be no more frames, and waits until all have come back or the other side has
+    /// left content. It may be called again after [`SocketError::TimedOut`].
     ///
     /// # Errors
     /// As [`free`](Self::free).
-    pub fn finish(mut self, limit: Duration) -> Result<(), SocketError> {
+    pub fn finish(&mut self, limit: Duration) -> Result<(), SocketError> {
+        if !self.finished {
+            self.link.send(&Text::Goodbye(Farewell::Done), &[], limit)?;
+            self.finished = true;
+        }
         while self.given.contains(&true) {
             let received = self.link.receive("waiting for the last frames to come back", limit)?;
-            self.come_back(received)?;
+            match self.come_back(received) {
+                Err(SocketError::Left { farewell: Farewell::Done }) => break,
+                answer => answer?,
+            }
         }
-        self.link.send(&Text::Goodbye(Farewell::Done), &[], limit)
+        Ok(())
     }
 
     /// Takes what has come back by now.
