@@ -1,8 +1,11 @@
 //! What a process holds, counted, so that a test sees what it left behind.
 
 use std::fs;
+use std::io;
 
 use libtest_mimic::Failed;
+
+use crate::said;
 
 /// What this process holds of the kernel's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,4 +39,18 @@ impl Holdings {
             pinned_kib: kib("VmPin:")?,
         })
     }
+}
+
+/// How many dma-bufs the kernel has, of all processes together.
+///
+/// # Errors
+/// Fails the test if debugfs does not tell.
+pub fn dma_bufs() -> Result<usize, Failed> {
+    const INFO: &str = "/sys/kernel/debug/dma_buf/bufinfo";
+    if !fs::exists(INFO)? {
+        said("mount", &["-t", "debugfs", "none", "/sys/kernel/debug"])?;
+    }
+    let info = fs::read_to_string(INFO)?;
+    let total = info.lines().find_map(|line| line.strip_prefix("Total ")?.split(' ').next());
+    Ok(total.ok_or("no total of dma-bufs")?.parse().map_err(io::Error::other)?)
 }

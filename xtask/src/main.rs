@@ -1,4 +1,4 @@
-//! The developer commands: `cargo xtask demo`, `test`, `bench` and `fuzz`.
+//! The developer commands: `cargo xtask demo`, `test`, `bench`, `fuzz`, `matrix` and `vm`.
 //!
 //! Each command is one file and reads from top to bottom as what it does. They share the running of children
 //! ([`child`]), the list of steps with its summary ([`steps`]), the packages of the system ([`packages`]) and the
@@ -13,6 +13,7 @@ mod demo;
 mod files;
 mod fuzz;
 mod inputs;
+mod matrix;
 mod packages;
 mod steps;
 mod tally;
@@ -41,6 +42,8 @@ enum Command {
     Bench(bench::Options),
     /// Run every fuzz target for a while
     Fuzz(fuzz::Options),
+    /// Try every source of frames against every importer, and write docs/matrix.md
+    Matrix,
     /// Boot a machine in software and run a command in it
     Vm(vm::Options),
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Matrix => matrix::run(),
         Command::Vm(options) => match vm::run(&options) {
             Ok(status) => return ExitCode::from(status.clamp(0, 255) as u8),
             Err(error) => Err(error),

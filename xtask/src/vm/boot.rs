@@ -4,7 +4,7 @@
 //! status through a file in the session's directory, which host and guest share.
 
 use std::fs::{self, File};
-use std::io::{self, PipeWriter};
+use std::io::{self, BufRead, BufReader, PipeWriter};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -41,6 +41,24 @@ const BOOTS: u32 = 3;
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
 impl Boot<'_> {
+    /// As [`run`](Self::run), with each line of the command's output for `each`.
+    pub fn run_by_lines(&self, mut each: impl FnMut(&str) + Send) -> Result<i32, Error> {
+        let (reader, writer) = io::pipe().map_err(|source| Error::Start {
+            command: "pipe".to_owned(),
+            source,
+            remedy: "close other programs".to_owned(),
+        })?;
+        thread::scope(|scope| {
+            let reading = scope.spawn(move || {
+                let lines = BufReader::new(reader).lines().map_while(Result::ok);
+                lines.for_each(|line| each(line.trim_end()));
+            });
+            let status = self.run(writer.into());
+            let _ = reading.join();
+            status
+        })
+    }
+
     /// Boots, runs the command, and returns its exit status. The command's output goes to `output`.
     pub fn run(&self, output: OwnedFd) -> Result<i32, Error> {
         let session = Session::new()?;

@@ -1,8 +1,6 @@
 //! The tests that run in guests: built once, each machine booted once.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
 use super::Surroundings;
@@ -10,6 +8,7 @@ use super::boot::Boot;
 use super::guest::Guest;
 use super::topologies::Machine;
 use crate::child::{self, Error, cargo};
+use crate::files;
 use crate::packages;
 use crate::steps::{Outcome, Steps};
 use crate::tally::Tally;
@@ -28,6 +27,7 @@ const GUESTS: &[(&str, &str, &str)] = &[
     ("vfio-counted", "bufmap-bench", "roads"),
     ("gpu", "bufmap-bench", "drm"),
     ("gpu", "bufmap-bench", "gbm"),
+    ("gpu", "bufmap-bench", "churn"),
     ("gpu", "bufmap-bench", "fences"),
     ("gpu", "bufmap-exporters", "buffers"),
     ("gpu", "bufmap-exporters", "movable"),
@@ -111,6 +111,38 @@ fn own_names(counted: bool) -> Vec<String> {
         .collect()
 }
 
+/// Runs a program of the bench in its machine for what it prints, and not for its tests.
+pub fn output_of(name: &str, machine: &str, variable: &str) -> Result<String, Error> {
+    let missing = |what: String| Error::Missing { what, remedy: "see bench/Cargo.toml".to_owned() };
+    let machine = Machine::named(machine, false).ok_or_else(|| missing(machine.to_owned()))?;
+    packages::bench_is_there(true)
+        .map_err(|what| Error::Missing { what, remedy: "then run the command again".to_owned() })?;
+    super::end_guests_on_ctrl_c()?;
+    let guest = super::guest::prepare()?;
+    let (programs, _) = programs(&["--package", PACKAGE, "--features", "wgpu", "--test", name])?;
+    let program = programs.first().ok_or_else(|| missing(format!("no program {name}")))?;
+    let mut surroundings = Surroundings::of(machine)?;
+    surroundings.environment.push((variable.to_owned(), "1".to_owned()));
+    let boot = Boot {
+        guest: &guest,
+        machine,
+        command: &[program.executable.display().to_string()],
+        scratch: &super::repository().join("target/tmp"),
+        shares: &surroundings.shares,
+        environment: &surroundings.environment,
+        limit: LIMIT,
+    };
+    files::make_directory(boot.scratch)?;
+    let mut printed = String::new();
+    match boot.run_by_lines(|line| printed = format!("{printed}{line}\n"))? {
+        0 => Ok(printed),
+        status => Err(Error::Missing {
+            what: format!("{name} ended with status {status}: {printed}"),
+            remedy: "mend what it complains of".to_owned(),
+        }),
+    }
+}
+
 fn programs(arguments: &[&str]) -> Result<(Vec<Program>, Option<PathBuf>), Error> {
     let mut build = cargo(&["test", "--no-run", "--message-format=json"]);
     let messages = child::output(build.args(arguments), "the messages above say why")?;
@@ -167,21 +199,10 @@ fn run_in(
         environment: &surroundings.environment,
         limit: LIMIT,
     };
-    let (reader, writer) = std::io::pipe().map_err(|source| Error::Start {
-        command: "pipe".to_owned(),
-        source,
-        remedy: "close other programs".to_owned(),
-    })?;
-    let status = thread::scope(|scope| {
-        let lines = scope.spawn(move || {
-            let lines = BufReader::new(reader).lines().map_while(Result::ok);
-            for line in lines.filter(|line| tally.read(line.trim_end())) {
-                println!("{}", line.trim_end());
-            }
-        });
-        let status = boot.run(writer.into());
-        let _ = lines.join();
-        status
+    let status = boot.run_by_lines(|line| {
+        if tally.read(line) {
+            println!("{line}");
+        }
     })?;
     match status {
         0 => Ok(Outcome::Done),
