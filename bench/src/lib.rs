@@ -12,7 +12,6 @@ pub mod leaks;
 pub mod monitor;
 pub mod ours;
 pub mod slot;
-pub mod vgem;
 
 use std::fmt::Display;
 use std::process::{Command, ExitCode};

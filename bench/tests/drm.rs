@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use bufmap_bench::drive::pattern;
 use bufmap_bench::leaks::Holdings;
 use bufmap_bench::monitor::Monitor;
-use bufmap_bench::vgem;
 use bufmap_bench::{Outcome, check, said};
 use drm::Device as _;
 use drm::buffer::DrmFourcc;
@@ -475,8 +474,8 @@ fn timelines() -> Outcome {
     let pending = card.syncobj()?;
     let empty = timeline.put(9, &pending);
     check(matches!(empty, Err(DrmError::NoFence { .. })), format!("{empty:?}"))?;
-    let writing = picture.buffer().dma_buf()?.export_sync_file(Intent::Read)?;
-    pending.import_sync_file(writing.as_fd())?;
+    let fence = picture.buffer().dma_buf()?.export_sync_file(Intent::Read)?;
+    pending.import_sync_file(fence.as_fd())?;
     timeline.put(9, &pending)?;
     timeline.wait_available(9, Duration::ZERO)?;
     timed_out(timeline.wait(9, Duration::ZERO))?;

@@ -14,8 +14,8 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use bufmap_bench::leaks::Holdings;
-use bufmap_bench::{Outcome, check, said, vgem};
-use exporters::drm::{Card, DrmError, DumbBuffer, Node};
+use bufmap_bench::{Outcome, check, said};
+use exporters::drm::{Card, DrmError, DumbBuffer, Node, Writing};
 use exporters::vulkan::{Buffer, CopyRegion, Device, Transfer, VulkanError};
 use exporters::{DmaBuf, DmaHeap, Intent};
 use libtest_mimic::Failed;
@@ -96,7 +96,7 @@ fn write_frames() -> Outcome {
     while orders.read(&mut order)? == 1 {
         let bytes = frame(order[0]);
         let turn = mapping.begin_cpu_access(Intent::Write)?;
-        let fence = vgem::begin(&card, gem.handle())?;
+        let writing = gem.begin_write()?;
         let (upper, lower) = bytes.split_at(LEN / 2);
         turn.map().copy_from_slice(0, upper)?;
         orders.write_all(b"h")?;
@@ -107,7 +107,7 @@ fn write_frames() -> Outcome {
             turn.map().copy_from_slice(LEN / 2 + row * PITCH, bytes)?;
         }
         turn.finish()?;
-        vgem::end(&card, fence)?;
+        writing.end()?;
         orders.write_all(b"d")?;
     }
     Ok(())
@@ -361,8 +361,7 @@ fn vulkan_in_turn(device: &Device) -> Outcome {
 
 /// A fence that the test signals, on a buffer of its own.
 struct Gate {
-    card: Card,
-    fence: u32,
+    writing: Writing,
     file: OwnedFd,
 }
 
@@ -370,14 +369,14 @@ impl Gate {
     fn new() -> Result<Self, Failed> {
         let card = Card::find("vgem", Node::Primary)?;
         let picture = card.dumb_buffer(64, 64, 32)?;
-        let fence = vgem::begin(&card, picture.gem().handle())?;
+        let writing = picture.gem().begin_write()?;
         let file = picture.buffer().dma_buf()?.export_sync_file(Intent::Read)?;
         check(!is_done(&file)?, "a new fence is signalled")?;
-        Ok(Self { card, fence, file })
+        Ok(Self { writing, file })
     }
 
-    fn open(&self) -> Outcome {
-        vgem::end(&self.card, self.fence)
+    fn open(self) -> Outcome {
+        Ok(self.writing.end()?)
     }
 }
 

@@ -27,6 +27,9 @@ pub struct Options {
 
 const WHY: &str = "the messages above say why";
 
+/// What no default build has, and must hold all the same.
+pub const FEATURES: [&str; 2] = ["--features", "bufmap-exporters/wgpu,bufmap-bench/wgpu"];
+
 pub fn run(options: &Options) -> Result<(), Error> {
     let mut steps = Steps::default();
     let mut tally = Tally::default();
@@ -72,8 +75,8 @@ fn lint(steps: &mut Steps) {
         Ok(Outcome::Done)
     });
     steps.run("lints", || {
-        let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
-        child::run(&mut cargo(&clippy), WHY)?;
+        let mut clippy = cargo(&["clippy", "--workspace", "--all-targets"]);
+        child::run(clippy.args(FEATURES).args(["--", "-D", "warnings"]), WHY)?;
         Ok(Outcome::Done)
     });
 }
@@ -82,7 +85,7 @@ fn lint(steps: &mut Steps) {
 fn test(steps: &mut Steps, tally: &mut Tally, name: &str, targets: &[&str]) {
     let common = ["test", "--workspace", "--no-fail-fast"];
     let built = steps.run(&format!("build {name}"), || {
-        child::run(cargo(&common).args(targets).arg("--no-run"), WHY)?;
+        child::run(cargo(&common).args(FEATURES).args(targets).arg("--no-run"), WHY)?;
         Ok(Outcome::Done)
     });
     if !built {
@@ -90,7 +93,7 @@ fn test(steps: &mut Steps, tally: &mut Tally, name: &str, targets: &[&str]) {
     }
     steps.run(name, || {
         let mut tests = cargo(&common);
-        tests.args(targets).args(["--", "--show-output"]);
+        tests.args(FEATURES).args(targets).args(["--", "--show-output"]);
         run_tests(&mut tests, tally)
     });
 }
@@ -98,11 +101,11 @@ fn test(steps: &mut Steps, tally: &mut Tally, name: &str, targets: &[&str]) {
 fn test_documentation(steps: &mut Steps, tally: &mut Tally) {
     steps.run("documentation tests", || {
         let mut tests = cargo(&["test", "--workspace", "--no-fail-fast", "--doc"]);
-        run_tests(&mut tests, tally)
+        run_tests(tests.args(FEATURES), tally)
     });
     steps.run("documentation", || {
         let mut doc = cargo(&["doc", "--workspace", "--no-deps"]);
-        child::run(doc.env("RUSTDOCFLAGS", "-D warnings"), WHY)?;
+        child::run(doc.args(FEATURES).env("RUSTDOCFLAGS", "-D warnings"), WHY)?;
         Ok(Outcome::Done)
     });
 }

@@ -1,7 +1,7 @@
 //! wgpu: its buffers and textures over dma-bufs and frames, and the other way round.
 //!
 //! wgpu has no words for memory that others share, so this module goes through `wgpu-hal` to the
-//! Vulkan beneath. It is behind the cargo feature `wgpu`, which brings some hundred crates. A program
+//! Vulkan beneath. It is behind the cargo feature `wgpu`, which brings some sixty crates. A program
 //! goes through these files in order:
 //!
 //! * `open`: [`Device::open`] opens a device of wgpu with the extensions that sharing needs;

@@ -29,6 +29,8 @@ const GUESTS: &[(&str, &str, &str)] = &[
     ("gpu", "bufmap-bench", "gbm"),
     ("gpu", "bufmap-bench", "churn"),
     ("gpu", "bufmap-bench", "fences"),
+    ("gpu", "bufmap-bench", "matrix"),
+    ("gpu", "bufmap-bench", "wgpu"),
     ("gpu", "bufmap-exporters", "buffers"),
     ("gpu", "bufmap-exporters", "movable"),
     ("gpu", "bufmap-exporters", "socket"),
@@ -90,7 +92,7 @@ impl Program {
 /// Builds the programs of all machines, and the tool, which cargo builds with them. Those that count are built as a user's are, because a cost
 /// without optimisation is nobody's.
 fn build(counted: bool) -> Result<(Vec<Program>, Option<PathBuf>), Error> {
-    let mut arguments = if counted { vec!["--release"] } else { Vec::new() };
+    let mut arguments = if counted { vec!["--release"] } else { crate::test::FEATURES.to_vec() };
     let own = own_names(counted);
     for name in &own {
         arguments.extend(["--package", PACKAGE, "--test", name]);
