@@ -537,6 +537,37 @@ proptest! {
         }
     }
 
+    /// What is read of two functions and the ways up from them decides as the whole tree does.
+    #[test]
+    fn the_ways_up_from_two_decide_about_them(
+        text in prop_oneof![
+            machines(),
+            prop::sample::select(vec![PEX8796, PEX89000, EPYC, XEON, XEON_E5V3, LAPTOP])
+                .prop_map(str::to_owned),
+        ],
+        root: bool,
+        pairs in prop::collection::vec(any::<[prop::sample::Index; 2]>(), 8),
+    ) {
+        let machine = Machine::new(&text, if root { Reader::Root } else { Reader::Anybody });
+        let whole = machine.tree();
+        let all: Vec<_> = whole.functions().map(|function| function.address).collect();
+        let words = |tree: &Tree, [a, b]: [Address; 2]| {
+            let words = |verdict: Result<Verdict, PciError>| match verdict {
+                Ok(verdict) => format!("{verdict} {:?}", verdict.remedy()),
+                Err(error) => error.to_string(),
+            };
+            [words(can_peer(tree, a, b)), words(route(tree, a, b))]
+        };
+        for pair in pairs {
+            let pair = pair.map(|index| *index.get(&all));
+            let around = machine.around(&pair);
+            prop_assert_eq!(words(&around, pair), words(&whole, pair));
+            let ways = pair.map(|function| whole.path_up(function).count());
+            prop_assert!(around.functions().count() <= ways[0] + ways[1] + 2);
+        }
+        prop_assert_eq!(machine.around(&[at("ff:1f.7")]).functions().count(), 0);
+    }
+
     /// Whatever stands in the files, reading ends with a tree or an error.
     #[test]
     fn any_content_is_a_tree_or_an_error(

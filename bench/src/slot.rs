@@ -46,10 +46,18 @@ pub fn pull(function: Address) -> Result<(), Failed> {
     Ok(fs::write(directory.join("reset_method"), "\n")?)
 }
 
-/// Has the kernel take note that a function is gone.
+/// Has the kernel take note that a function is gone, or believe it.
 ///
 /// # Errors
 /// Fails the test if there is no such function.
 pub fn forget(function: Address) -> Result<(), Failed> {
     Ok(fs::write(format!("/sys/bus/pci/devices/{function}/remove"), "1")?)
+}
+
+/// Has the kernel look for functions that it does not know, or was made to forget.
+///
+/// # Errors
+/// Fails the test if the kernel refuses.
+pub fn look_again() -> Result<(), Failed> {
+    Ok(fs::write("/sys/bus/pci/rescan", "1")?)
 }

@@ -228,9 +228,8 @@ fn layers_are_named() -> Outcome {
          sync"
     );
     said("sh", &["-c", &script])?;
-    let tree = Tree::read()?;
     let below =
-        |path: &str| -> Result<Stack, Failed> { Ok(Stack::below(&SourceFile::open(path)?, &tree)) };
+        |path: &str| -> Result<Stack, Failed> { Ok(Stack::below(&SourceFile::open(path)?)) };
     let found = (|| {
         let own = peer::address("provider")?;
         let stack = below("/tmp/on/ext4/file")?;

@@ -11,7 +11,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 
 use exporters::Intent;
-use exporters::vfio::Mappable;
+use exporters::vfio::{DmaMapping, Mappable};
 use iomap::{BufMap, Memory, PageSize};
 
 use super::accounts::Accounts;
@@ -25,7 +25,7 @@ use super::run::direct::Direct;
 use super::run::{Job, Queue, Report};
 use super::valid::Valid;
 use super::{Clock, Load, LoadError, Progress, Receipt, Road};
-use crate::dma::{DmaError, DmaList, Iommu, Mapped, Mapper};
+use crate::dma::{DmaError, DmaKind, DmaList, DmaRange, Iommu, Mapped, Mapper};
 use crate::pci::PciError;
 use crate::storage::nvme::{self, Controller, DriveFile, NvmeError, QueueOptions, Wake, engine};
 use crate::storage::work::{Next, Read, Work};
@@ -44,10 +44,7 @@ impl Load<'_, DriveFile> {
         let clock = Clock::start();
         let controller = self.controller()?;
         let mapper = Iommu(Arc::clone(controller.device().container()));
-        let spare = Memory::anonymous(AGAIN + 2 * proof::SAMPLE as usize, PageSize::Base)?;
-        let mapped = mapper.map(&spare, Intent::Write)?;
-        let queue = self.queue(controller)?;
-        let mut drive = Drive { queue, spare: (spare.map(), mapped.list()) };
+        let mut drive = Drive { queue: self.queue(controller)?, spare: None };
 
         let buffer = self.buffer()?;
         let reach = match (mapper.map(buffer, Intent::Write), asked.place) {
@@ -112,7 +109,7 @@ impl Load<'_, DriveFile> {
         &self,
         asked: &Asked<'_, DriveFile>,
         fingerprints: &Fingerprints<'_>,
-        drive: &mut Drive<'_>,
+        drive: &mut Drive,
         (buffer, reach): (&dyn Mappable, &Result<Mapped<'_>, DmaError>),
     ) -> Result<Decided, LoadError> {
         let mut pairs = self.pairs();
@@ -134,7 +131,7 @@ impl Load<'_, DriveFile> {
 
     fn fill_by_driver(
         &self,
-        drive: &mut Drive<'_>,
+        drive: &mut Drive,
         (buffer, reach): (&dyn Mappable, Option<&DmaList>),
         (jobs, slots): (&[Job], &SlotMemory),
         accounts: &mut Accounts<'_, DriveFile>,
@@ -207,13 +204,38 @@ fn splits(
     }
 }
 
-/// A drive's queue, with a little memory of the load's own that the drive can reach.
-struct Drive<'d> {
+/// A drive's queue, with a little memory of the load's own that the drive can reach. It is mapped when it
+/// is first needed: a load that proves nothing and compares nothing does without.
+struct Drive {
     queue: nvme::Queue,
-    spare: (BufMap<'d>, &'d DmaList),
+    spare: Option<Spare>,
 }
 
-impl Drive<'_> {
+/// Memory of the system's, and what the drive sees of it.
+struct Spare {
+    memory: DmaMapping<Memory>,
+    list: DmaList,
+}
+
+impl Spare {
+    fn for_queue(queue: &nvme::Queue) -> Result<Self, DmaError> {
+        let memory = Memory::anonymous(AGAIN + 2 * proof::SAMPLE as usize, PageSize::Base)?;
+        let memory = queue.container().map_dma(memory, Intent::Write)?;
+        let range = DmaRange::new(DmaKind::Iova, memory.iova(), memory.len())?;
+        Ok(Self { memory, list: DmaList::from_iter([range]) })
+    }
+}
+
+impl Drive {
+    fn with_spare(&mut self) -> Result<(&mut nvme::Queue, (BufMap<'_>, &DmaList)), DmaError> {
+        let Self { queue, spare } = self;
+        let spare = match spare {
+            Some(spare) => spare,
+            None => spare.insert(Spare::for_queue(queue)?),
+        };
+        Ok((queue, (spare.memory.map(), &spare.list)))
+    }
+
     /// Whether the drive may write into the buffer of a pair, or why not.
     fn may_write(
         &mut self,
@@ -226,10 +248,10 @@ impl Drive<'_> {
         let address = address.map_err(|error: PciError| error.to_string())?;
         pairs.may_be_written_by(address, |memory| {
             let samples = proof::samples(jobs, |_| true);
-            let (spare, _) = self.spare;
-            let reach = [self.spare, buffer];
-            proof::prove((memory, spare), &samples, &mut |_, sample, into| {
-                read_once(&mut self.queue, &reach, file, sample.offset, into)
+            let (queue, spare) = self.with_spare().map_err(|error| error.to_string())?;
+            let reach = [spare, buffer];
+            proof::prove((memory, spare.0), &samples, &mut |_, sample, into| {
+                read_once(queue, &reach, file, sample.offset, into)
                     .map_err(|error| error.to_string())
             })
         })
@@ -238,15 +260,15 @@ impl Drive<'_> {
     /// Reads again what a load read, into memory of the system's.
     fn read_exact(&mut self, file: &DriveFile, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let block = u64::from(file.block_size());
-        let (spare, _) = self.spare;
+        let (queue, spare) = self.with_spare().map_err(io::Error::other)?;
         let mut at = 0;
         while at < out.len() {
             let start = (offset + at as u64) / block * block;
             let head = (offset + at as u64 - start) as usize;
             let len = (out.len() - at).min(AGAIN);
-            let whole = (head + len).next_multiple_of(block as usize).min(spare.len());
-            let into = spare.subrange(..whole).map_err(io::Error::other)?;
-            read_once(&mut self.queue, &[self.spare], file, start, &into)?;
+            let whole = (head + len).next_multiple_of(block as usize).min(spare.0.len());
+            let into = spare.0.subrange(..whole).map_err(io::Error::other)?;
+            read_once(queue, &[spare], file, start, &into)?;
             let len = len.min(whole - head);
             into.copy_to_slice(head, &mut out[at..at + len]).map_err(io::Error::other)?;
             at += len;

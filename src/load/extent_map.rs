@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 
 use super::format::Format;
 use super::{LoadError, Manifest, Request, check};
-use crate::pci::{PciError, Tree};
 use crate::storage::file::SourceFile;
 use crate::storage::nvme::{BadExtent, Controller, DriveFile, Extent, ExtentError, extents};
 use crate::storage::stack::Stack;
@@ -176,9 +175,6 @@ pub enum ExtentMapError {
         /// The item.
         name: String,
     },
-    /// The PCI tree cannot be read.
-    #[error(transparent)]
-    Pci(#[from] PciError),
 }
 
 impl ExtentMap {
@@ -203,7 +199,6 @@ impl ExtentMap {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, LoadError> {
         let manifest = Manifest::open(paths, format, names)?;
-        let tree = Tree::read().map_err(ExtentMapError::from)?;
         let mut on: Option<Drive> = None;
         let mut files = Vec::new();
         let mut done = 0;
@@ -212,7 +207,7 @@ impl ExtentMap {
             // What is still in memory has no place yet.
             fsync(file)
                 .map_err(|error| LoadError::Open { path: path.clone(), source: error.into() })?;
-            let (drive, start) = drive_below(file, &tree)?;
+            let (drive, start) = drive_below(file)?;
             if *on.get_or_insert_with(|| drive.clone()) != drive {
                 return Err(ExtentMapError::OtherDrive { path }.into());
             }
@@ -344,9 +339,9 @@ impl MappedFile {
 }
 
 /// The drive that a file lies on, and where on the namespace its device begins, in bytes.
-fn drive_below(file: &SourceFile, tree: &Tree) -> Result<(Drive, u64), ExtentMapError> {
+fn drive_below(file: &SourceFile) -> Result<(Drive, u64), ExtentMapError> {
     let not = |why: String| ExtentMapError::NotOnADrive { path: file.path().into(), why };
-    let stack = Stack::below(file, tree);
+    let stack = Stack::below(file);
     let address = stack.drive().map_err(|why| not(why.to_string()))?;
     let (disk, start) = Stack::disk(file).map_err(|why| not(why.to_string()))?;
     let told = |name: &str| {

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::sysfs::{Directory, is_missing, names, resolved};
-use super::{Address, BlockDevice, PciError};
+use super::{Address, BlockDevice, Class, PciError};
 
 /// The unit of a disk's size in sysfs, in bytes, whatever its own blocks are.
 const SECTOR: u64 = 512;
@@ -28,6 +28,18 @@ pub(super) fn read(sys: &Path) -> Result<Vec<(BlockDevice, Vec<Address>)>, PciEr
         }
     }
     Ok(disks)
+}
+
+/// The functions behind which a disk of this name stands, and what they are for. There are several for
+/// a drive that can be reached by several controllers, and none for what is no PCI device's.
+pub(crate) fn behind(disk: &str) -> Result<Vec<(Address, Class)>, PciError> {
+    let sys = resolved("/sys".as_ref())?;
+    let disk = resolved(&sys.join("block").join(disk))?;
+    let of = |function: Address| {
+        let path = sys.join("bus/pci/devices").join(function.to_string());
+        Ok((function, Class::read(Directory(&path))?))
+    };
+    functions(&sys, &disk)?.into_iter().map(of).collect()
 }
 
 /// A disk, or `None` for one that is no PCI function's or only a path to another disk.

@@ -8,7 +8,7 @@ use std::fmt;
 
 use iomap::{Phyr, PhyrKind, PhyrList, PhysAddr};
 
-use super::{InBar, SystemRam, Tree};
+use super::{Bar, Function, InBar, SystemRam, Tree};
 
 /// What lies at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,18 @@ impl fmt::Display for Placed {
 /// ```
 pub fn classify(list: &PhyrList, tree: &Tree, ram: &SystemRam) -> Vec<Placed> {
     list.iter().flat_map(|range| pieces(range, tree, ram)).collect()
+}
+
+/// Whether each range lies in a BAR of one function, and no part of it in system memory.
+pub(crate) fn lies_in(list: &PhyrList, function: &Function, ram: &SystemRam) -> bool {
+    list.iter().all(|range| {
+        let (start, last) = (range.addr().get(), range.addr().get() + (range.len() - 1));
+        let mut windows = function.bars.iter().filter_map(Bar::window);
+        let in_ram = ram.at(start);
+        windows.any(|(first, end)| first <= start && last <= end)
+            && in_ram.owner.is_none()
+            && in_ram.last >= last
+    })
 }
 
 fn pieces(range: Phyr, tree: &Tree, ram: &SystemRam) -> impl Iterator<Item = Placed> {

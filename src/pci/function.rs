@@ -17,6 +17,10 @@ impl Class {
     /// An NVMe controller.
     pub const NVME: Self = Self(0x01_08_02);
 
+    pub(super) fn read(function: Directory<'_>) -> Result<Self, PciError> {
+        function.hexadecimal("class", 0xff_ffff).map(Self)
+    }
+
     /// The class of 24 bits, `0xBBSSPP`.
     pub const fn get(self) -> u32 {
         self.0
@@ -126,8 +130,18 @@ pub struct Function {
 }
 
 impl Function {
+    /// Reads the function at an address of the running machine, and no other: it is not told which
+    /// disks are behind it.
+    ///
+    /// # Errors
+    /// [`PciError::NoFunction`] if there is none; [`PciError::Read`] and [`PciError::Content`] for files
+    /// that cannot be read or make no sense.
+    pub fn read(address: Address) -> Result<Self, PciError> {
+        super::tree::read_one(address)
+    }
+
     /// Reads the function whose directory, with all links followed, is `path`.
-    pub(super) fn read(
+    pub(super) fn in_directory(
         path: &Path,
         address: Address,
         upstream: Option<Address>,
@@ -138,7 +152,7 @@ impl Function {
             address,
             vendor: directory.hexadecimal("vendor", 0xffff)? as u16,
             device: directory.hexadecimal("device", 0xffff)? as u16,
-            class: Class(directory.hexadecimal("class", 0xff_ffff)?),
+            class: Class::read(directory)?,
             driver: directory.link_name("driver")?,
             numa_node: numa_node(directory)?,
             root_bus,

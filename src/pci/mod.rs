@@ -16,7 +16,7 @@
 
 mod address;
 mod bar;
-mod block;
+pub(crate) mod block;
 mod classify;
 mod config;
 mod cpu;
@@ -34,6 +34,7 @@ mod windows;
 
 pub use address::{Address, RootBus};
 pub use bar::{Bar, BarKind, InBar};
+pub(crate) use classify::lies_in;
 pub use classify::{Place, Placed, classify};
 pub use config::{Acs, AcsBits, Config, PortType};
 pub use cpu::Cpu;

@@ -77,7 +77,8 @@ pub(super) fn resolved(path: &Path) -> Result<PathBuf, PciError> {
 /// A file of at most `longest` bytes, whatever it says of its size; bytes that are not UTF-8 are
 /// replaced, which no reader here takes for something that it expects.
 pub(super) fn bounded(path: &Path, longest: u64) -> Result<String, PciError> {
-    let mut bytes = Vec::new();
+    // An attribute is at most a page, and then given at once.
+    let mut bytes = Vec::with_capacity(4096);
     let file = File::open(path).map_err(PciError::read(path))?;
     file.take(longest + 1).read_to_end(&mut bytes).map_err(PciError::read(path))?;
     let text = String::from_utf8_lossy(&bytes);

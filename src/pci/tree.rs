@@ -1,6 +1,6 @@
 //! The tree: every function, where it hangs, and what lies where in the address space.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use iomap::PhysAddr;
@@ -44,13 +44,24 @@ impl Tree {
     /// [`PciError::Content`] for files that cannot be read or make no sense, [`PciError::Changed`]
     /// if devices kept coming and going.
     pub fn read() -> Result<Self, PciError> {
-        let mut attempt = 1;
-        loop {
-            match Self::from_sysfs("/sys".as_ref(), "/proc".as_ref()) {
-                Err(PciError::Changed { .. }) if attempt < ATTEMPTS => attempt += 1,
-                read => return read,
-            }
-        }
+        again_if_changed(|| Self::from_sysfs("/sys".as_ref(), "/proc".as_ref()))
+    }
+
+    /// Reads as much of the running machine's tree as decides about some functions: they themselves,
+    /// the bridges above them, and the first function on each of their root buses. [`can_peer`] and
+    /// [`route`] answer for any two of them as by the whole tree, at a fraction of its cost.
+    ///
+    /// The rest is as if it were not there: other functions, their BARs, and all disks. So is a
+    /// function among `functions` that the machine does not have.
+    ///
+    /// [`can_peer`]: super::can_peer
+    /// [`route`]: super::route
+    ///
+    /// # Errors
+    /// Those of [`Tree::read`].
+    pub fn read_around(functions: &[Address]) -> Result<Self, PciError> {
+        let (sys, proc) = ("/sys".as_ref(), "/proc".as_ref());
+        again_if_changed(|| Self::from_sysfs_around(sys, proc, functions))
     }
 
     /// Reads a tree from a directory with the form of `/sys` and one with the form of `/proc`, such
@@ -59,16 +70,9 @@ impl Tree {
     /// # Errors
     /// Those of [`Tree::read`].
     pub fn from_sysfs(sys: &Path, proc: &Path) -> Result<Self, PciError> {
-        let list = sys.join("bus/pci/devices");
-        if !list.is_dir() {
-            return Err(PciError::Unavailable {
-                path: list,
-                why: "the kernel shows no PCI bus",
-                fix: "mount sysfs there, and run outside of a container that hides it",
-            });
-        }
+        let list = list(sys)?;
         let sys = resolved(sys)?;
-        let mut functions = read_functions(&sys, &list)?;
+        let mut functions = read_functions(&sys, &list, names(&list)?)?;
         for (disk, behind) in block::read(&sys)? {
             for address in behind {
                 if let Some(function) = functions.get_mut(&address) {
@@ -76,6 +80,31 @@ impl Tree {
                 }
             }
         }
+        Self::of(functions, proc)
+    }
+
+    /// The same for [`Tree::read_around`].
+    ///
+    /// # Errors
+    /// Those of [`Tree::read`].
+    pub fn from_sysfs_around(
+        sys: &Path,
+        proc: &Path,
+        functions: &[Address],
+    ) -> Result<Self, PciError> {
+        let list = list(sys)?;
+        let sys = resolved(sys)?;
+        let mut around = BTreeSet::new();
+        for function in functions {
+            if let Ok(path) = list.join(function.to_string()).canonicalize() {
+                around.extend(way_up(&path)?);
+            }
+        }
+        let names = around.iter().map(Address::to_string);
+        Self::of(read_functions(&sys, &list, names)?, proc)
+    }
+
+    fn of(functions: BTreeMap<Address, Function>, proc: &Path) -> Result<Self, PciError> {
         Ok(Self {
             hosts: hosts(&functions),
             cpu: Cpu::read(&proc.join("cpuinfo"))?,
@@ -153,10 +182,49 @@ pub(super) struct FoundBar {
     pub last: u64,
 }
 
-fn read_functions(sys: &Path, list: &Path) -> Result<BTreeMap<Address, Function>, PciError> {
+/// Reads a tree, a few times if it changes under the reader's eyes.
+fn again_if_changed(read: impl Fn() -> Result<Tree, PciError>) -> Result<Tree, PciError> {
+    let mut attempt = 1;
+    loop {
+        match read() {
+            Err(PciError::Changed { .. }) if attempt < ATTEMPTS => attempt += 1,
+            read => return read,
+        }
+    }
+}
+
+/// The directory that has a link to each function.
+fn list(sys: &Path) -> Result<PathBuf, PciError> {
+    let list = sys.join("bus/pci/devices");
+    match list.is_dir() {
+        true => Ok(list),
+        false => Err(PciError::Unavailable {
+            path: list,
+            why: "the kernel shows no PCI bus",
+            fix: "mount sysfs there, and run outside of a container that hides it",
+        }),
+    }
+}
+
+/// The function in a directory, the bridges above it, and the first function on its root bus.
+fn way_up(path: &Path) -> Result<Vec<Address>, PciError> {
+    let of = |path: &Path| Address::of_directory(path.file_name()?.to_str()?);
+    let mut way: Vec<_> = path.ancestors().map_while(of).collect();
+    if let Some(root_bus) = path.ancestors().nth(way.len()) {
+        let on_it = names(root_bus)?;
+        way.extend(on_it.iter().filter_map(|name| Address::of_directory(name)).min());
+    }
+    Ok(way)
+}
+
+fn read_functions(
+    sys: &Path,
+    list: &Path,
+    names: impl IntoIterator<Item = String>,
+) -> Result<BTreeMap<Address, Function>, PciError> {
     let mut functions = BTreeMap::new();
     let mut paths: BTreeMap<Address, PathBuf> = BTreeMap::new();
-    for name in names(list)? {
+    for name in names {
         let link = list.join(&name);
         let Some(address) = Address::of_directory(&name) else {
             return Err(PciError::content(link, "a function's address", &name));
@@ -180,6 +248,14 @@ fn read_functions(sys: &Path, list: &Path) -> Result<BTreeMap<Address, Function>
     Ok(functions)
 }
 
+/// Reads one function of the running machine.
+pub(super) fn read_one(address: Address) -> Result<Function, PciError> {
+    let sys = resolved("/sys".as_ref())?;
+    let path = list(&sys)?.join(address.to_string());
+    let path = path.canonicalize().map_err(|_| PciError::NoFunction { address })?;
+    read_function(&sys, &path, address)
+}
+
 /// Reads the function in a directory, whose place in the tree is its path.
 fn read_function(sys: &Path, path: &Path, address: Address) -> Result<Function, PciError> {
     let misplaced = || {
@@ -198,7 +274,7 @@ fn read_function(sys: &Path, path: &Path, address: Address) -> Result<Function, 
         parent = next()?;
     }
     let root_bus = RootBus::of_directory(parent).ok_or_else(misplaced)?;
-    Function::read(path, address, upstream, root_bus)
+    Function::in_directory(path, address, upstream, root_bus)
 }
 
 fn hosts(functions: &BTreeMap<Address, Function>) -> BTreeMap<RootBus, HostBridge> {

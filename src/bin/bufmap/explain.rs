@@ -2,7 +2,6 @@
 
 use bufmap::exporters::vulkan::{self, DeviceInfo};
 use bufmap::load::{Around, Explain, Explanation, ExtentMap, Manifest, Options, Place};
-use bufmap::pci::Tree;
 use bufmap::storage::stack::Stack;
 use bytesize::ByteSize;
 use serde_json::json;
@@ -67,12 +66,7 @@ fn vulkan_device(selector: Option<&str>) -> Result<DeviceInfo, Failure> {
 
 /// What lies below each file, in words.
 fn stacks(manifest: &Manifest) -> Vec<String> {
-    let tree = Tree::read();
-    let below = |file| match &tree {
-        Ok(tree) => Stack::below(file, tree).to_string(),
-        Err(error) => error.to_string(),
-    };
-    manifest.files().iter().map(below).collect()
+    manifest.files().iter().map(|file| Stack::below(file).to_string()).collect()
 }
 
 fn as_json(manifest: &Manifest, stacks: &[String], explanation: &Explanation) -> serde_json::Value {

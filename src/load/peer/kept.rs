@@ -36,6 +36,17 @@ pub(super) enum Direction {
     FromDrive,
 }
 
+/// Whose driver the drive obeys: each maps memory its own way, and a verdict about one says nothing of the
+/// other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Driver {
+    /// The kernel's.
+    Kernel,
+    /// This process's own.
+    UserSpace,
+}
+
 /// Whom a verdict is about.
 #[derive(Clone, Debug)]
 pub(super) struct Pair {
@@ -43,6 +54,7 @@ pub(super) struct Pair {
     pub provider: Address,
     /// Who reaches it.
     pub drive: Address,
+    pub driver: Driver,
     pub direction: Direction,
     /// What else it depends on.
     pub circumstances: String,
@@ -58,6 +70,7 @@ struct Contents {
 struct Road {
     provider: String,
     drive: String,
+    driver: Driver,
     direction: Direction,
     circumstances: String,
     /// Why bytes do not arrive; absent if they do.
@@ -68,7 +81,7 @@ impl Road {
     fn is_of(&self, pair: &Pair) -> bool {
         self.provider == pair.provider.to_string()
             && self.drive == pair.drive.to_string()
-            && self.direction == pair.direction
+            && (self.driver, self.direction) == (pair.driver, pair.direction)
     }
 }
 
@@ -122,6 +135,7 @@ impl Kept {
         self.contents.roads.push(Road {
             provider: pair.provider.to_string(),
             drive: pair.drive.to_string(),
+            driver: pair.driver,
             direction: pair.direction,
             circumstances: pair.circumstances.clone(),
             lie: verdict.as_ref().err().cloned(),
@@ -191,6 +205,7 @@ mod tests {
         Pair {
             provider: "0000:03:00.0".parse().expect("an address"),
             drive: drive.parse().expect("an address"),
+            driver: Driver::Kernel,
             direction: Direction::FromDrive,
             circumstances: circumstances.to_owned(),
         }
@@ -230,6 +245,17 @@ mod tests {
         let same = kept(&place, BOOT);
         assert_eq!(same.verdict(&pair("0000:04:00.0", "a")), None);
         assert!(matches!(same.verdict(&pair("0000:04:00.0", "b")), Some(Err(_))));
+    }
+
+    #[test]
+    fn each_driver_has_verdicts_of_its_own() {
+        let place = filled();
+        let own = Pair { driver: Driver::UserSpace, ..pair("0000:04:00.0", "a") };
+        assert_eq!(kept(&place, BOOT).verdict(&own), None);
+        kept(&place, BOOT).keep(&own, &Err("it lied".into()));
+        let both = kept(&place, BOOT);
+        assert!(matches!(both.verdict(&own), Some(Err(_))));
+        assert_eq!(both.verdict(&pair("0000:04:00.0", "a")), Some(Ok(())));
     }
 
     #[test]

@@ -9,13 +9,22 @@
 //!    is [`kept`] for the pair and the direction until the machine boots again.
 //!
 //! By the driver in user space, the drive is known, and an IOMMU maps whatever it is told: the last two
-//! questions are left. For memory that vfio-pci has, that driver is the only one.
+//! questions are left. For memory that vfio-pci has, that driver is the only one, and the third has its
+//! answer: such memory claims no place of its own.
+//!
+//! Nothing is remembered of the machine from one load to the next but the proofs, each with what it
+//! depends on: so only the functions on the ways of the two devices are read, and a device that was
+//! unplugged and plugged in again is another one.
 //!
 //! What is not shown to this user (configuration space, addresses) is not held against the pair: the
 //! kernel knows it and decides by it, and the fourth question is asked in any case.
 
 mod kept;
 pub(super) mod proof;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use exporters::PeerMemory;
 use exporters::vfio::Region;
@@ -24,10 +33,12 @@ use iomap::{BufMap, Memory, PageSize, PhyrList};
 use serde::Serialize;
 
 use super::run::Job;
-use crate::pci::{Address, PciError, Place, SystemRam, Tree, can_peer, classify};
+use crate::pci::{
+    Address, Function, PciError, Place, SystemRam, Tree, can_peer, classify, lies_in,
+};
 use crate::storage::file::SourceFile;
 use crate::storage::stack::Stack;
-use kept::{Direction, Kept, Pair};
+use kept::{Direction, Driver, Kept, Pair};
 use proof::{Proved, To};
 
 /// What is known of a pair of devices by bytes that were moved and looked at.
@@ -48,7 +59,6 @@ pub struct Proof {
 pub(super) struct Pairs<'a> {
     /// Absent if nothing shall be moved: what is not proved yet is then only forecast.
     memory: Option<BufMap<'a>>,
-    access: Access,
     provider: Result<Provider, String>,
     pub proofs: Vec<Proof>,
 }
@@ -62,13 +72,15 @@ enum Access {
     Vfio,
 }
 
-/// The memory's provider in its tree.
+/// Whose memory it is.
 struct Provider {
-    tree: Tree,
     address: Address,
-    /// Where the memory lies, if this user may know.
-    place: Option<Place>,
+    access: Access,
+    /// Where the memory claims to lie, if it does and this user may know.
+    phyrs: Option<PhyrList>,
     kept: Kept,
+    /// What a verdict about each drive that this load has met depends on, or why there can be none.
+    met: BTreeMap<Address, Result<String, String>>,
 }
 
 impl<'a> Pairs<'a> {
@@ -78,8 +90,8 @@ impl<'a> Pairs<'a> {
     }
 
     pub fn bar(region: &'a Region) -> Self {
-        let function = region.device().address();
-        Self::new(Some(region.map()), Access::Vfio, function, region.phyrs().ok())
+        // It claims nothing of its place: what is known of that is the function's own list of BARs.
+        Self::new(Some(region.map()), Access::Vfio, region.device().address(), None)
     }
 
     /// A GPU's memory behind its BAR, whose place only its driver knows.
@@ -89,7 +101,6 @@ impl<'a> Pairs<'a> {
             Some(function) => Self::new(Some(buffer.map()), Access::Vfio, function, None),
             None => Self {
                 memory: Some(buffer.map()),
-                access: Access::Vfio,
                 provider: Err(format!(
                     "the driver of {} does not tell its PCI address (VK_EXT_pci_bus_info)",
                     info.name
@@ -116,26 +127,31 @@ impl<'a> Pairs<'a> {
         phyrs: Option<PhyrList>,
     ) -> Self {
         let address = function.parse().map_err(|error: PciError| error.to_string());
-        let provider = address.and_then(|address| Provider::of(address, phyrs.as_ref()));
-        Self { memory, access, provider, proofs: Vec::new() }
+        let provider = address.map(|address| Provider {
+            address,
+            access,
+            phyrs,
+            kept: Kept::open(),
+            met: BTreeMap::new(),
+        });
+        Self { memory, provider, proofs: Vec::new() }
     }
 
     /// Whether the drive below `file` may write into the memory by the kernel's driver, or why not.
     /// `jobs` are reads of the file that would: some of them are carried out for a proof.
     pub fn may_write(&mut self, file: &SourceFile, jobs: &[Job]) -> Result<(), String> {
         let provider = self.provider.as_ref().map_err(String::clone)?;
-        let stack = Stack::below(file, &provider.tree);
+        let stack = Stack::below(file);
         let drive = stack.drive().map_err(|why| format!("{why} (the file lies on {stack})"))?;
-        if self.access == Access::Vfio {
+        if provider.access == Access::Vfio {
             return Err(format!(
                 "the memory is behind a BAR, and the kernel's nvme driver, which has {drive}, writes \
                  only into what other drivers publish; the driver in user space can: write down where the file lies (bufmap extents), unmount it, then bufmap bind \
                  {drive}"
             ));
         }
-        let forecast = provider.forecast(drive)?;
         let direct = file.direct().map_err(str::to_owned)?;
-        self.verdict(drive, &forecast, |memory| {
+        self.verdict(drive, Driver::Kernel, |memory| {
             let spare = Memory::anonymous(proof::SAMPLE as usize, PageSize::Base)
                 .map_err(|error| format!("there is no memory to prove it by: {error}"))?;
             let samples = proof::samples(jobs, |sample| proof::has_data(file, sample));
@@ -153,22 +169,23 @@ impl<'a> Pairs<'a> {
         drive: Address,
         prove: impl FnOnce(BufMap<'_>) -> Result<Proved, String>,
     ) -> Result<(), String> {
-        self.verdict(drive, "by the driver in user space", prove)
+        self.verdict(drive, Driver::UserSpace, prove)
     }
 
     /// What is known of the pair, or else what is found out now.
     fn verdict(
         &mut self,
         drive: Address,
-        forecast: &str,
+        driver: Driver,
         prove: impl FnOnce(BufMap<'_>) -> Result<Proved, String>,
     ) -> Result<(), String> {
         let provider = self.provider.as_mut().map_err(|why| why.clone())?;
         let pair = Pair {
             provider: provider.address,
             drive,
+            driver,
             direction: Direction::FromDrive,
-            circumstances: provider.circumstances(drive, forecast),
+            circumstances: provider.circumstances(drive, driver)?,
         };
         if let Some(verdict) = provider.kept.verdict(&pair) {
             self.note(&pair, verdict.is_ok(), 0);
@@ -199,59 +216,80 @@ impl<'a> Pairs<'a> {
 }
 
 impl Provider {
-    fn of(address: Address, phyrs: Option<&PhyrList>) -> Result<Self, String> {
-        let tree = Tree::read().map_err(|error| error.to_string())?;
-        let place = phyrs.map_or(Ok(None), |phyrs| place(phyrs, &tree, address))?;
-        Ok(Self { tree, address, place, kept: Kept::open() })
-    }
-
-    /// What the kernel would do for a drive, in words, or why it would refuse.
-    fn forecast(&self, drive: Address) -> Result<String, String> {
-        match can_peer(&self.tree, self.address, drive) {
-            Ok(verdict) if verdict.outcome.is_supported() => Ok(verdict.to_string()),
-            Ok(verdict) => Err(match verdict.remedy() {
-                Some(remedy) => format!("{verdict}; to change that, {remedy}"),
-                None => verdict.to_string(),
-            }),
-            Err(error @ PciError::Undecided { .. }) => Ok(error.to_string()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
     /// What a verdict about a drive depends on beside the two addresses: with any of it changed, it
-    /// is another machine.
-    fn circumstances(&self, drive: Address, forecast: &str) -> String {
-        let group = |address| {
-            let function = self.tree.function(address).ok()?;
-            function.iommu_group.as_ref()?.kind.clone()
-        };
-        let [own, others] =
-            [self.address, drive].map(|address| group(address).unwrap_or_else(|| "none".into()));
-        let place = match self.place {
-            Some(Place::Bar(bar)) => {
-                let bars = self.tree.function(bar.function).map(|f| format!("{:?}", f.bars));
-                bars.unwrap_or_default()
+    /// is another machine. It is found out once a load.
+    fn circumstances(&mut self, drive: Address, driver: Driver) -> Result<String, String> {
+        if let Some(known) = self.met.get(&drive) {
+            return known.clone();
+        }
+        let found = self.look(drive, driver);
+        self.met.insert(drive, found.clone());
+        found
+    }
+
+    fn look(&self, drive: Address, driver: Driver) -> Result<String, String> {
+        let both = [self.address, drive];
+        let words = |error: PciError| error.to_string();
+        let (forecast, [provider, other]) = match driver {
+            Driver::Kernel => {
+                let tree = Tree::read_around(&both).map_err(words)?;
+                let forecast = forecast(&tree, self.address, drive)?;
+                let function = |address| tree.function(address).cloned().map_err(words);
+                (forecast, [function(self.address)?, function(drive)?])
             }
-            _ => "unknown".into(),
+            Driver::UserSpace => {
+                let function = |address| Function::read(address).map_err(words);
+                ("mapped by VFIO".into(), [function(self.address)?, function(drive)?])
+            }
         };
-        format!("{forecast}; IOMMU groups {own} and {others}; memory in {place}")
+        self.check_place(&provider)?;
+        let [own, others] = [&provider, &other].map(|function| {
+            let group = function.iommu_group.as_ref().and_then(|group| group.kind.as_deref());
+            group.unwrap_or("none")
+        });
+        let (bars, instances) = (&provider.bars, both.map(instance));
+        Ok(format!(
+            "{forecast}; IOMMU groups {own} and {others}; BARs {bars:?}; instances {instances:?}"
+        ))
+    }
+
+    /// Fails if the memory does not lie in BARs of its provider, as far as this user may know.
+    fn check_place(&self, provider: &Function) -> Result<(), String> {
+        let Some(phyrs) = &self.phyrs else { return Ok(()) };
+        let Ok(ram) = SystemRam::read() else { return Ok(()) };
+        if lies_in(phyrs, provider, &ram) {
+            return Ok(());
+        }
+        // Whose place it is instead is seen in the whole tree.
+        let tree = Tree::read().map_err(|error| error.to_string())?;
+        let is_own = |place| matches!(place, Place::Bar(bar) if bar.function == self.address);
+        match classify(phyrs, &tree, &ram).iter().find(|part| !is_own(part.place)) {
+            None => Ok(()),
+            Some(part) => Err(format!(
+                "the memory claims to be that of {}, and a part of it lies elsewhere ({part}): no device \
+                 is given its address",
+                self.address
+            )),
+        }
     }
 }
 
-/// Where the memory lies, which must be a BAR of its provider; `None` for a user who may not know.
-fn place(phyrs: &PhyrList, tree: &Tree, provider: Address) -> Result<Option<Place>, String> {
-    let Ok(ram) = SystemRam::read() else { return Ok(None) };
-    let placed = classify(phyrs, tree, &ram);
-    for part in &placed {
-        match part.place {
-            Place::Bar(bar) if bar.function == provider => {}
-            _ => {
-                return Err(format!(
-                    "the memory claims to be that of {provider}, and a part of it lies elsewhere \
-                     ({part}): no device is given its address"
-                ));
-            }
-        }
+/// What the kernel would do for a drive, in words, or why it would refuse.
+fn forecast(tree: &Tree, provider: Address, drive: Address) -> Result<String, String> {
+    match can_peer(tree, provider, drive) {
+        Ok(verdict) if verdict.outcome.is_supported() => Ok(verdict.to_string()),
+        Ok(verdict) => Err(match verdict.remedy() {
+            Some(remedy) => format!("{verdict}; to change that, {remedy}"),
+            None => verdict.to_string(),
+        }),
+        Err(error @ PciError::Undecided { .. }) => Ok(error.to_string()),
+        Err(error) => Err(error.to_string()),
     }
-    Ok(placed.first().map(|part| part.place))
+}
+
+/// What tells a function from one that was at the same address before it was unplugged: the number of
+/// its directory in sysfs, which is never the same again.
+fn instance(function: Address) -> Option<u64> {
+    let directory = fs::metadata(format!("/sys/bus/pci/devices/{function}"));
+    Some(directory.ok()?.ino())
 }

@@ -21,7 +21,7 @@ use std::path::Path;
 
 use exporters::Absent;
 
-use crate::pci::{Address, Class, Tree};
+use crate::pci::{Address, Class, block};
 use crate::storage::file::SourceFile;
 
 /// Something between a file and its drive.
@@ -46,11 +46,10 @@ impl Layer {
 /// The layers between a file and its drives, from the file down.
 ///
 /// ```no_run
-/// use bufmap::pci::Tree;
 /// use bufmap::storage::file::SourceFile;
 /// use bufmap::storage::stack::Stack;
 ///
-/// let stack = Stack::below(&SourceFile::open("model.safetensors")?, &Tree::read()?);
+/// let stack = Stack::below(&SourceFile::open("model.safetensors")?);
 /// println!("{stack}");
 /// match stack.drive() {
 ///     Ok(drive) => println!("{drive} reads it"),
@@ -66,7 +65,7 @@ pub struct Stack {
 
 impl Stack {
     /// What lies below a file or a block device. What this user may not see is a layer that hinders.
-    pub fn below(file: &SourceFile, tree: &Tree) -> Self {
+    pub fn below(file: &SourceFile) -> Self {
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let mut layers = Vec::new();
         let number = match file.is_block_device() {
@@ -81,7 +80,7 @@ impl Stack {
             let mut disks = Vec::new();
             device::walk(Path::new("/sys"), &number, &mut layers, &mut disks);
             for disk in disks {
-                behind(tree, &disk, &mut layers, &mut drives);
+                behind(&disk, &mut layers, &mut drives);
             }
         }
         drives.sort_unstable();
@@ -146,15 +145,21 @@ impl fmt::Display for Stack {
 }
 
 /// Adds a disk and the function behind which it stands.
-fn behind(tree: &Tree, disk: &str, layers: &mut Vec<Layer>, drives: &mut Vec<Address>) {
-    let functions: Vec<_> = tree.of_disk(disk).collect();
-    let layer = match functions[..] {
-        [function] if function.class == Class::NVME => {
-            drives.push(function.address);
-            Layer::passes(format!("drive {disk} ({})", function.address))
+fn behind(disk: &str, layers: &mut Vec<Layer>, drives: &mut Vec<Address>) {
+    let functions = match block::behind(disk) {
+        Ok(functions) => functions,
+        Err(error) => {
+            let why = Absent::new(error.to_string(), "see whether the drive is still there");
+            return layers.push(Layer::hinders(format!("disk {disk}"), why));
         }
-        [function] => Layer::hinders(
-            format!("disk {disk} ({})", function.address),
+    };
+    let layer = match functions[..] {
+        [(function, Class::NVME)] => {
+            drives.push(function);
+            Layer::passes(format!("drive {disk} ({function})"))
+        }
+        [(function, _)] => Layer::hinders(
+            format!("disk {disk} ({function})"),
             Absent::new(
                 format!(
                     "{disk} is no NVMe drive, and of the kernel's drivers only nvme takes a peer's memory"
