@@ -1,11 +1,17 @@
 //! What a process holds, counted, so that a test sees what it left behind.
 
+use std::fmt::Debug;
 use std::fs;
+use std::hint::black_box;
 use std::io;
+use std::sync::Barrier;
+use std::thread;
+use std::time::Duration;
 
 use libtest_mimic::Failed;
+use rustix::time::{ClockId, clock_gettime};
 
-use crate::said;
+use crate::{Outcome, check, said};
 
 /// What this process holds of the kernel's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,4 +59,51 @@ pub fn dma_bufs() -> Result<usize, Failed> {
     let info = fs::read_to_string(INFO)?;
     let total = info.lines().find_map(|line| line.strip_prefix("Total ")?.split(' ').next());
     Ok(total.ok_or("no total of dma-bufs")?.parse().map_err(io::Error::other)?)
+}
+
+/// How often what must leave nothing behind is done.
+const CYCLES: u32 = 10_000;
+
+/// After so many times, everything that is made once is there.
+const WARM: u32 = 100;
+
+/// Does something ten thousand times, after which this process holds what it held before, and `more` is
+/// what it was. Returns what a time costs this process on the processor; where that is counted, in
+/// instructions.
+///
+/// # Errors
+/// Fails the test if one of the times does, or if something was left behind.
+pub fn leave_nothing<T: PartialEq + Debug>(
+    mut more: impl FnMut() -> Result<T, Failed>,
+    mut cycle: impl FnMut(u32) -> Outcome,
+) -> Result<Duration, Failed> {
+    end_threads();
+    (0..WARM).try_for_each(&mut cycle)?;
+    let (before, start) = ((Holdings::now()?, more()?), cpu_time());
+    (WARM..CYCLES).try_for_each(&mut cycle)?;
+    let each = (cpu_time() - start) / (CYCLES - WARM);
+    let after = (Holdings::now()?, more()?);
+    check(before == after, format!("{before:?}, then {after:?}"))?;
+    Ok(each)
+}
+
+/// The C library keeps the stack and the heap of a thread that has ended for one to come. So a few are
+/// made to end here: more than ever live at a time in a test.
+fn end_threads() {
+    const THREADS: usize = 8;
+    let all = Barrier::new(THREADS);
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                drop(black_box(vec![0_u8; 64]));
+                all.wait();
+            });
+        }
+    });
+}
+
+/// What this process has had of the processor.
+pub fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }

@@ -26,7 +26,6 @@ use bufmap_bench::leaks::Holdings;
 use bufmap_bench::monitor::Monitor;
 use bufmap_bench::{Outcome, check, said, slot};
 use exporters::vfio::{Container, Device, Region};
-use iomap::{Memory, PageSize};
 use libtest_mimic::Failed;
 
 /// No load takes longer to end, once something has happened to it, than what is in flight takes.
@@ -56,7 +55,7 @@ fn main() -> ExitCode {
             ("a_card_that_the_kernel_asks_for_is_filled_first", card_recalled),
             ("a_process_that_is_killed_in_mid_load_leaves_the_next_one_its_devices", killed),
             ("the_tool_is_interrupted_killed_and_loads_again", by_the_tool),
-            ("loads_leave_nothing_behind", cycles),
+            ("a_card_that_was_away_is_proved_again", card_came_back),
             ("devices_are_bound_loaded_from_and_unbound_again_and_again", bind_cycles),
             // What these do cannot be undone.
             ("a_drive_that_is_unplugged_is_let_go_of", unplugged),
@@ -478,33 +477,22 @@ fn by_the_tool() -> Outcome {
     kernel_reads("slow")
 }
 
-/// Memory and a BAR mapped, loaded into, and unmapped.
-fn cycles() -> Outcome {
-    const LOADS: u32 = 120;
-    const SOME: u64 = 64 << 10;
-    let ours = Ours::open("reader")?;
-    let stop = AtomicBool::new(false);
-    let start = Instant::now();
-    let mut before = None;
-    for cycle in 0..LOADS {
-        let vram = ours.card.map_part(2, 0..SOME)?;
-        let memory = Memory::anonymous(SOME as usize, PageSize::Base)?;
-        let (destination, map, road) = match cycle % 2 {
-            0 => (Destination::Bar(&vram), vram.map(), Road::Peer),
-            _ => (Destination::Memory(&memory), memory.map(), Road::Direct),
-        };
-        map.fill(0xEE)?;
-        let options = Options { block: 16 << 10, ..with(Some(road)) };
-        ours.load(destination, SOME, options, &stop, &mut |_| ())?;
-        holds(&map, 0..SOME)?;
-        drop((vram, memory));
-        if cycle == 20 {
-            before = Some(Holdings::now()?);
-        }
-    }
-    println!("{LOADS} loads in {:?}", start.elapsed());
-    let after = Holdings::now()?;
-    check(before == Some(after), format!("{before:?}, then {after:?}"))
+/// What was found out about a card is no more believed of what comes after it to the same place.
+fn card_came_back() -> Outcome {
+    let (drive, card) = (drive("reader")?, cards()?[0]);
+    let moved_for_proof = || -> Result<u64, Failed> {
+        let ours = Ours::open_at(drive, card)?;
+        let (vram, stop) = (ours.vram_of(64 << 10)?, AtomicBool::new(false));
+        let options = with(Some(Road::Peer));
+        let receipt = ours.load(Destination::Bar(&vram), 64 << 10, options, &stop, &mut |_| ())?;
+        check(receipt.proofs.len() == 1 && receipt.proofs[0].arrives, format!("{receipt:?}"))?;
+        Ok(receipt.proofs[0].bytes)
+    };
+    moved_for_proof()?;
+    check(moved_for_proof()? == 0, "a proof is not kept")?;
+    slot::forget(card)?;
+    slot::look_again()?;
+    check(moved_for_proof()? > 0, "what was known of the card before is believed")
 }
 
 fn bind_cycles() -> Outcome {

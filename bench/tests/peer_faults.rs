@@ -16,7 +16,6 @@ use bufmap::pci::driver;
 use bufmap::storage::file::SourceFile;
 use bufmap_bench::cut_short::{LEN, SOON, holds, is_true};
 use bufmap_bench::drive::Drive;
-use bufmap_bench::leaks::Holdings;
 use bufmap_bench::monitor::Monitor;
 use bufmap_bench::{Outcome, check};
 use exporters::PeerMemory;
@@ -47,7 +46,6 @@ fn main() -> ExitCode {
         "switch",
         &[
             ("a_process_that_is_killed_in_mid_load_gives_its_peer_memory_back", killed),
-            ("loads_into_peer_memory_leave_nothing_behind", cycles),
             ("peer_memory_is_taken_from_who_holds_it", revoked),
             ("a_provider_that_is_unbound_ends_the_load", provider_unbound),
             // What this does cannot be undone.
@@ -152,24 +150,6 @@ fn killed() -> Outcome {
         works()?;
     }
     Ok(())
-}
-
-fn cycles() -> Outcome {
-    const LOADS: u32 = 60;
-    let start = Instant::now();
-    let mut before = None;
-    for cycle in 0..LOADS {
-        let memory = peer::memory(64 << 10)?;
-        load(&memory, 64 << 10, Some(Road::Peer), &mut |_| ())?;
-        holds(&memory.map(), 0..64 << 10)?;
-        drop(memory);
-        if cycle == 20 {
-            before = Some((Holdings::now()?, peer::provider()?.available()?));
-        }
-    }
-    println!("{LOADS} loads in {:?}", start.elapsed());
-    let after = (Holdings::now()?, peer::provider()?.available()?);
-    check(before == Some(after), format!("{before:?}, then {after:?}"))
 }
 
 /// Unbinds the provider's driver, which waits for nobody, and has it take the function again.

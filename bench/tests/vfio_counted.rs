@@ -1,23 +1,26 @@
 //! What a read costs the processor, counted in instructions: by the driver in user space, and by the
-//! kernel's through io_uring.
+//! kernel's through io_uring. And ten thousand whole loads, of which nothing is left.
 
 use std::fs::OpenOptions;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use bufmap::storage::nvme::{Namespace, Queue, QueueOptions, Target};
+use bufmap::load::{Around, Destination, Load, Options, Request, Road};
+use bufmap::storage::nvme::{DriveFile, Extent, Namespace, Queue, QueueOptions, Target};
+use bufmap_bench::cut_short::holds;
 use bufmap_bench::drive::Drive;
+use bufmap_bench::leaks::{cpu_time, leave_nothing};
 use bufmap_bench::ours::Ours;
 use bufmap_bench::{Outcome, check};
 use exporters::Intent;
 use exporters::vfio::Container;
 use io_uring::{IoUring, opcode, types};
-use iomap::{Memory, PageSize};
+use iomap::{BufMap, Memory, PageSize};
 use libtest_mimic::Failed;
-use rustix::time::{ClockId, clock_gettime};
 
 const PAGE: u64 = 4096;
 
@@ -26,7 +29,13 @@ const DEPTH: u64 = 32;
 const ROUNDS: u64 = 100;
 
 fn main() -> ExitCode {
-    bufmap_bench::run("vfio-counted", &[("a_read_costs_half_of_io_urings", costs)])
+    bufmap_bench::run(
+        "vfio-counted",
+        &[
+            ("a_read_costs_half_of_io_urings", costs),
+            ("ten_thousand_loads_into_a_bar_leave_nothing_behind", cycles),
+        ],
+    )
 }
 
 fn costs() -> Outcome {
@@ -41,14 +50,8 @@ fn costs() -> Outcome {
     check(memory.abs_diff(vram) * 100 <= memory, format!("{memory} into memory, {vram} into a BAR"))
 }
 
-/// The processor's time of this process alone: interrupts that find the processor idle are left
-/// out, in the kernel's favour.
-fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
-/// Reads through io_uring, from a drive of the kernel's.
+/// Reads through io_uring, from a drive of the kernel's. The processor's time of this process is taken
+/// alone: interrupts that find the processor idle are left out, in the kernel's favour.
 fn io_uring() -> Result<u64, Failed> {
     let drive = Drive::returned("failing")?;
     let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(drive.block)?;
@@ -118,6 +121,43 @@ fn reads(queue: &mut Queue, namespace: &Namespace, target: &Arc<Target>) -> Resu
         costs.push(cost);
     }
     Ok(typical(costs))
+}
+
+/// A BAR mapped, loaded into and unmapped; and now and then memory of the system's.
+fn cycles() -> Outcome {
+    const SOME: u64 = 2 * PAGE;
+    let ours = Ours::open(Container::new()?, "reader")?;
+    let extents = vec![Extent { file_offset: 0, offset: 0, len: SOME }];
+    let file = DriveFile::new(&ours.controller, ours.namespace, "the first bytes", extents)?;
+    let load = |destination: Destination<'_>, map: BufMap<'_>, road| -> Outcome {
+        map.fill(0xEE)?;
+        let options = Options { require: Some(road), depth: 4, ..Options::default() };
+        let receipt = Load {
+            files: std::slice::from_ref(&file),
+            requests: &[Request::new(0, 0, SOME, 0)],
+            around: Around::Untouched,
+            destination,
+            options,
+            stop: &AtomicBool::new(false),
+        }
+        .run(&mut |_| ())?;
+        check(receipt.bytes == SOME && receipt.cpu_copied == 0, format!("{receipt:?}"))?;
+        holds(&map, 0..SOME)
+    };
+    let each = leave_nothing(
+        || Ok(()),
+        |cycle| {
+            let vram = ours.card.map_part(2, 0..SOME)?;
+            load(Destination::Bar(&vram), vram.map(), Road::Peer)?;
+            if cycle % 10 == 0 {
+                let memory = Memory::anonymous(SOME as usize, PageSize::Base)?;
+                load(Destination::Memory(&memory), memory.map(), Road::Direct)?;
+            }
+            Ok(())
+        },
+    )?;
+    println!("instructions to map, load {SOME} bytes and unmap: {}", each.as_nanos());
+    Ok(())
 }
 
 /// The cost of a read in a typical round: one that nothing of the kernel's has interrupted.
