@@ -49,6 +49,8 @@ fn main() -> ExitCode {
             ("wgpu_threads_share_a_device", || on_device(threads)),
             ("wgpu_a_hundred_cycles_leave_nothing", || on_device(cycles)),
             ("wgpu_a_device_ends_after_all_that_was_made_from_it", the_end),
+            // The last, because what it forgets is not closed before the process ends.
+            ("wgpu_a_forgotten_turn_keeps_its_memory", forgotten),
         ],
     )
 }
@@ -766,6 +768,27 @@ fn dropped_in_any_order() -> Outcome {
         is_silent(log)?;
     }
     check(Holdings::now()?.fds == before, "descriptors are left")
+}
+
+/// Safe code may forget a turn and go on with its handle.
+fn forgotten() -> Outcome {
+    let device = open(wgpu::Features::empty())?;
+    let dma_buf = DmaHeap::open("system")?.allocate(LEN)?;
+    fill(&dma_buf, &noise(LEN, 8))?;
+    let frame = Picture::linear(WIDTH, HEIGHT, DrmFourcc::Abgr8888).lay_out(64)?.over(&dma_buf)?;
+    let mut buffer = device.import_buffer(&dma_buf, BufferUsages::STORAGE)?;
+    let mut texture = device.import_texture(&frame, COPIES)?;
+    let turn = buffer.acquire(Intent::ReadWrite)?;
+    let kept = wgpu::Buffer::clone(&turn);
+    std::mem::forget(turn);
+    let turn = texture.acquire(Intent::Read)?;
+    let picture = wgpu::Texture::clone(&turn);
+    std::mem::forget(turn);
+    drop((buffer, texture));
+    invert(&device, &kept);
+    read_texture(&device, &picture)?;
+    check(bytes(&dma_buf, LEN)? == inverted(&noise(LEN, 8)), "the buffer is gone")?;
+    is_silent(device.validation().cloned())
 }
 
 fn threads(device: &Device) -> Outcome {

@@ -289,3 +289,20 @@ fn can(
         "ask for less usage, or take another device",
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::listener::{OURS, Pass, listener, passes};
+    use super::*;
+
+    #[test]
+    fn a_buffer_comes_from_the_others_and_goes_back() {
+        let raw = RawBuffer { hal: listener(), buffer: vk::Buffer::null(), memory: None };
+        let theirs = vk::QUEUE_FAMILY_FOREIGN_EXT;
+        let pass = |from, to| vec![Pass { families: [from, to], layouts: None }];
+        assert_eq!(passes(|commands| raw.acquire(commands)), pass(theirs, OURS));
+        for kept in [true, false] {
+            assert_eq!(passes(|commands| raw.release(commands, kept)), pass(OURS, theirs));
+        }
+    }
+}

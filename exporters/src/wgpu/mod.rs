@@ -57,6 +57,8 @@ mod buffer;
 mod device;
 mod error;
 mod format;
+#[cfg(test)]
+mod listener;
 mod memory;
 mod open;
 mod texture;

@@ -563,3 +563,29 @@ fn one_dma_buf(frame: &Frame) -> Result<&DmaBuf, WgpuError> {
 fn layout(picture: Picture, why: impl Into<String>, fix: &'static str) -> WgpuError {
     WgpuError::Layout { picture, why: why.into(), fix }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::listener::{OURS, Pass, listener, passes};
+    use super::*;
+
+    #[test]
+    fn an_image_comes_with_its_contents_and_goes_back_with_them() {
+        let resting = ImageLayout::SHADER_READ_ONLY_OPTIMAL;
+        let image = Image { hal: listener(), image: vk::Image::null(), resting, memory: None };
+        let theirs = vk::QUEUE_FAMILY_FOREIGN_EXT;
+        let pass = |families, layouts| vec![Pass { families, layouts: Some(layouts) }];
+        assert_eq!(
+            passes(|commands| image.acquire(commands)),
+            pass([theirs, OURS], [ImageLayout::GENERAL, resting])
+        );
+        assert_eq!(
+            passes(|commands| image.release(commands, true)),
+            pass([OURS, theirs], [resting, ImageLayout::GENERAL])
+        );
+        assert_eq!(
+            passes(|commands| image.release(commands, false)),
+            pass([OURS, theirs], [ImageLayout::UNDEFINED, ImageLayout::GENERAL])
+        );
+    }
+}
