@@ -42,10 +42,12 @@ fn main() -> ExitCode {
             ("wgpu_a_texture_of_its_own_leaves", || on_device(texture_leaves)),
             ("wgpu_a_picture_of_two_planes_is_read", two_planes),
             ("wgpu_a_turn_waits_for_a_writer", || on_device(turn_waits)),
+            ("wgpu_a_turn_ends_when_the_device_is_done", || on_device(turn_ends)),
             ("wgpu_a_handle_dies_with_its_turn", || on_device(handle_dies)),
             ("wgpu_a_handle_that_was_destroyed_is_told", || on_device(destroyed_in_turn)),
             ("wgpu_what_cannot_be_is_refused", || on_device(refusals)),
             ("wgpu_anything_may_be_dropped_first", dropped_in_any_order),
+            ("wgpu_a_device_that_is_lost_is_told", lost),
             ("wgpu_threads_share_a_device", || on_device(threads)),
             ("wgpu_a_hundred_cycles_leave_nothing", || on_device(cycles)),
             ("wgpu_a_device_ends_after_all_that_was_made_from_it", the_end),
@@ -616,6 +618,25 @@ fn turn_waits(device: &Device) -> Outcome {
     Ok(())
 }
 
+fn turn_ends(device: &Device) -> Outcome {
+    let dma_buf = DmaHeap::open("system")?.allocate(1 << 20)?;
+    let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST;
+    let mut shared = device.import_buffer(&dma_buf, usage)?;
+    for _ in 0..4 {
+        fill(&dma_buf, &noise(1 << 20, 1))?;
+        let turn = shared.acquire(Intent::Write)?;
+        for _ in 0..8 {
+            invert(device, &turn);
+        }
+        let mut encoder = device.device().create_command_encoder(&Default::default());
+        encoder.clear_buffer(&turn, 0, None);
+        device.queue().submit([encoder.finish()]);
+        turn.release()?;
+        check(bytes(&dma_buf, 1 << 20)? == vec![0; 1 << 20], "the device still writes")?;
+    }
+    Ok(())
+}
+
 fn handle_dies(device: &Device) -> Outcome {
     let dma_buf = DmaHeap::open("system")?.allocate(LEN)?;
     let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
@@ -724,11 +745,13 @@ fn refusals(device: &Device) -> Outcome {
         let answer = device.import_buffer(&dma_buf, usage).map(drop);
         check(matches!(answer, Err(WgpuError::Usage { .. })), format!("{usage:?}: {answer:?}"))?;
     }
-    for len in [0, 6, 1 << 40] {
+    for len in [0, 1 << 40, u64::MAX] {
         let answer = device.create_buffer(len, BufferUsages::STORAGE);
         let told = matches!(answer, Err(WgpuError::Vulkan(VulkanError::Length { .. })));
         check(told, format!("{len} bytes: {answer:?}"))?;
     }
+    let odd = device.create_buffer(6, BufferUsages::STORAGE)?;
+    check(odd.len() == 8, format!("{odd:?}"))?;
     let none = device.create_texture(64, 32, DrmFourcc::Argb8888, &[], sampled);
     check(matches!(none, Err(WgpuError::Layout { .. })), format!("{none:?}"))?;
     let flat = device.create_texture(64, 0, DrmFourcc::Argb8888, &[DrmModifier::Linear], sampled);
@@ -770,6 +793,25 @@ fn dropped_in_any_order() -> Outcome {
     check(Holdings::now()?.fds == before, "descriptors are left")
 }
 
+/// A device that the program itself ends, in a turn and before one.
+fn lost() -> Outcome {
+    let device = open(wgpu::Features::empty())?;
+    let dma_buf = DmaHeap::open("system")?.allocate(LEN)?;
+    let mut shared = device.import_buffer(&dma_buf, BufferUsages::STORAGE)?;
+    let turn = shared.acquire(Intent::Read)?;
+    device.device().destroy();
+    let answer = turn.release();
+    check(answer.is_err(), "it was given back by a device that is lost")?;
+    let answer = shared.acquire(Intent::Read).map(drop);
+    check(answer.is_err(), "a device that is lost took it")?;
+    let mut other = device.import_buffer(&dma_buf, BufferUsages::STORAGE)?;
+    let answer = other.acquire(Intent::Read).map(drop);
+    check(answer.is_err(), "a device that is lost took another")?;
+    let log = device.validation().cloned();
+    drop((shared, other, device));
+    is_silent(log)
+}
+
 /// Safe code may forget a turn and go on with its handle.
 fn forgotten() -> Outcome {
     let device = open(wgpu::Features::empty())?;
@@ -784,6 +826,10 @@ fn forgotten() -> Outcome {
     let turn = texture.acquire(Intent::Read)?;
     let picture = wgpu::Texture::clone(&turn);
     std::mem::forget(turn);
+    let again = buffer.acquire(Intent::Read).map(drop);
+    check(matches!(again, Err(WgpuError::NeverGivenBack)), format!("{again:?}"))?;
+    let again = texture.acquire(Intent::Read).map(drop);
+    check(matches!(again, Err(WgpuError::NeverGivenBack)), format!("{again:?}"))?;
     drop((buffer, texture));
     invert(&device, &kept);
     read_texture(&device, &picture)?;

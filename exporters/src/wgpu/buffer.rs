@@ -34,6 +34,7 @@ pub struct SharedBuffer {
     dma_buf: DmaBuf,
     len: u64,
     usage: wgpu::BufferUsages,
+    taken: bool,
     device: Device,
 }
 
@@ -65,12 +66,13 @@ impl Device {
             dma_buf: dma_buf.clone(),
             len,
             usage,
+            taken: false,
             device: self.clone(),
         })
     }
 
-    /// Makes a buffer of wgpu that others import as a dma-buf: `len` bytes, a multiple of four, all
-    /// zero.
+    /// Makes a buffer of wgpu that others import as a dma-buf: `len` bytes, rounded up to a multiple of
+    /// four, all zero.
     ///
     /// # Errors
     /// [`WgpuError::Usage`]; [`WgpuError::Unavailable`] if the driver exports no dma-bufs;
@@ -83,6 +85,7 @@ impl Device {
     ) -> Result<SharedBuffer, WgpuError> {
         format::check_buffer(usage)?;
         let hal = self.hal();
+        let len = len.checked_next_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT).unwrap_or(u64::MAX);
         // It is cleared by a fill.
         let with_fill = usage | wgpu::BufferUsages::COPY_DST;
         can(hal, with_fill, vk::ExternalMemoryFeatureFlags::EXPORTABLE)?;
@@ -91,7 +94,8 @@ impl Device {
         })?;
         let dma_buf = raw.memory()?.dma_buf()?;
         self.finish(|commands| raw.clear(commands))?;
-        Ok(SharedBuffer { raw: Arc::new(raw), dma_buf, len, usage, device: self.clone() })
+        let (raw, device) = (Arc::new(raw), self.clone());
+        Ok(SharedBuffer { raw, dma_buf, len, usage, taken: false, device })
     }
 
     /// Runs commands that make something new everybody's.
@@ -123,29 +127,32 @@ impl SharedBuffer {
     /// and acquires the memory.
     ///
     /// # Errors
-    /// [`WgpuError::Busy`] if the others are not done in fifteen seconds; [`WgpuError::Wgpu`].
+    /// [`WgpuError::Busy`] if the others are not done in fifteen seconds;
+    /// [`WgpuError::NeverGivenBack`] after a turn that was forgotten; [`WgpuError::Wgpu`].
     pub fn acquire(&mut self, intent: Intent) -> Result<Turn<'_, wgpu::Buffer>, WgpuError> {
         let shared = Shared { device: &self.device, raw: &*self.raw, dma_buf: &self.dma_buf };
-        Turn::begin(shared, intent, || Ok(self.wrap()))
+        let wrapped = || Ok(wrap(&self.device, &self.raw, self.len, self.usage));
+        Turn::begin(shared, &mut self.taken, intent, wrapped)
     }
+}
 
-    fn wrap(&self) -> wgpu::Buffer {
-        let keep = Arc::clone(&self.raw);
-        let descriptor = wgpu::BufferDescriptor {
-            label: None,
-            size: self.len,
-            usage: self.usage,
-            mapped_at_creation: false,
-        };
-        // SAFETY: law 2, and law 1: wgpu's handle keeps a share of the buffer until it is gone. It
-        // is not mapped, which its usage does not allow.
-        unsafe {
-            let hal = wgpu::hal::vulkan::Buffer::from_raw_externally_owned(
-                self.raw.buffer,
-                Box::new(move || drop(keep)),
-            );
-            self.device.device().create_buffer_from_hal::<Vulkan>(hal, &descriptor)
-        }
+/// wgpu's handle on a buffer.
+fn wrap(
+    device: &Device,
+    raw: &Arc<RawBuffer>,
+    size: u64,
+    usage: wgpu::BufferUsages,
+) -> wgpu::Buffer {
+    let keep = Arc::clone(raw);
+    let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
+    // SAFETY: law 2, and law 1: wgpu's handle keeps a share of the buffer until it is gone. It is not
+    // mapped, which its usage does not allow.
+    unsafe {
+        let hal = wgpu::hal::vulkan::Buffer::from_raw_externally_owned(
+            raw.buffer,
+            Box::new(move || drop(keep)),
+        );
+        device.device().create_buffer_from_hal::<Vulkan>(hal, &descriptor)
     }
 }
 
@@ -188,7 +195,7 @@ impl RawBuffer {
     ) -> Result<Self, WgpuError> {
         let hal = device.hal();
         let max = device.device().limits().max_buffer_size;
-        if len == 0 || len > max || !len.is_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT) {
+        if len == 0 || len > max {
             return Err(VulkanError::Length { len: len as usize, max: max as usize }.into());
         }
         let mut external = vk::ExternalMemoryBufferCreateInfo::default().handle_types(HANDLE);

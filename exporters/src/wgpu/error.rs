@@ -57,6 +57,12 @@ pub enum WgpuError {
         /// How long was waited.
         waited: Duration,
     },
+    /// An earlier turn was forgotten, or did not end well: the memory was never given back.
+    #[error(
+        "the memory is still wgpu's: a turn was forgotten (std::mem::forget), or its end failed; import \
+         it anew"
+    )]
+    NeverGivenBack,
     /// wgpu refused, or its device is lost.
     #[error("wgpu, while {doing}: {why}")]
     Wgpu {

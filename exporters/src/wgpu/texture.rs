@@ -37,6 +37,7 @@ pub struct SharedTexture {
     frame: Frame,
     format: Format,
     usage: wgpu::TextureUsages,
+    taken: bool,
     device: Device,
 }
 
@@ -95,6 +96,7 @@ impl Device {
             frame: frame.clone(),
             format,
             usage,
+            taken: false,
             device: self.clone(),
         })
     }
@@ -142,7 +144,8 @@ impl Device {
         let frame = image.frame(&wish)?;
         frame.check()?;
         self.finish(|commands| image.clear(commands))?;
-        Ok(SharedTexture { image: Arc::new(image), frame, format, usage, device: self.clone() })
+        let (image, device) = (Arc::new(image), self.clone());
+        Ok(SharedTexture { image, frame, format, usage, taken: false, device })
     }
 
     /// The layouts in which the driver exports pictures of a format and usage, for
@@ -197,56 +200,64 @@ impl SharedTexture {
     /// and acquires the memory.
     ///
     /// # Errors
-    /// [`WgpuError::Busy`] if the others are not done in fifteen seconds; [`WgpuError::Wgpu`].
+    /// [`WgpuError::Busy`] if the others are not done in fifteen seconds;
+    /// [`WgpuError::NeverGivenBack`] after a turn that was forgotten; [`WgpuError::Wgpu`].
     pub fn acquire(&mut self, intent: Intent) -> Result<Turn<'_, wgpu::Texture>, WgpuError> {
         let dma_buf = one_dma_buf(&self.frame)?;
         let shared = Shared { device: &self.device, raw: &*self.image, dma_buf };
-        Turn::begin(shared, intent, || self.wrap())
+        let picture = self.frame.picture;
+        let wrapped = || wrap(&self.device, &self.image, picture, self.format, self.usage);
+        Turn::begin(shared, &mut self.taken, intent, wrapped)
     }
+}
 
-    fn wrap(&self) -> Result<wgpu::Texture, WgpuError> {
-        let Picture { width, height, .. } = self.frame.picture;
-        let size = wgpu::Extent3d { width, height, depth_or_array_layers: 1 };
-        let (state, _) = format::resting(self.usage);
-        let descriptor = wgpu::TextureDescriptor {
-            label: None,
-            size,
-            mip_level_count: 1,
-            sample_count: 1,
-            dimension: wgpu::TextureDimension::D2,
-            format: self.format.wgpu,
-            usage: self.usage,
-            view_formats: &[],
-        };
-        let for_hal = wgpu::hal::TextureDescriptor {
-            label: None,
-            size,
-            mip_level_count: 1,
-            sample_count: 1,
-            dimension: wgpu::TextureDimension::D2,
-            format: self.format.wgpu,
-            usage: state,
-            memory_flags: wgpu::hal::MemoryFlags::empty(),
-            view_formats: Vec::new(),
-        };
-        let keep = Arc::clone(&self.image);
-        let device = self.device.device();
-        // SAFETY: the guard is let go of before wgpu's next call.
-        let texture = unsafe {
-            device.as_hal::<Vulkan>().map(|hal| {
-                hal.texture_from_raw(
-                    self.image.image,
-                    &for_hal,
-                    Some(Box::new(move || drop(keep))),
-                    wgpu::hal::vulkan::TextureMemory::External,
-                )
-            })
-        };
-        let texture =
-            texture.ok_or_else(|| lacks("wgpu's device is not Vulkan's", "open another"))?;
-        // SAFETY: law 2, law 3, and law 1: wgpu's handle keeps a share of the image until it is gone.
-        Ok(unsafe { device.create_texture_from_hal::<Vulkan>(texture, &descriptor, state) })
-    }
+/// wgpu's handle on an image.
+fn wrap(
+    device: &Device,
+    image: &Arc<Image>,
+    Picture { width, height, .. }: Picture,
+    format: Format,
+    usage: wgpu::TextureUsages,
+) -> Result<wgpu::Texture, WgpuError> {
+    let size = wgpu::Extent3d { width, height, depth_or_array_layers: 1 };
+    let (state, _) = format::resting(usage);
+    let descriptor = wgpu::TextureDescriptor {
+        label: None,
+        size,
+        mip_level_count: 1,
+        sample_count: 1,
+        dimension: wgpu::TextureDimension::D2,
+        format: format.wgpu,
+        usage,
+        view_formats: &[],
+    };
+    let for_hal = wgpu::hal::TextureDescriptor {
+        label: None,
+        size,
+        mip_level_count: 1,
+        sample_count: 1,
+        dimension: wgpu::TextureDimension::D2,
+        format: format.wgpu,
+        usage: state,
+        memory_flags: wgpu::hal::MemoryFlags::empty(),
+        view_formats: Vec::new(),
+    };
+    let keep = Arc::clone(image);
+    let device = device.device();
+    // SAFETY: the guard is let go of before wgpu's next call.
+    let texture = unsafe {
+        device.as_hal::<Vulkan>().map(|hal| {
+            hal.texture_from_raw(
+                image.image,
+                &for_hal,
+                Some(Box::new(move || drop(keep))),
+                wgpu::hal::vulkan::TextureMemory::External,
+            )
+        })
+    };
+    let texture = texture.ok_or_else(|| lacks("wgpu's device is not Vulkan's", "open another"))?;
+    // SAFETY: law 2, law 3, and law 1: wgpu's handle keeps a share of the image until it is gone.
+    Ok(unsafe { device.create_texture_from_hal::<Vulkan>(texture, &descriptor, state) })
 }
 
 impl fmt::Debug for SharedTexture {

@@ -59,6 +59,8 @@ pub trait Handle {
 pub struct Turn<'a, T: Handle> {
     handle: T,
     shared: Shared<'a>,
+    /// Whether the memory is wgpu's, which outlives a turn that is forgotten.
+    taken: &'a mut bool,
     over: bool,
 }
 
@@ -74,21 +76,28 @@ impl<'a, T: Handle> Turn<'a, T> {
     /// Begins a turn with the handle that `wrap` makes.
     pub(super) fn begin(
         shared: Shared<'a>,
+        taken: &'a mut bool,
         intent: Intent,
         wrap: impl FnOnce() -> Result<T, WgpuError>,
     ) -> Result<Self, WgpuError> {
         let Shared { device, raw, dma_buf } = shared;
+        if *taken {
+            return Err(WgpuError::NeverGivenBack);
+        }
         wait_for_others(dma_buf, intent)?;
         let doing = "taking shared memory";
         let handle = device.caught(doing, wrap)??;
         let begun = device
             .caught(doing, || -> Result<_, WgpuError> {
-                let taken = device.record(|commands| raw.acquire(commands))?;
-                Ok(device.queue().submit([taken, resting(device, &handle)]))
+                let acquired = device.record(|commands| raw.acquire(commands))?;
+                Ok(device.queue().submit([acquired, resting(device, &handle)]))
             })
             .and_then(|submitted| submitted);
         match begun {
-            Ok(_) => Ok(Self { handle, shared, over: false }),
+            Ok(_) => {
+                *taken = true;
+                Ok(Self { handle, shared, taken, over: false })
+            }
             Err(error) => {
                 handle.destroy();
                 Err(error)
@@ -119,10 +128,13 @@ impl<'a, T: Handle> Turn<'a, T> {
                     Ok::<_, WgpuError>(device.queue().submit([given]))
                 });
                 device.wait(given??)?;
+                *self.taken = false;
                 return Err(error);
             }
         };
-        device.wait(index)
+        device.wait(index)?;
+        *self.taken = false;
+        Ok(())
     }
 
     fn give_back(&self) -> Result<wgpu::SubmissionIndex, WgpuError> {
