@@ -340,7 +340,7 @@ fn vulkan_waits(device: &Device) -> Outcome {
     // What is no fence is refused, and nothing is copied.
     let nothing = fs::File::open("/dev/null")?;
     let refused = transfer.copy_after(&src, &dst, &ALL, &[nothing.as_fd()]);
-    check(matches!(refused, Err(VulkanError::NotASyncFile { .. })), format!("{refused:?}"))
+    check(matches!(refused, Err(VulkanError::SyncFile(_))), format!("{refused:?}"))
 }
 
 /// Implicit: nobody is told of a fence but the dma-buf.

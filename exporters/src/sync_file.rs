@@ -140,6 +140,12 @@ impl AsFd for SyncFile {
     }
 }
 
+impl From<SyncFile> for OwnedFd {
+    fn from(file: SyncFile) -> Self {
+        file.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

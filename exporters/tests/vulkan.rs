@@ -8,7 +8,10 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
 use common::{Outcome, Stop, check, need, noise, open_fds, run, trial};
-use exporters::vulkan::{Buffer, CopyRegion, Device, VulkanError, Way, ash, devices};
+use exporters::frame::{DrmFourcc, Picture};
+use exporters::vulkan::{
+    Buffer, CopyRegion, Device, ImageUse, VulkanError, Way, When, ash, devices,
+};
 use exporters::{Exporter, Intent, Udmabuf};
 use iomap::{Caching, Location, Memory, PageSize, PhyrKind, Pinned};
 
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         trial("udmabufs_are_imported", || on_device(udmabufs_are_imported)),
         trial("heap_buffers_are_imported", || on_device(heap_buffers_are_imported)),
         trial("fences_come_and_go_as_sync_files", || on_device(fences_come_and_go_as_sync_files)),
+        trial("images_go_out_and_in_as_frames", || on_device(images_go_out_and_in_as_frames)),
         trial("the_device_is_an_exporter", || on_device(the_device_is_an_exporter)),
         trial("no_descriptor_leaks", no_descriptor_leaks),
     ])
@@ -104,7 +108,7 @@ fn devices_describe_themselves() -> Outcome {
         println!("{info:#?}");
         check(info.index == index && !info.name.is_empty(), &info.name)?;
         check(!info.driver.is_empty() && info.max_buffer > 0, &info.driver)?;
-        check(info.extensions.len() == 5, info.extensions.len())?;
+        check(info.extensions.len() == 6, info.extensions.len())?;
         let imports = info.extension("VK_EXT_external_memory_host").is_ok();
         check(imports == info.host_import_alignment.is_some(), "an alignment without an import")?;
     }
@@ -545,7 +549,7 @@ fn fences_come_and_go_as_sync_files(device: &Device) -> Outcome {
     let (mut first, mut second) = (device.transfer()?, device.transfer()?);
     let nothing = std::fs::File::open("/dev/null")?;
     let refused = first.copy_after(&src, &dst, &whole(1 << 20), &[nothing.as_fd()]);
-    check(matches!(refused, Err(VulkanError::NotASyncFile { .. })), format!("{refused:?}"))?;
+    check(matches!(refused, Err(VulkanError::SyncFile(_))), format!("{refused:?}"))?;
 
     let _ = first.copy_synced(&src, &between, &whole(1 << 20))?;
     let done = match (device.sync_files(), first.sync_file()) {
@@ -559,6 +563,43 @@ fn fences_come_and_go_as_sync_files(device: &Device) -> Outcome {
     let ticket = second.copy_after(&between, &dst, &whole(1 << 20), &[done.as_fd()])?;
     second.wait(ticket)?;
     check(read(device, &dst)? == bytes, "it did not wait for the other transfer")
+}
+
+fn images_go_out_and_in_as_frames(device: &Device) -> Outcome {
+    let picture = Picture::linear(100, 60, DrmFourcc::Xrgb8888);
+    let implicit = Picture { modifier: None, ..picture };
+    if let Err(absent) = device.info().extension("VK_EXT_image_drm_format_modifier") {
+        for refused in [
+            device.image_layouts().map(drop),
+            device.image(picture, &[], ImageUse::COPIES).map(drop),
+        ] {
+            let same = matches!(&refused, Err(VulkanError::Unavailable(why)) if *why == absent);
+            check(same, format!("{refused:?}"))?;
+        }
+        return Err(Stop::Absent(absent.to_string()));
+    }
+    let layouts = device.image_layouts()?;
+    let known = layouts.into_iter().filter(|layout| layout.format == picture.format);
+    let modifiers: Vec<_> = known.filter(|l| l.exports).map(|layout| layout.modifier).collect();
+    let image = Arc::new(device.image(implicit, &modifiers, ImageUse::COPIES)?);
+    println!("{} of {modifiers:?}", image.picture());
+
+    let layout = picture.lay_out(16)?;
+    let bytes = noise(layout.len(), 15);
+    let src = imported(device, &bytes)?;
+    let mut transfer = device.transfer()?;
+    let ticket = transfer.copy_to_image(&src, &layout, &image, When::InTurn)?;
+    transfer.wait(ticket)?;
+    let frame = image.export()?;
+    drop(image);
+    let back = Arc::new(device.import_image(&frame, ImageUse::COPIES)?);
+    let mut seen = vec![0; layout.len()];
+    transfer.read_image(&back, &layout, &mut seen)?;
+    let rows = |bytes: &[u8]| -> Vec<u8> {
+        let pitch = layout.planes[0].pitch as usize;
+        bytes.chunks(pitch).flat_map(|row| row[..400].to_vec()).collect()
+    };
+    check(rows(&seen) == rows(&bytes), "the import shows another picture than the export")
 }
 
 fn the_device_is_an_exporter(device: &Device) -> Outcome {

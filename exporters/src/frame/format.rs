@@ -8,10 +8,10 @@ use super::{FrameError, Picture};
 
 /// One plane of a format: blocks of `bytes` bytes, each for `across` x `down` pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PlaneFormat {
-    pub(super) bytes: u32,
-    across: u32,
-    down: u32,
+pub(crate) struct PlaneFormat {
+    pub(crate) bytes: u32,
+    pub(crate) across: u32,
+    pub(crate) down: u32,
 }
 
 impl PlaneFormat {
@@ -36,7 +36,7 @@ const fn plane(bytes: u32, across: u32, down: u32) -> PlaneFormat {
 }
 
 /// The planes of a picture's format.
-pub(super) fn planes(picture: Picture) -> Result<&'static [PlaneFormat], FrameError> {
+pub(crate) fn planes(picture: Picture) -> Result<&'static [PlaneFormat], FrameError> {
     of(picture.format).ok_or(FrameError::Format { format: picture.format })
 }
 

@@ -39,7 +39,7 @@ use iomap::{BufMap, Plane};
 pub use card::{CardError, TestCard};
 pub use drm_fourcc::{DrmFourcc, DrmModifier};
 pub use error::FrameError;
-pub(crate) use format::pixel_bytes;
+pub(crate) use format::{PlaneFormat, pixel_bytes, planes};
 pub use text::{format_named, modifier_named};
 
 use crate::DmaBuf;

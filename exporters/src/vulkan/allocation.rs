@@ -79,6 +79,8 @@ impl Allocation {
         if size < requirements.size {
             return Err(VulkanError::TooShort { len: size as usize, need: requirements.size });
         }
+        // VUID-VkMemoryDedicatedAllocateInfo-buffer-02965 and -image-02964.
+        let size = if dedicated.is_some() { requirements.size } else { size };
         // VUID-VkMemoryAllocateInfo-memoryTypeIndex-00648 and -01744: an imported handle limits the
         // types, and so does what it is bound to (VUID-vkBindBufferMemory-memory-01035,
         // VUID-vkBindImageMemory-memory-01047).

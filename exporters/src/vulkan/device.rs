@@ -54,6 +54,7 @@ struct Inner {
     memory_fd: Result<khr::external_memory_fd::Device, Absent>,
     memory_host: Result<ext::external_memory_host::Device, Absent>,
     semaphore_fd: Result<khr::external_semaphore_fd::Device, Absent>,
+    image_modifiers: Result<ext::image_drm_format_modifier::Device, Absent>,
     /// Dropped after `raw` is destroyed in `drop`.
     instance: Instance,
 }
@@ -109,6 +110,7 @@ impl Device {
             khr::external_semaphore_fd::NAME,
             ext::external_memory_dma_buf::NAME,
             ext::external_memory_host::NAME,
+            ext::image_drm_format_modifier::NAME,
             ext::queue_family_foreign::NAME,
             ext::memory_budget::NAME,
         ];
@@ -119,12 +121,15 @@ impl Device {
             .queue_priorities(&[1.0])];
         let mut timeline =
             vk::PhysicalDeviceTimelineSemaphoreFeatures::default().timeline_semaphore(true);
+        // For pictures of several planes, which not every device has.
+        let mut planes = several_planes(&instance, physical);
         let create = vk::DeviceCreateInfo::default()
             .queue_create_infos(&queues)
             .enabled_extension_names(&names)
-            .push_next(&mut timeline);
+            .push_next(&mut timeline)
+            .push_next(&mut planes);
         // SAFETY: all that `create` points at lives through the call; the device has these
-        // extensions, and timeline semaphores with Vulkan 1.2.
+        // extensions and features, and timeline semaphores with Vulkan 1.2.
         let raw = unsafe { instance.raw.create_device(physical, &create, None) }
             .map_err(failed("vkCreateDevice"))?;
         // SAFETY: the device was created with this queue.
@@ -139,6 +144,9 @@ impl Device {
             .map(|()| ext::external_memory_host::Device::new(&instance.raw, &raw));
         let semaphore_fd = takes_sync_files(&instance, physical, &info)
             .map(|()| khr::external_semaphore_fd::Device::new(&instance.raw, &raw));
+        let image_modifiers = info
+            .extension("VK_EXT_image_drm_format_modifier")
+            .map(|()| ext::image_drm_format_modifier::Device::new(&instance.raw, &raw));
         Ok(Self(Arc::new(Inner {
             raw,
             physical,
@@ -155,6 +163,7 @@ impl Device {
             memory_fd,
             memory_host,
             semaphore_fd,
+            image_modifiers,
             instance,
         })))
     }
@@ -199,6 +208,20 @@ impl Device {
 
     pub(super) fn memory_host(&self) -> Result<&ext::external_memory_host::Device, VulkanError> {
         self.0.memory_host.as_ref().map_err(|absent| VulkanError::Unavailable(absent.clone()))
+    }
+
+    pub(super) fn image_modifiers(
+        &self,
+    ) -> Result<&ext::image_drm_format_modifier::Device, VulkanError> {
+        self.0.image_modifiers.as_ref().map_err(|absent| VulkanError::Unavailable(absent.clone()))
+    }
+
+    pub(super) fn instance(&self) -> &ash::Instance {
+        &self.0.instance.raw
+    }
+
+    pub(super) fn physical(&self) -> vk::PhysicalDevice {
+        self.0.physical
     }
 
     pub(super) fn semaphore_fd(&self) -> Result<&khr::external_semaphore_fd::Device, Absent> {
@@ -262,6 +285,19 @@ impl Drop for Inner {
         // SAFETY: law 1: nothing made from the device is left.
         unsafe { self.raw.destroy_device(None) };
     }
+}
+
+/// The feature for formats of several planes, on if the device has it.
+fn several_planes(
+    instance: &Instance,
+    device: vk::PhysicalDevice,
+) -> vk::PhysicalDeviceSamplerYcbcrConversionFeatures<'static> {
+    let mut planes = vk::PhysicalDeviceSamplerYcbcrConversionFeatures::default();
+    let mut query = vk::PhysicalDeviceFeatures2::default().push_next(&mut planes);
+    // SAFETY: the instance is alive and the device is one of its own, of Vulkan 1.2 or later.
+    unsafe { instance.raw.get_physical_device_features2(device, &mut query) };
+    planes.p_next = std::ptr::null_mut();
+    planes
 }
 
 pub(crate) fn select(

@@ -4,6 +4,8 @@ use ash::vk;
 
 use crate::Absent;
 use crate::dmabuf::DmaBufError;
+use crate::frame::{FrameError, Picture};
+use crate::sync_file::SyncFileError;
 use crate::udmabuf::UdmabufError;
 
 /// Why Vulkan did not do what was asked.
@@ -109,14 +111,22 @@ pub enum VulkanError {
     /// A ticket that another transfer gave out.
     #[error("the ticket is another transfer's; wait where the copy was made")]
     OtherTransfer,
-    /// A file that was to be waited for and is no sync file.
-    #[error(
-        "a copy can wait for sync files, and this is {is}; take one from a dma-buf or a sync object"
-    )]
-    NotASyncFile {
-        /// What `/proc/self/fd` says it is.
-        is: String,
+    /// A picture that cannot be an image of the device, or not be copied.
+    #[error("{picture} as an image of {device}: {why}")]
+    NoImage {
+        /// The device's name.
+        device: String,
+        /// The picture.
+        picture: Picture,
+        /// What stands in the way.
+        why: Absent,
     },
+    /// A frame that cannot be what it is said to be.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A fence could not be waited for: it is no sync file, say.
+    #[error(transparent)]
+    SyncFile(#[from] SyncFileError),
     /// Making a dma-buf of the memory failed.
     #[error(transparent)]
     Udmabuf(#[from] UdmabufError),

@@ -3,7 +3,7 @@
 //! A sync file is a fence of the kernel's in a file descriptor (`Documentation/driver-api/sync_file.rst`).
 //! Every driver makes them and takes them, and so do dma-bufs and the sync objects of a DRM device: they
 //! are how the work of one device waits for that of another without the CPU. Where a driver of Vulkan's
-//! does not know them, the CPU waits ([`settled`]).
+//! does not know them, the CPU waits.
 //!
 //! # Safety
 //!
@@ -15,20 +15,20 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::time::Duration;
 
 use ash::vk::ExternalSemaphoreFeatureFlags as Features;
 use ash::vk::ExternalSemaphoreHandleTypeFlags as Handle;
 use ash::{khr, vk};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
-use rustix::ioctl::{Updater, ioctl, opcode};
+use rustix::event::PollFlags;
 
 use super::device::Device;
 use super::error::{VulkanError, failed};
 use super::info::DeviceInfo;
 use super::instance::Instance;
-use crate::dmabuf::describe;
-use crate::{Absent, Intent};
+use crate::ready::ready;
+use crate::sync_file::SyncFileError;
+use crate::{Absent, Intent, SyncFile};
 
 impl Device {
     /// Whether the device's work can wait for sync files and end in them: it has
@@ -65,31 +65,6 @@ pub(super) fn takes_sync_files(
     ))
 }
 
-/// `struct sync_file_info`, since Linux 4.7.
-#[repr(C)]
-#[derive(Default)]
-struct SyncFileInfo {
-    name: [u8; 32],
-    status: i32,
-    flags: u32,
-    num_fences: u32,
-    pad: u32,
-    sync_fence_info: u64,
-}
-
-const _: () = assert!(size_of::<SyncFileInfo>() == 56);
-
-/// Whether a descriptor is a sync file, which drivers do not always look at
-/// (VUID-VkImportSemaphoreFdInfoKHR-fd-01544).
-pub(super) fn check_sync_file(fd: BorrowedFd<'_>) -> Result<(), VulkanError> {
-    const FILE_INFO: u32 = opcode::read_write::<SyncFileInfo>(b'>', 4);
-    let mut info = SyncFileInfo::default();
-    // SAFETY: the number is built from the type that it passes, which has the layout of
-    // `linux/sync_file.h`; with no room for fences it only counts them.
-    unsafe { ioctl(fd, Updater::<FILE_INFO, _>::new(&mut info)) }
-        .map_err(|_| VulkanError::NotASyncFile { is: describe(fd) })
-}
-
 /// A binary semaphore of a device with sync files.
 #[derive(Debug)]
 pub(super) struct Semaphore {
@@ -113,15 +88,15 @@ impl Semaphore {
     }
 
     /// Puts a sync file's fence in, for one wait (VUID-VkImportSemaphoreFdInfoKHR-handleType-07307).
-    /// It has been checked that it is one.
-    pub(super) fn import(&self, sync_file: BorrowedFd<'_>) -> Result<(), VulkanError> {
-        let fd = duplicate(sync_file, "sync file")?;
+    pub(super) fn import(&self, sync_file: SyncFile) -> Result<(), VulkanError> {
+        let fd = OwnedFd::from(sync_file);
         let import = vk::ImportSemaphoreFdInfoKHR::default()
             .semaphore(self.raw)
             .flags(vk::SemaphoreImportFlags::TEMPORARY)
             .handle_type(Handle::SYNC_FD)
             .fd(fd.as_raw_fd());
-        // SAFETY: law 2, and the descriptor is open.
+        // SAFETY: law 2, and the descriptor is a sync file's
+        // (VUID-VkImportSemaphoreFdInfoKHR-fd-01544).
         unsafe { functions(&self.device)?.import_semaphore_fd(&import) }
             .map_err(failed("vkImportSemaphoreFdKHR"))?;
         // It is the driver's from here on (vkImportSemaphoreFdKHR: ownership passes on success).
@@ -155,24 +130,27 @@ fn functions(device: &Device) -> Result<&khr::external_semaphore_fd::Device, Vul
     device.semaphore_fd().map_err(VulkanError::Unavailable)
 }
 
-/// Waits by the CPU until a sync file is signalled; or, of a dma-buf, until its writers are done for one
-/// who reads, and all its users for one who writes (`poll` of a dma-buf, since Linux 3.17).
-///
-/// The kernel's fences are signalled in finite time, by their drivers' promise.
-pub(super) fn settled(fences: BorrowedFd<'_>, intent: Intent) -> Result<(), VulkanError> {
+/// A handle of our own on a sync file. Drivers do not always look at what they are given.
+pub(super) fn sync_file(fd: BorrowedFd<'_>) -> Result<SyncFile, VulkanError> {
+    Ok(SyncFile::new(duplicate(fd, "sync file")?)?)
+}
+
+/// Waits by the CPU until a fence is signalled, as a device does: whatever became of the work. The
+/// kernel's fences are signalled in finite time, by their drivers' promise.
+pub(super) fn signalled(fence: &SyncFile) -> Result<(), VulkanError> {
+    match fence.wait(Duration::MAX) {
+        Ok(()) | Err(SyncFileError::Failed { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits by the CPU until a dma-buf's writers are done for one who reads, and all its users for one who
+/// writes (`poll` of a dma-buf, since Linux 3.17).
+pub(super) fn settled(dma_buf: BorrowedFd<'_>, intent: Intent) -> Result<(), VulkanError> {
     let event = if intent == Intent::Read { PollFlags::IN } else { PollFlags::OUT };
-    let mut files = [PollFd::from_borrowed_fd(fences, event)];
-    loop {
-        match poll(&mut files, None) {
-            Ok(_) => return Ok(()),
-            Err(Errno::INTR | Errno::AGAIN) => continue,
-            Err(e) => {
-                return Err(VulkanError::Unavailable(Absent::new(
-                    format!("a fence cannot be waited for: {e}"),
-                    "free some of the kernel's memory",
-                )));
-            }
-        }
+    match ready(dma_buf, event, Duration::MAX) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(SyncFileError::Kernel { step: "poll of a dma-buf", source: e.into() }.into()),
     }
 }
 
@@ -190,18 +168,11 @@ pub(super) fn duplicate(fd: impl AsFd, what: &'static str) -> Result<OwnedFd, Vu
 mod tests {
     use std::io::Write;
     use std::thread;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
 
-    #[test]
-    fn only_a_sync_file_is_one() {
-        let null = std::fs::File::open("/dev/null").expect("it is everywhere");
-        let refused = check_sync_file(null.as_fd()).expect_err("it is none").to_string();
-        assert!(refused.contains("/dev/null"), "{refused}");
-    }
-
-    /// `poll` of a pipe is that of a fence: it returns when it is ready.
+    /// `poll` of a pipe is that of a dma-buf: it returns when it is ready.
     #[test]
     fn the_cpu_waits_until_a_file_is_ready() {
         let (reader, mut writer) = std::io::pipe().expect("a pipe");

@@ -16,7 +16,7 @@ use super::instance::{Instance, has};
 use crate::Absent;
 
 /// The extensions that bring memory and fences in and out, what for, in the order they are reported.
-const EXTENSIONS: [(&CStr, &str, &str); 5] = [
+const EXTENSIONS: [(&CStr, &str, &str); 6] = [
     (khr::external_memory_fd::NAME, "VK_KHR_external_memory_fd", "share memory by descriptors"),
     (
         ext::external_memory_dma_buf::NAME,
@@ -37,6 +37,11 @@ const EXTENSIONS: [(&CStr, &str, &str); 5] = [
         khr::external_semaphore_fd::NAME,
         "VK_KHR_external_semaphore_fd",
         "wait for other drivers' fences and give its own",
+    ),
+    (
+        ext::image_drm_format_modifier::NAME,
+        "VK_EXT_image_drm_format_modifier",
+        "name the layouts of images",
     ),
 ];
 

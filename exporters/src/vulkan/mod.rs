@@ -11,8 +11,12 @@
 //!   [`Device::allocate_host_visible`] one that the CPU reaches through the device's BAR;
 //! * `allocation`: the memory behind it; what of it is not coherent, the CPU sees in turns
 //!   ([`Buffer::begin_cpu_access`]);
-//! * `transfer`: [`Transfer`] copies between buffers by the device's transfer queue, and reads back;
+//! * `transfer`, `copy`: [`Transfer`] copies between buffers, and between buffers and images, by the
+//!   device's transfer queue, and reads back;
 //! * `fence`: the copies' turns with those of other devices, by sync files ([`Device::sync_files`]);
+//! * `layout`, `format`: [`Device::image_layouts`] says which pictures it shares, and in which layouts;
+//! * `image`: [`Device::import_image`] makes a frame of anybody's an [`Image`], [`Device::image`] a new
+//!   one, and [`Image::export`] a frame of it;
 //! * `export`: [`Buffer::export_dma_buf`] lets a buffer leave the process;
 //! * `steady`: [`Buffer::steady`] lets VFIO map a buffer for another device, a drive for one, if it is
 //!   known to stay in its place, and [`Buffer::assume_it_stays`] if the caller says so.
@@ -25,13 +29,17 @@
 
 mod allocation;
 mod buffer;
+mod copy;
 pub(crate) mod device;
 pub(crate) mod error;
 mod export;
 mod fence;
+mod format;
+mod image;
 mod import;
 mod info;
 pub(crate) mod instance;
+mod layout;
 pub(crate) mod memory_types;
 mod steady;
 mod transfer;
@@ -39,9 +47,12 @@ mod validation;
 
 pub use ash;
 pub use buffer::{Buffer, Way};
+pub use copy::CopyRegion;
 pub use device::Device;
 pub use error::VulkanError;
+pub use image::Image;
 pub use info::{ApiVersion, DeviceInfo, DeviceKind, devices};
+pub use layout::{ImageLayout, ImageUse};
 pub use steady::SteadyBuffer;
-pub use transfer::{CopyRegion, Ticket, Transfer};
+pub use transfer::{Ticket, Transfer, When};
 pub use validation::{ValidationLog, ValidationMessage};

@@ -20,7 +20,7 @@
 //!
 //! The laws of this module:
 //!
-//! 1. A submission's buffers, semaphores and commands are kept in `in_flight` until the timeline has passed its
+//! 1. A submission's buffers, images, semaphores and commands are kept in `in_flight` until the timeline has passed its
 //!    count. If that cannot be learned (the device is lost), they are leaked rather than freed: the
 //!    device may still write them.
 //! 2. The command pool is used through `&mut self` only (it is externally synchronised).
@@ -31,28 +31,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use ash::vk;
-use ash::vk::{AccessFlags, PipelineStageFlags};
+use ash::vk::PipelineStageFlags;
 
 use super::buffer::Buffer;
+use super::copy::{Copy, CopyRegion, check_bounds, record_first_layout};
 use super::device::Device;
 use super::error::{VulkanError, failed};
-use super::fence::{Semaphore, check_sync_file, settled};
-use crate::{DmaBuf, DmaBufError, Intent};
+use super::fence::{Semaphore, settled, signalled, sync_file};
+use super::image::Image;
+use crate::frame::{Frame, FrameError};
+use crate::{DmaBuf, DmaBufError, Intent, SyncFile};
 
 /// The size of the buffer through which [`Transfer::read_back`] goes, in bytes.
 const STAGING: usize = 4 << 20;
-
-/// A part of one buffer to be copied to a part of another. Offsets and lengths are in bytes and
-/// need no alignment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CopyRegion {
-    /// Where it begins in the source.
-    pub src_offset: usize,
-    /// Where it begins in the destination.
-    pub dst_offset: usize,
-    /// How long it is. Zero copies nothing.
-    pub len: usize,
-}
 
 /// A copy that was submitted, to be waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +51,18 @@ pub struct CopyRegion {
 pub struct Ticket {
     timeline: vk::Semaphore,
     count: u64,
+}
+
+/// When a copy begins, beside that it is after all earlier copies of its transfer.
+#[derive(Clone, Copy, Debug)]
+pub enum When<'a> {
+    /// As soon as it can.
+    AtOnce,
+    /// When each of these sync files is signalled: as [`Transfer::copy_after`].
+    After(&'a [BorrowedFd<'a>]),
+    /// When it is its turn with the dma-bufs behind both sides, on which it puts its own fence: as
+    /// [`Transfer::copy_synced`].
+    InTurn,
 }
 
 /// The device's transfer queue, with what this user has in flight on it.
@@ -108,7 +111,7 @@ struct Work {
     /// Of use again when it is done.
     waits: Vec<Semaphore>,
     signals: Vec<Semaphore>,
-    _buffers: Vec<Arc<Buffer>>,
+    _copy: Option<Copy>,
 }
 
 impl Device {
@@ -183,7 +186,7 @@ impl Transfer {
     /// here, before the copy is submitted.
     ///
     /// # Errors
-    /// As [`copy`](Self::copy); [`VulkanError::NotASyncFile`].
+    /// As [`copy`](Self::copy); [`VulkanError::SyncFile`].
     pub fn copy_after(
         &mut self,
         src: &Arc<Buffer>,
@@ -191,22 +194,7 @@ impl Transfer {
         regions: &[CopyRegion],
         waits: &[BorrowedFd<'_>],
     ) -> Result<Ticket, VulkanError> {
-        if *src.device() != self.device || *dst.device() != self.device {
-            return Err(VulkanError::OtherDevice);
-        }
-        let regions = check(src, dst, regions)?;
-        self.retire()?;
-        if regions.is_empty() {
-            return Ok(self.ticket());
-        }
-        let waits = self.semaphores(waits)?;
-        let commands = self.take_commands()?;
-        if let Err(e) = self.record(commands, src, dst, &regions) {
-            self.idle.push(commands);
-            return Err(e);
-        }
-        let _buffers = vec![src.clone(), dst.clone()];
-        self.submit(Work { commands: Some(commands), waits, _buffers, ..<_>::default() })
+        self.run(Copy::bytes(src, dst, regions)?, When::After(waits))
     }
 
     /// As [`copy`](Self::copy), in turn with all others who use the dma-bufs behind the buffers
@@ -226,20 +214,56 @@ impl Transfer {
         dst: &Arc<Buffer>,
         regions: &[CopyRegion],
     ) -> Result<Ticket, VulkanError> {
-        let users: Vec<_> = [(src, Intent::Read), (dst, Intent::Write)]
-            .into_iter()
-            .filter_map(|(buffer, intent)| Some((buffer.shared.get()?, intent)))
-            .collect();
-        let mut waits = Vec::new();
-        for &(dma_buf, intent) in &users {
-            waits.extend(self.fences(dma_buf, intent)?);
-        }
-        let waits: Vec<_> = waits.iter().map(AsFd::as_fd).collect();
-        let ticket = self.copy_after(src, dst, regions, &waits)?;
-        if self.publish(&users).is_err() {
-            self.wait(ticket)?;
-        }
-        Ok(ticket)
+        self.run(Copy::bytes(src, dst, regions)?, When::InTurn)
+    }
+
+    /// Submits a copy of a whole picture from a buffer, in which it lies as `layout` says
+    /// ([`Picture::lay_out`](crate::frame::Picture::lay_out)), to an image. Both are kept until it is
+    /// done.
+    ///
+    /// ```no_run
+    /// # use std::sync::Arc;
+    /// # use exporters::{frame::Frame, vulkan::{Buffer, Image, Transfer, VulkanError, When}};
+    /// /// Shows what lies in a buffer, once nobody looks at the frame before it any more.
+    /// fn show(
+    ///     transfer: &mut Transfer,
+    ///     pixels: &Arc<Buffer>,
+    ///     layout: &Frame<()>,
+    ///     screen: &Arc<Image>,
+    /// ) -> Result<(), VulkanError> {
+    ///     let ticket = transfer.copy_to_image(pixels, layout, screen, When::InTurn)?;
+    ///     transfer.wait(ticket)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// Nothing is copied with [`VulkanError::OtherDevice`]; [`VulkanError::NoImage`] for another
+    /// picture, an image that was not made for it, or rows and planes that do not begin at multiples of
+    /// their pixels and of four bytes; [`VulkanError::Frame`] for a layout that is not inside the
+    /// buffer. As [`copy_after`](Self::copy_after) and [`copy_synced`](Self::copy_synced) for `when`.
+    pub fn copy_to_image(
+        &mut self,
+        src: &Arc<Buffer>,
+        layout: &Frame<()>,
+        dst: &Arc<Image>,
+        when: When<'_>,
+    ) -> Result<Ticket, VulkanError> {
+        self.run(Copy::to_image(src, layout, dst)?, when)
+    }
+
+    /// As [`copy_to_image`](Self::copy_to_image), the other way round. The bytes between the rows stay
+    /// as they are.
+    ///
+    /// # Errors
+    /// As [`copy_to_image`](Self::copy_to_image).
+    pub fn copy_from_image(
+        &mut self,
+        src: &Arc<Image>,
+        dst: &Arc<Buffer>,
+        layout: &Frame<()>,
+        when: When<'_>,
+    ) -> Result<Ticket, VulkanError> {
+        self.run(Copy::from_image(src, dst, layout)?, when)
     }
 
     /// A sync file that is signalled when all copies so far are done: to be put on a dma-buf
@@ -329,6 +353,91 @@ impl Transfer {
         Ok(())
     }
 
+    /// Reads an image as the device sees it, after all earlier copies of this transfer, into memory in
+    /// which it lies as `layout` says. The bytes between the rows stay as they are.
+    ///
+    /// # Errors
+    /// As [`copy_from_image`](Self::copy_from_image), and [`VulkanError::OutOfMemory`];
+    /// [`VulkanError::OutOfBounds`] if `out` is shorter than the layout.
+    pub fn read_image(
+        &mut self,
+        src: &Arc<Image>,
+        layout: &Frame<()>,
+        out: &mut [u8],
+    ) -> Result<(), VulkanError> {
+        let (len, buffer_len) = (layout.len(), out.len());
+        let side = "memory for the image";
+        let short = || VulkanError::OutOfBounds { side, offset: 0, len, buffer_len };
+        let staging = Arc::new(Buffer::read_back(&self.device, len)?);
+        let ticket = self.copy_from_image(src, &staging, layout, When::AtOnce)?;
+        self.wait(ticket)?;
+        let access = staging.begin_cpu_access(Intent::Read)?;
+        for (index, plane) in layout.planes.iter().enumerate() {
+            let rows = layout.rows(index, access.map())?;
+            for y in 0..rows.rows() {
+                let row = rows.row(y).map_err(FrameError::from)?;
+                let at = plane.offset as usize + y * plane.pitch as usize;
+                let here = out.get_mut(at..at + row.len()).ok_or_else(short)?;
+                row.copy_to_slice(0, here).map_err(|_| short())?;
+            }
+        }
+        Ok(access.finish()?)
+    }
+
+    /// Gives a new image its first layout, and returns when it has it.
+    pub(super) fn lay_out(&mut self, image: &Image) -> Result<(), VulkanError> {
+        let commands = self.take_commands()?;
+        // SAFETY: the commands are ours and idle (law 2), the image outlives this call.
+        unsafe { record_first_layout(image, commands) }?;
+        let ticket = self.submit(Work { commands: Some(commands), ..<_>::default() })?;
+        self.wait(ticket)
+    }
+
+    /// Submits a copy in its turn.
+    fn run(&mut self, copy: Copy, when: When<'_>) -> Result<Ticket, VulkanError> {
+        if !copy.is_of(&self.device) {
+            return Err(VulkanError::OtherDevice);
+        }
+        match when {
+            When::AtOnce => self.start(copy, &[]),
+            When::After(waits) => self.start(copy, waits),
+            When::InTurn => self.run_in_turn(copy),
+        }
+    }
+
+    fn run_in_turn(&mut self, copy: Copy) -> Result<Ticket, VulkanError> {
+        let (from, to) = (copy.src.dma_bufs(), copy.dst.dma_bufs());
+        let reads = from.into_iter().map(|dma_buf| (dma_buf.clone(), Intent::Read));
+        let writes = to.into_iter().map(|dma_buf| (dma_buf.clone(), Intent::Write));
+        let users: Vec<_> = reads.chain(writes).collect();
+        let mut waits = Vec::new();
+        for (dma_buf, intent) in &users {
+            waits.extend(self.fences(dma_buf, *intent)?);
+        }
+        let waits: Vec<_> = waits.iter().map(AsFd::as_fd).collect();
+        let ticket = self.start(copy, &waits)?;
+        if self.publish(&users).is_err() {
+            self.wait(ticket)?;
+        }
+        Ok(ticket)
+    }
+
+    fn start(&mut self, copy: Copy, waits: &[BorrowedFd<'_>]) -> Result<Ticket, VulkanError> {
+        self.retire()?;
+        if copy.is_empty() {
+            return Ok(self.ticket());
+        }
+        let waits = self.semaphores(waits)?;
+        let commands = self.take_commands()?;
+        // SAFETY: the commands are ours and idle (law 2), of the queue's own family; the copy is kept
+        // until it is done (law 1).
+        if let Err(e) = unsafe { copy.record(&self.device, commands) } {
+            self.idle.push(commands);
+            return Err(e);
+        }
+        self.submit(Work { commands: Some(commands), waits, _copy: Some(copy), ..<_>::default() })
+    }
+
     fn ticket(&self) -> Ticket {
         Ticket { timeline: self.timeline, count: self.submitted }
     }
@@ -354,91 +463,23 @@ impl Transfer {
         Ok(commands[0])
     }
 
-    fn record(
-        &self,
-        commands: vk::CommandBuffer,
-        src: &Arc<Buffer>,
-        dst: &Arc<Buffer>,
-        regions: &[vk::BufferCopy],
-    ) -> Result<(), VulkanError> {
-        let ash = self.device.ash();
-        let begin = vk::CommandBufferBeginInfo::default()
-            .flags(vk::CommandBufferUsageFlags::ONE_TIME_SUBMIT);
-        let (read, write) = (AccessFlags::TRANSFER_READ, AccessFlags::TRANSFER_WRITE);
-        let ours = self.device.queue_family();
-        let theirs = self.device.foreign_family();
-
-        // After the earlier copies, whose results this one may read or replace.
-        let after =
-            [vk::MemoryBarrier::default().src_access_mask(write).dst_access_mask(read | write)];
-        let acquire: Vec<_> = shared(src, dst)
-            .map(|buffer| pass(buffer, theirs, ours).dst_access_mask(read | write))
-            .collect();
-        let release: Vec<_> = shared(src, dst)
-            .map(|buffer| pass(buffer, ours, theirs).src_access_mask(write))
-            .collect();
-        let to_host = [vk::MemoryBarrier::default()
-            .src_access_mask(write)
-            .dst_access_mask(AccessFlags::HOST_READ | AccessFlags::HOST_WRITE)];
-        // SAFETY: `commands` is ours and not in flight; the buffers are of this device, live until
-        // the copy is done (law 1), and the regions lie inside them.
-        unsafe {
-            ash.begin_command_buffer(commands, &begin).map_err(failed("vkBeginCommandBuffer"))?;
-            ash.cmd_pipeline_barrier(
-                commands,
-                PipelineStageFlags::TRANSFER,
-                PipelineStageFlags::TRANSFER,
-                vk::DependencyFlags::empty(),
-                &after,
-                &acquire,
-                &[],
-            );
-            ash.cmd_copy_buffer(commands, src.ash(), dst.ash(), regions);
-            if dst.raw.memory.is_host_visible() {
-                ash.cmd_pipeline_barrier(
-                    commands,
-                    PipelineStageFlags::TRANSFER,
-                    PipelineStageFlags::HOST,
-                    vk::DependencyFlags::empty(),
-                    &to_host,
-                    &[],
-                    &[],
-                );
-            }
-            // On its own: ownership does not pass at the host's stage
-            // (VUID-vkCmdPipelineBarrier-srcStageMask-09634).
-            if !release.is_empty() {
-                ash.cmd_pipeline_barrier(
-                    commands,
-                    PipelineStageFlags::TRANSFER,
-                    PipelineStageFlags::BOTTOM_OF_PIPE,
-                    vk::DependencyFlags::empty(),
-                    &[],
-                    &release,
-                    &[],
-                );
-            }
-            ash.end_command_buffer(commands).map_err(failed("vkEndCommandBuffer"))
-        }
-    }
-
     fn take_semaphore(&mut self) -> Result<Semaphore, VulkanError> {
         self.idle_semaphores.pop().map_or_else(|| Semaphore::new(&self.device), Ok)
     }
 
     /// Sync files as semaphores to wait for, or waited for by the CPU.
     fn semaphores(&mut self, waits: &[BorrowedFd<'_>]) -> Result<Vec<Semaphore>, VulkanError> {
-        waits.iter().try_for_each(|&file| check_sync_file(file))?;
+        let files = waits.iter().map(|&file| sync_file(file)).collect::<Result<Vec<_>, _>>()?;
         if self.device.sync_files().is_err() {
-            waits.iter().try_for_each(|&file| settled(file, Intent::Read))?;
+            files.iter().try_for_each(signalled)?;
             return Ok(Vec::new());
         }
-        let import = |&file: &BorrowedFd<'_>| {
+        let import = |file: SyncFile| {
             let semaphore = self.take_semaphore()?;
             semaphore.import(file)?;
             Ok(semaphore)
         };
-        waits.iter().map(import).collect()
+        files.into_iter().map(import).collect()
     }
 
     /// Whom a user of a dma-buf has to wait for; none once the CPU has waited.
@@ -454,7 +495,7 @@ impl Transfer {
     }
 
     /// Puts a fence for all copies so far on dma-bufs.
-    fn publish(&mut self, users: &[(&DmaBuf, Intent)]) -> Result<(), VulkanError> {
+    fn publish(&mut self, users: &[(DmaBuf, Intent)]) -> Result<(), VulkanError> {
         if users.is_empty() {
             return Ok(());
         }
@@ -549,62 +590,4 @@ impl Drop for Transfer {
             ash.destroy_command_pool(self.pool, None);
         }
     }
-}
-
-/// The buffers of a copy that others use through the kernel, each once.
-fn shared<'a>(src: &'a Arc<Buffer>, dst: &'a Arc<Buffer>) -> impl Iterator<Item = &'a Buffer> {
-    let second = (!Arc::ptr_eq(src, dst)).then_some(dst);
-    std::iter::once(src).chain(second).map(|buffer| &**buffer).filter(|buffer| buffer.is_shared())
-}
-
-/// A whole buffer passed from one queue family to another.
-fn pass(buffer: &Buffer, from: u32, to: u32) -> vk::BufferMemoryBarrier<'static> {
-    vk::BufferMemoryBarrier::default()
-        .buffer(buffer.ash())
-        .size(vk::WHOLE_SIZE)
-        .src_queue_family_index(from)
-        .dst_queue_family_index(to)
-}
-
-/// The regions in Vulkan's form, without empty ones (VUID-VkBufferCopy-size-01988), each inside both
-/// buffers (VUID-vkCmdCopyBuffer-srcOffset-00113, -dstOffset-00114, -size-00115, -size-00116).
-fn check(
-    src: &Arc<Buffer>,
-    dst: &Arc<Buffer>,
-    regions: &[CopyRegion],
-) -> Result<Vec<vk::BufferCopy>, VulkanError> {
-    for region in regions {
-        check_bounds("source", src, region.src_offset, region.len)?;
-        check_bounds("destination", dst, region.dst_offset, region.len)?;
-    }
-    if Arc::ptr_eq(src, dst) && overlap(regions) {
-        return Err(VulkanError::Overlap);
-    }
-    let copies = regions.iter().filter(|region| region.len > 0).map(|region| vk::BufferCopy {
-        src_offset: region.src_offset as u64,
-        dst_offset: region.dst_offset as u64,
-        size: region.len as u64,
-    });
-    Ok(copies.collect())
-}
-
-fn check_bounds(
-    side: &'static str,
-    buffer: &Buffer,
-    offset: usize,
-    len: usize,
-) -> Result<(), VulkanError> {
-    if offset <= buffer.len() && len <= buffer.len() - offset {
-        return Ok(());
-    }
-    Err(VulkanError::OutOfBounds { side, offset, len, buffer_len: buffer.len() })
-}
-
-/// Whether any source meets any destination (VUID-vkCmdCopyBuffer-pRegions-00117).
-fn overlap(regions: &[CopyRegion]) -> bool {
-    regions.iter().any(|a| {
-        regions
-            .iter()
-            .any(|b| a.src_offset < b.dst_offset + b.len && b.dst_offset < a.src_offset + a.len)
-    })
 }

@@ -29,6 +29,7 @@ const GUESTS: &[(&str, &str, &str)] = &[
     ("gpu", "bufmap-bench", "gbm"),
     ("gpu", "bufmap-bench", "churn"),
     ("gpu", "bufmap-bench", "fences"),
+    ("gpu", "bufmap-bench", "images"),
     ("gpu", "bufmap-bench", "matrix"),
     ("gpu", "bufmap-bench", "wgpu"),
     ("gpu", "bufmap-exporters", "buffers"),
