@@ -6,7 +6,7 @@ use exporters::dmabuf::Mapping;
 use exporters::drm::{Card, Gem, Node};
 use exporters::frame::{Frame, TestCard};
 use exporters::gbm::{self, Bo, Usage};
-use exporters::vulkan::{Buffer, CopyRegion, Device, Transfer};
+use exporters::vulkan::{Buffer, CopyRegion, Device, Image, ImageUse, Transfer, When};
 use exporters::wgpu::{self as shared_wgpu, SharedBuffer, SharedTexture, wgpu};
 use exporters::{Intent, frame};
 use iomap::BufMap;
@@ -26,7 +26,7 @@ pub trait Importer {
 type Import = fn(&Frame) -> Result<Box<dyn Importer>, Failed>;
 
 /// The importers, by the names that the table has.
-pub const IMPORTERS: [(&str, Import); 10] = [
+pub const IMPORTERS: [(&str, Import); 11] = [
     ("CPU", |frame| Ok(Box::new(Mapped::new(frame)?))),
     ("DRM vgem", |frame| by_drm("vgem", frame)),
     ("DRM virtio-gpu", |frame| by_drm("virtio_gpu", frame)),
@@ -35,6 +35,7 @@ pub const IMPORTERS: [(&str, Import); 10] = [
     ("GBM virtio-gpu", |frame| by_gbm("virtio_gpu", frame)),
     ("GBM bochs", |frame| by_gbm("bochs-drm", frame)),
     ("Vulkan buffer", |frame| Ok(Box::new(Copied::new(frame)?))),
+    ("Vulkan image", |frame| Ok(Box::new(AsImage::new(frame)?))),
     ("wgpu buffer", |frame| Ok(Box::new(InBuffer::new(frame)?))),
     ("wgpu texture", |frame| Ok(Box::new(InTexture::new(frame)?))),
 ];
@@ -153,6 +154,37 @@ impl Importer for Copied {
         let row = |y| CopyRegion { src_offset: y * from, dst_offset: y * to, len: from.min(to) };
         let rows: Vec<_> = (0..self.frame.picture.height as usize).map(row).collect();
         let ticket = self.transfer.copy(&pages, &self.buffer, &rows)?;
+        Ok(self.transfer.wait(ticket)?)
+    }
+}
+
+/// A Vulkan device that has imported the frame as an image.
+struct AsImage {
+    image: Arc<Image>,
+    transfer: Transfer,
+}
+
+impl AsImage {
+    fn new(frame: &Frame) -> Result<Self, Failed> {
+        let device = Device::open(None)?;
+        let uses = ImageUse::COPIES;
+        let image = Arc::new(device.import_image(frame, uses)?);
+        Ok(Self { image, transfer: device.transfer()? })
+    }
+}
+
+impl Importer for AsImage {
+    fn read(&mut self, card: &TestCard) -> Result<(), Failed> {
+        let layout = self.image.picture().lay_out(ALIGN)?;
+        let mut bytes = vec![0; layout.len()];
+        self.transfer.read_image(&self.image, &layout, &mut bytes)?;
+        Ok(card.check(0, &layout.rows(0, BufMap::from_slice(&bytes))?)?)
+    }
+
+    fn write(&mut self, card: &TestCard) -> Result<(), Failed> {
+        let (layout, memory) = pages(self.image.picture(), card)?;
+        let pages = Arc::new(self.transfer.device().import_memory(memory)?);
+        let ticket = self.transfer.copy_to_image(&pages, &layout, &self.image, When::InTurn)?;
         Ok(self.transfer.wait(ticket)?)
     }
 }

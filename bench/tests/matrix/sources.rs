@@ -6,7 +6,7 @@ use std::sync::Arc;
 use exporters::drm::{Card, Node};
 use exporters::frame::{Frame, FramePlane, Picture, TestCard};
 use exporters::gbm::{self, Usage};
-use exporters::vulkan::{CopyRegion, Device};
+use exporters::vulkan::{CopyRegion, Device, ImageUse, When};
 use exporters::wgpu::{self as shared_wgpu, wgpu};
 use exporters::{DmaHeap, Export, Exporter, Intent, SystemMemory, Udmabuf};
 use iomap::{Memory, PageSize};
@@ -21,7 +21,7 @@ pub struct Drawn {
 type Draw = fn(Picture, &TestCard) -> Result<Drawn, Failed>;
 
 /// The sources, by the names that the table has.
-pub const SOURCES: [(&str, Draw); 12] = [
+pub const SOURCES: [(&str, Draw); 13] = [
     ("memfd", |picture, card| bytes(&SystemMemory::default(), picture, card)),
     ("udmabuf", |picture, card| bytes(&Udmabuf::open()?, picture, card)),
     ("dma-heap", |picture, card| bytes(&DmaHeap::open("system")?, picture, card)),
@@ -32,6 +32,7 @@ pub const SOURCES: [(&str, Draw); 12] = [
     ("GBM virtio-gpu", |picture, card| bo("virtio_gpu", picture, card)),
     ("GBM bochs", |picture, card| bo("bochs-drm", picture, card)),
     ("Vulkan buffer", vulkan_buffer),
+    ("Vulkan image", vulkan_image),
     ("wgpu buffer", wgpu_buffer),
     ("wgpu texture", wgpu_texture),
 ];
@@ -91,6 +92,17 @@ fn vulkan_buffer(picture: Picture, card: &TestCard) -> Result<Drawn, Failed> {
     transfer.wait(ticket)?;
     let frame = layout.over(&buffer.export_dma_buf()?)?;
     Ok(Drawn { frame, _kept: Box::new(buffer) })
+}
+
+fn vulkan_image(picture: Picture, card: &TestCard) -> Result<Drawn, Failed> {
+    let (layout, memory) = pages(picture, card)?;
+    let device = Device::open(None)?;
+    let image = Arc::new(device.image(picture, &[], ImageUse::COPY_TO)?);
+    let pages = Arc::new(device.import_memory(memory)?);
+    let mut transfer = device.transfer()?;
+    let ticket = transfer.copy_to_image(&pages, &layout, &image, When::AtOnce)?;
+    transfer.wait(ticket)?;
+    Ok(Drawn { frame: image.export()?, _kept: Box::new(image) })
 }
 
 /// A device of wgpu.
