@@ -95,7 +95,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     match sink.leave(Farewell::Done, patience) {
         // It has said goodbye itself, and need not hear ours.
-        Ok(()) | Err(SocketError::Gone) => {}
+        Ok(()) | Err(SocketError::Gone | SocketError::Left { .. }) => {}
         Err(error) => return Err(error.into()),
     }
     let took = begun.elapsed().as_secs_f64();

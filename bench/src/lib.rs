@@ -11,6 +11,7 @@ pub mod drive;
 pub mod leaks;
 pub mod monitor;
 pub mod ours;
+pub mod programs;
 pub mod slot;
 
 use std::fmt::Display;

@@ -1,7 +1,6 @@
 //! DRM on three real drivers: vgem, virtio-gpu and bochs.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::File;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
@@ -9,9 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bufmap_bench::drive::pattern;
-use bufmap_bench::leaks::Holdings;
+use bufmap_bench::leaks::{Holdings, dma_bufs};
 use bufmap_bench::monitor::Monitor;
-use bufmap_bench::{Outcome, check, said};
+use bufmap_bench::{Outcome, check};
 use drm::Device as _;
 use drm::buffer::DrmFourcc;
 use drm::control::{Device as _, Mode, connector, crtc};
@@ -651,17 +650,6 @@ fn planes() -> Outcome {
 /// The first handle that is free on a card's file.
 fn first_free(card: &Card) -> Result<NonZeroU32, Failed> {
     Ok(card.dumb_buffer(64, 1, 32)?.gem().handle())
-}
-
-/// How many dma-bufs the kernel has.
-fn dma_bufs() -> Result<usize, Failed> {
-    const INFO: &str = "/sys/kernel/debug/dma_buf/bufinfo";
-    if !fs::exists(INFO)? {
-        said("mount", &["-t", "debugfs", "none", "/sys/kernel/debug"])?;
-    }
-    let info = fs::read_to_string(INFO)?;
-    let total = info.lines().find_map(|line| line.strip_prefix("Total ")?.split(' ').next());
-    Ok(total.ok_or("no total of dma-bufs")?.parse().map_err(io::Error::other)?)
 }
 
 fn leaks() -> Outcome {

@@ -459,7 +459,24 @@ fn a_peer_that_goes_is_an_error() -> Outcome {
     }
     drop(sink);
     gone(source.free(LIMIT).err())?;
-    gone(source.finish(LIMIT).err())
+    gone(source.finish(LIMIT).err())?;
+
+    // One that goes with words left unread has still been heard itself.
+    for by_sending in [true, false] {
+        let (ours, theirs) = pair()?;
+        let mut source = Source::offer(Link::new(ours), &frames, LIMIT)?;
+        let sink = Sink::accept(Link::new(theirs), LIMIT)?;
+        let (first, second) = (source.free(LIMIT)?, source.free(LIMIT)?);
+        source.ready(first, None, LIMIT)?;
+        sink.leave(Farewell::Refused, LIMIT)?;
+        let error = match by_sending {
+            true => source.ready(second, None, LIMIT).err(),
+            false => source.free(LIMIT).err(),
+        };
+        let left = matches!(error, Some(SocketError::Left { farewell: Farewell::Refused }));
+        check(left, format!("{error:?}"))?;
+    }
+    Ok(())
 }
 
 fn a_socket_has_a_file_as_long_as_it_lives() -> Outcome {

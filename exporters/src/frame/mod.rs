@@ -40,6 +40,7 @@ pub use card::{CardError, TestCard};
 pub use drm_fourcc::{DrmFourcc, DrmModifier};
 pub use error::FrameError;
 pub(crate) use format::{PlaneFormat, pixel_bytes, planes};
+pub(crate) use text::format_coded;
 pub use text::{format_named, modifier_named};
 
 use crate::DmaBuf;

@@ -20,7 +20,14 @@ pub fn format_named(name: &str) -> Result<DrmFourcc, FrameError> {
     let mut code = [b' '; 4];
     let letters = code.get_mut(..name.len()).filter(|letters| !letters.is_empty());
     letters.ok_or_else(unknown)?.copy_from_slice(name.as_bytes());
-    DrmFourcc::try_from(u32::from_le_bytes(code)).map_err(|_| unknown())
+    format_coded(u32::from_le_bytes(code)).ok_or_else(unknown)
+}
+
+/// The format with this code. `DRM_FORMAT_BIG_ENDIAN` by itself is none: it is a flag, which the crate
+/// `drm-fourcc` takes for a format and then panics over when it is to be printed.
+pub(crate) fn format_coded(code: u32) -> Option<DrmFourcc> {
+    const BIG_ENDIAN: u32 = 1 << 31;
+    DrmFourcc::try_from(code).ok().filter(|_| code != BIG_ENDIAN)
 }
 
 /// The modifier that is called so: `LINEAR`, or a vendor's in hexadecimal (`0x0100000000000001`).

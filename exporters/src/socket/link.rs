@@ -76,8 +76,19 @@ impl Link {
                 Err(Errno::AGAIN) => {
                     self.wait(PollFlags::OUT, "sending", limit, begun)?;
                 }
-                Err(Errno::PIPE | Errno::CONNRESET) => return Err(SocketError::Gone),
+                Err(Errno::PIPE | Errno::CONNRESET) => return Err(self.last_words()),
                 Err(e) => return Err(SocketError::Kernel { step: "sendmsg", source: e.into() }),
+            }
+        }
+    }
+
+    /// What a peer said that is gone: it may have told why.
+    fn last_words(&self) -> SocketError {
+        loop {
+            match self.receive_now() {
+                Ok((Text::Goodbye(farewell), _)) => return SocketError::Left { farewell },
+                Ok(_) => {}
+                Err(_) => return SocketError::Gone,
             }
         }
     }
@@ -112,9 +123,9 @@ impl Link {
             let mut into = [IoSliceMut::new(&mut bytes)];
             match rustix::net::recvmsg(&self.0, &mut into, &mut control, flags) {
                 Ok(came) => break came,
-                Err(Errno::INTR) => {}
-                // It went away before it had read all that was sent to it.
-                Err(Errno::CONNRESET) => return Err(SocketError::Gone),
+                // The second says, once, that the peer went away before it had read all that was sent
+                // to it. What it sent itself is still there.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(e) => return Err(SocketError::Kernel { step: "recvmsg", source: e.into() }),
             }
         };

@@ -131,6 +131,11 @@ impl Sink {
         Ok(())
     }
 
+    /// The connection, to wait for together with others by `poll`.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
     /// Tells the other side that it is enough, or that these frames are of no use here.
     ///
     /// # Errors

@@ -127,6 +127,11 @@ impl Source {
         Ok(())
     }
 
+    /// The connection, to wait for together with others by `poll`.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
     /// Takes what has come back by now.
     fn take_back(&mut self) -> Result<(), SocketError> {
         loop {

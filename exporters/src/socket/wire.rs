@@ -19,7 +19,7 @@
 //!
 //! `DRM_FORMAT_MOD_INVALID` stands for a layout that is implicit, as in the kernel's own interfaces.
 
-use crate::frame::{DrmFourcc, DrmModifier, FrameError, FramePlane, MAX_PLANES, Picture};
+use crate::frame::{DrmModifier, FrameError, FramePlane, MAX_PLANES, Picture, format_coded};
 
 /// The version of this protocol.
 pub const VERSION: u16 = 1;
@@ -329,7 +329,7 @@ impl Reader<'_> {
             return Err(WireError::Fds { found: fds, least: 1, most: MAX_FDS });
         }
         let (width, height, code, count) = (self.u32()?, self.u32()?, self.u32()?, self.u32()?);
-        let format = DrmFourcc::try_from(code).map_err(|_| WireError::Format { code })?;
+        let format = format_coded(code).ok_or(WireError::Format { code })?;
         let modifier = match DrmModifier::from(self.u64()?) {
             DrmModifier::Invalid => None,
             modifier => Some(modifier),
@@ -376,6 +376,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::frame::DrmFourcc;
 
     fn pool(frames: Vec<Vec<FramePlane<u32>>>, fds: usize) -> Text {
         Text::Pool { picture: Picture::linear(64, 64, DrmFourcc::Xrgb8888), frames, fds }
@@ -432,6 +433,7 @@ mod tests {
             (with(&one, 4, 0), FrameError::Side { width: 0, height: 64 }.into()),
             (with(&one, 5, 32768), FrameError::Side { width: 64, height: 32768 }.into()),
             (with(&one, 6, 0x2020_2020), WireError::Format { code: 0x2020_2020 }),
+            (with(&one, 6, 1 << 31), WireError::Format { code: 1 << 31 }),
             (with(&one, 7, 0), WireError::Frames { found: 0 }),
             (with(&one, 7, 17), WireError::Frames { found: 17 }),
             (with(&one, 7, 2), WireError::Short { len: 56 }),
@@ -440,7 +442,9 @@ mod tests {
             (with(&one, 11, 1), WireError::Buffer { frame: 0, buffer: 1, fds: 1 }),
         ];
         for (bytes, wanted) in cases {
-            assert_eq!(Text::parse(&bytes), Err(wanted), "{bytes:?}");
+            let error = Text::parse(&bytes).expect_err("it is at fault");
+            assert!(!error.to_string().is_empty());
+            assert_eq!(error, wanted, "{bytes:?}");
         }
     }
 

@@ -32,6 +32,7 @@ const GUESTS: &[(&str, &str, &str)] = &[
     ("gpu", "bufmap-bench", "images"),
     ("gpu", "bufmap-bench", "matrix"),
     ("gpu", "bufmap-bench", "wgpu"),
+    ("gpu", "bufmap-bench", "share"),
     ("gpu", "bufmap-exporters", "buffers"),
     ("gpu", "bufmap-exporters", "movable"),
     ("gpu", "bufmap-exporters", "socket"),
@@ -39,8 +40,10 @@ const GUESTS: &[(&str, &str, &str)] = &[
     ("gpu", "bufmap", "load_vulkan"),
 ];
 
-/// Tells programs in a machine where the tool is.
+/// Tells programs in a machine where the tool is. The examples are in `examples` beside it.
 const TOOL: &str = "BUFMAP_TOOL";
+
+const WHY: &str = "the messages above say why";
 
 /// How long one machine may take for its tests.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -59,6 +62,7 @@ pub fn run(steps: &mut Steps, tally: &mut Tally, install: bool) {
     let (mut programs, mut tool) = (Vec::new(), None);
     steps.run("bench: build", || {
         (programs, tool) = build(false)?;
+        child::run(&mut cargo(&["build", "--package", "bufmap", "--examples"]), WHY)?;
         programs.extend(build(true)?.0);
         Ok(Outcome::Done)
     });
@@ -148,7 +152,7 @@ pub fn output_of(name: &str, machine: &str, variable: &str) -> Result<String, Er
 
 fn programs(arguments: &[&str]) -> Result<(Vec<Program>, Option<PathBuf>), Error> {
     let mut build = cargo(&["test", "--no-run", "--message-format=json"]);
-    let messages = child::output(build.args(arguments), "the messages above say why")?;
+    let messages = child::output(build.args(arguments), WHY)?;
     let messages: Vec<serde_json::Value> =
         messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     Ok((messages.iter().filter_map(program).collect(), messages.iter().find_map(tool)))
