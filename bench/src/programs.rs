@@ -46,7 +46,8 @@ impl Program {
     /// # Errors
     /// Fails the test if it cannot be started.
     pub fn start(command: &mut Command, arguments: &[&str]) -> Result<Self, Failed> {
-        command.args(arguments).stdin(Stdio::null());
+        // Some programs end when there is something to read, and the end of a file is something.
+        command.args(arguments).stdin(Stdio::piped());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let lines = BufReader::new(child.stdout.take().ok_or("no output")?);
         Ok(Self { child, lines })

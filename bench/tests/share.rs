@@ -153,14 +153,14 @@ fn slow_writer() -> Outcome {
 }
 
 fn killed() -> Outcome {
-    let endless = ["--picture", SMALL, "--frames", "0", "--rate", "30"];
+    let endless = ["--picture", SMALL, "--frames", "0", "--rate", "30", "--patience", "2"];
     without_leaks(|| {
         for (source, to) in [("udmabuf", "cpu"), ("vgem", "drm:bochs"), ("gbm", "vulkan")] {
-            for after in [0, 30, 100, 300, 700] {
+            for after in [0, 100, 700] {
                 for first in ["exporter", "importer"] {
                     let mut exporter = export(&[&endless[..], &["--source", source]].concat())?;
                     exporter.says("LINEAR")?;
-                    let importer = import(&["--to", to, "--patience", "3"])?;
+                    let importer = import(&["--to", to, "--patience", "2"])?;
                     thread::sleep(Duration::from_millis(after));
                     let what = format!("{first}, {source} to {to}, after {after} ms");
                     let (dead, left) = match first {
@@ -380,14 +380,14 @@ fn scan_out() -> Outcome {
 
         let mut sources = vec![None];
         if driver == "bochs" {
-            sources.extend([Some("udmabuf"), Some("dma-heap"), Some("vgem"), Some("virtio-gpu")]);
+            sources.extend([Some("dma-heap"), Some("vgem")]);
         }
         for source in sources {
             let from = source.map_or(vec![], |source| vec!["--source", source]);
-            let shows = ["--frames", "3", "--hold"];
+            let shows = ["--frames", "2", "--hold"];
             let mut scan_out = scan_out(&[&shows[..], &from].concat())?;
-            scan_out.says("frame 2 stays until Ctrl-C")?;
-            seen(&mut monitor, device, 2)?;
+            scan_out.says("frame 1 stays until Ctrl-C")?;
+            seen(&mut monitor, device, 1)?;
             scan_out.signal(Signal::INT)?;
             let what = format!("{source:?} on {driver}");
             check(scan_out.ends(LONG)?.status == Some(130), &what)?;
@@ -395,8 +395,7 @@ fn scan_out() -> Outcome {
         }
 
         // Another process's frames, which go round: each is on the screen and comes back.
-        let sources =
-            if driver == "bochs" { &["udmabuf", "vgem", "gbm"][..] } else { &["virtio-gpu"] };
+        let sources = if driver == "bochs" { &["udmabuf", "gbm"][..] } else { &["virtio-gpu"] };
         for source in sources {
             let exporter = export(&["--source", source, "--frames", "5", "--patience", "60"])?;
             let mut scan_out = scan_out(&["--from", SOCKET, "--hold"])?;

@@ -89,21 +89,18 @@ impl TestCard {
     /// The bytes of a row of a plane: none of a plane that the format does not have.
     pub fn row(&self, plane: usize, y: usize) -> Vec<u8> {
         let Some(format) = self.planes.get(plane) else { return Vec::new() };
-        let len = format.row_bytes(self.picture.width) as usize;
         let pixel = format.bytes as usize;
+        let mut row = vec![0; format.row_bytes(self.picture.width) as usize];
         let n = self.number as usize;
-        let mut row: Vec<u8> = (0..len)
-            .map(|at| {
-                let x = at / pixel;
-                match at % pixel {
-                    0 => x + 5 * y + 4 * n + 3 * plane,
-                    1 => 3 * y + 2 * n,
-                    2 => (x / 8 + y / 8) * 8 + n,
-                    3 => 0xff,
-                    more => x + y + n + more,
-                }
-            } as u8)
-            .collect();
+        for (x, bytes) in row.chunks_exact_mut(pixel).enumerate() {
+            let across = x + 5 * y + 4 * n + 3 * plane;
+            let [down, blocks] = [3 * y + 2 * n, (x / 8 + y / 8) * 8 + n];
+            let first = [across as u8, down as u8, blocks as u8, 0xff];
+            let second = [across as u8, blocks as u8, down as u8, 0xff];
+            for (bytes, colours) in bytes.chunks_mut(4).zip([first, second]) {
+                bytes.copy_from_slice(&colours[..bytes.len()]);
+            }
+        }
         if plane == 0 {
             self.write_number(&mut row, pixel, y);
         }

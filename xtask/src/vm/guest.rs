@@ -22,7 +22,14 @@ const NEWER: &str = "trixie-backports";
 
 /// What the guest holds beside the release's base.
 const INCLUDED: &str = "busybox-static,kmod,e2fsprogs,iproute2,libvulkan1,mesa-vulkan-drivers,\
-    libgbm1,vulkan-validationlayers,rdma-core,ibverbs-providers,ibverbs-utils,linux-image-amd64";
+    libgbm1,vulkan-validationlayers,rdma-core,ibverbs-providers,ibverbs-utils,linux-image-amd64,\
+    kmscube,gstreamer1.0-tools,gstreamer1.0-plugins-base";
+
+/// The elements of a package of GStreamer's that are wanted, without the hundreds of megabytes that its
+/// others need, and where they lie in it.
+const ELEMENTS: [&str; 2] = ["libgstkms.so", "libgstunixfd.so"];
+const ELEMENTS_OF: &str = "gstreamer1.0-plugins-bad";
+const ELEMENTS_IN: &str = "./usr/lib/x86_64-linux-gnu/gstreamer-1.0";
 
 /// The modules that the initramfs needs to mount the root, each before those that need it.
 const MODULES: [&str; 5] = [
@@ -65,8 +72,18 @@ pub struct Guest {
 /// All that decides what a guest is made of, but for the versions of its packages.
 fn recipe() -> String {
     format!(
-        "{SUITE} {NEWER} {INCLUDED} {MODULES:?} {SOONER:?} {UNPACKED}\n{}",
+        "{SUITE} {NEWER} {INCLUDED} {} {MODULES:?} {SOONER:?} {UNPACKED}\n{}",
+        add_elements(),
         include_str!("init.sh")
+    )
+}
+
+/// What mmdebstrap runs, with the root as its argument, once all packages are there.
+fn add_elements() -> String {
+    let files = ELEMENTS.map(|element| format!("{ELEMENTS_IN}/{element}")).join(" ");
+    format!(
+        "cd \"$1/tmp\" && APT_CONFIG=\"$MMDEBSTRAP_APT_CONFIG\" apt-get -q download {ELEMENTS_OF} && \
+         dpkg-deb --fsys-tarfile {ELEMENTS_OF}_*.deb | tar -x -C \"$1\" {files} && rm {ELEMENTS_OF}_*.deb"
     )
 }
 
@@ -167,6 +184,7 @@ fn make_root(root: &Path, mirror: &Mirror) -> Result<(), Error> {
     let options = key.map(|key| format!("[signed-by={key}] ")).unwrap_or_default();
     let mut make = Command::new("mmdebstrap");
     make.env("INITRD", "No").args(["--variant=apt", &format!("--include={INCLUDED}")]);
+    make.arg(format!("--customize-hook={}", add_elements()));
     make.arg(format!("--aptopt=APT::Default-Release \"{NEWER}\""));
     make.arg(SUITE).arg(root);
     for suite in [SUITE, NEWER] {

@@ -26,6 +26,7 @@ const GUESTS: &[(&str, &str, &str)] = &[
     ("vfio", "bufmap-bench", "vulkan"),
     ("vfio-counted", "bufmap-bench", "roads"),
     ("gpu", "bufmap-bench", "drm"),
+    ("gpu", "bufmap-bench", "foreign"),
     ("gpu", "bufmap-bench", "gbm"),
     ("gpu", "bufmap-bench", "churn"),
     ("gpu", "bufmap-bench", "fences"),
