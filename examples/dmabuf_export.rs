@@ -124,12 +124,17 @@ fn patiently<T>(
 ) -> Result<T, SocketError> {
     let begun = Instant::now();
     loop {
-        match wait(patience.min(Duration::from_millis(50))) {
-            Err(SocketError::TimedOut { what, .. }) if begun.elapsed() >= patience => {
+        let error = match wait(patience.min(Duration::from_millis(50))) {
+            Ok(came) => return Ok(came),
+            Err(error) => error,
+        };
+        let waits = begun.elapsed() < patience && !STOP.load(Ordering::Relaxed);
+        match error {
+            SocketError::TimedOut { .. } if waits => {}
+            SocketError::TimedOut { what, .. } => {
                 return Err(SocketError::TimedOut { what, limit: patience });
             }
-            Err(SocketError::TimedOut { .. }) if !STOP.load(Ordering::Relaxed) => {}
-            answer => return answer,
+            error => return Err(error),
         }
     }
 }

@@ -30,7 +30,8 @@ use clap::Parser;
 struct Arguments {
     /// The exporter's socket
     socket: PathBuf,
-    /// Who reads the frames: cpu, drm:DRIVER (vgem, bochs, …), gbm[:DRIVER] or vulkan[:DEVICE]
+    /// Who reads the frames: cpu, drm:DRIVER (vgem, bochs, …), gbm[:DRIVER] or vulkan[:DEVICE]; a display
+    /// shows them by kms_scanout --from
     #[arg(long, default_value = "cpu")]
     to: String,
     /// How many frames to look at; 0 goes on until there are no more
@@ -70,7 +71,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let patience = Duration::from_secs(arguments.patience);
-    let link = Link::connect(&arguments.socket, patience)?;
+    let link = patiently(patience, |limit| Link::connect(&arguments.socket, limit))?;
     let mut sink = Sink::accept(link, patience)?;
     let mut reader = match reader(&arguments.to, sink.frames()) {
         Ok(reader) => reader,
@@ -110,12 +111,20 @@ fn patiently<T>(
 ) -> Result<T, SocketError> {
     let begun = Instant::now();
     loop {
-        match wait(patience.min(Duration::from_millis(50))) {
-            Err(SocketError::TimedOut { what, .. }) if begun.elapsed() >= patience => {
+        let error = match wait(patience.min(Duration::from_millis(50))) {
+            Ok(came) => return Ok(came),
+            Err(error) => error,
+        };
+        let waits = begun.elapsed() < patience && !STOP.load(Ordering::Relaxed);
+        match error {
+            SocketError::TimedOut { .. } | SocketError::NoListener { .. } if waits => {}
+            SocketError::TimedOut { what, .. } => {
                 return Err(SocketError::TimedOut { what, limit: patience });
             }
-            Err(SocketError::TimedOut { .. }) if !STOP.load(Ordering::Relaxed) => {}
-            answer => return answer,
+            SocketError::NoListener { path, .. } => {
+                return Err(SocketError::NoListener { path, limit: patience });
+            }
+            error => return Err(error),
         }
     }
 }

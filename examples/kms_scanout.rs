@@ -219,12 +219,20 @@ fn patiently<T>(
 ) -> Result<T, SocketError> {
     let begun = Instant::now();
     loop {
-        match wait(patience.min(SLICE)) {
-            Err(SocketError::TimedOut { what, .. }) if begun.elapsed() >= patience => {
+        let error = match wait(patience.min(SLICE)) {
+            Ok(came) => return Ok(came),
+            Err(error) => error,
+        };
+        let waits = begun.elapsed() < patience && !STOP.load(Ordering::Relaxed);
+        match error {
+            SocketError::TimedOut { .. } | SocketError::NoListener { .. } if waits => {}
+            SocketError::TimedOut { what, .. } => {
                 return Err(SocketError::TimedOut { what, limit: patience });
             }
-            Err(SocketError::TimedOut { .. }) if !STOP.load(Ordering::Relaxed) => {}
-            answer => return answer,
+            SocketError::NoListener { path, .. } => {
+                return Err(SocketError::NoListener { path, limit: patience });
+            }
+            error => return Err(error),
         }
     }
 }

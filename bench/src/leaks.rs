@@ -13,7 +13,6 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::{Outcome, check, said};
 
-
 /// What this process holds of the kernel's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holdings {

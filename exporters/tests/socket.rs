@@ -513,7 +513,10 @@ fn a_socket_has_a_file_as_long_as_it_lives() -> Outcome {
     fs::remove_file(path.with_extension("moved"))?;
 
     let absent = Link::connect(&path, SHORT);
-    check(matches!(absent, Err(SocketError::Path { .. })), format!("{absent:?}"))?;
+    let told = matches!(absent, Err(SocketError::NoListener { limit: SHORT, .. }));
+    check(told, format!("{absent:?}"))?;
+    let strange = Link::connect("/dev/null/x", LIMIT);
+    check(matches!(strange, Err(SocketError::Path { .. })), format!("{strange:?}"))?;
     let long = Listener::bind(format!("/tmp/{}", "x".repeat(200)));
     check(matches!(long, Err(SocketError::Path { .. })), format!("{long:?}"))
 }

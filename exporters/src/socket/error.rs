@@ -24,6 +24,14 @@ pub enum SocketError {
         /// What to do.
         fix: &'static str,
     },
+    /// Nobody listens on a socket, or on none there is.
+    #[error("nobody listens on {path}, for {limit:?}; start the exporter first, with this path")]
+    NoListener {
+        /// The file.
+        path: PathBuf,
+        /// How long was waited.
+        limit: Duration,
+    },
     /// The other process ended, or closed its socket, without a word.
     #[error("the other process is gone; start it again")]
     Gone,

@@ -35,7 +35,8 @@ impl Link {
     /// Connects to a [`Listener`] of another process, and waits until there is one.
     ///
     /// # Errors
-    /// [`SocketError::Path`] if there is none within `limit`, or it is not to be reached.
+    /// [`SocketError::NoListener`] if there is none within `limit`; [`SocketError::Path`] if it is not to
+    /// be reached.
     pub fn connect(path: impl AsRef<Path>, limit: Duration) -> Result<Self, SocketError> {
         let path = path.as_ref();
         let begun = Instant::now();
@@ -44,10 +45,12 @@ impl Link {
                 Ok(socket) => return Ok(Self(socket)),
                 Err(errno) => errno,
             };
-            let comes = matches!(errno, Errno::NOENT | Errno::CONNREFUSED | Errno::AGAIN);
-            if !comes || begun.elapsed() >= limit {
-                let fix = "start the exporter first, with this path, as this user";
+            if !matches!(errno, Errno::NOENT | Errno::CONNREFUSED | Errno::AGAIN) {
+                let fix = "name the exporter's socket, and be the user that it runs as";
                 return Err(failed(path, "connect", fix)(errno));
+            }
+            if begun.elapsed() >= limit {
+                return Err(SocketError::NoListener { path: path.to_owned(), limit });
             }
             std::thread::sleep(Duration::from_millis(10).min(limit));
         }

@@ -95,6 +95,8 @@ pub fn prepare() -> Result<Guest, Error> {
     // A guest made by an older recipe is made anew.
     let made_by = place.join("recipe");
     if fs::read_to_string(&made_by).ok() != Some(recipe()) {
+        // One whose making is cut short is made by no recipe.
+        fs::write(&made_by, "").map_err(files::file_error("write", &made_by))?;
         make(&place)?;
         fs::write(&made_by, recipe()).map_err(files::file_error("write", &made_by))?;
     }
