@@ -2,6 +2,7 @@
 
 mod peer;
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
@@ -12,17 +13,20 @@ use std::time::{Duration, Instant};
 use bufmap::load::{
     Around, Destination, Load, LoadError, Options, Progress, Receipt, Request, Road, Verify,
 };
-use bufmap::pci::driver;
+use bufmap::pci::{Address, driver};
 use bufmap::storage::file::SourceFile;
 use bufmap_bench::cut_short::{LEN, SOON, holds, is_true};
 use bufmap_bench::drive::Drive;
 use bufmap_bench::monitor::Monitor;
-use bufmap_bench::{Outcome, check};
-use exporters::PeerMemory;
+use bufmap_bench::{Outcome, check, slot};
+use exporters::{P2pmem, PeerMemory};
 use libtest_mimic::Failed;
 
 /// No load takes longer to end, once something has happened to it, than what is in flight takes.
 const AT_ONCE: Duration = Duration::from_secs(3);
+
+/// A drive of 4 MiB a second.
+const SLOW: &str = "victim";
 
 /// The variable that makes this program the victim of a test, and says what it does.
 const VICTIM: &str = "BUFMAP_VICTIM";
@@ -31,8 +35,9 @@ fn main() -> ExitCode {
     if let Ok(what) = std::env::var(VICTIM) {
         let done = match what.as_str() {
             "hold" => hold(),
-            "load by peer" => load_on_and_on(Some(Road::Peer)),
-            _ => load_on_and_on(None),
+            "load by peer" => load_on_and_on("provider", Some(Road::Peer)),
+            "load by peer into the lost" => load_on_and_on("lost", Some(Road::Peer)),
+            _ => load_on_and_on("provider", None),
         };
         return match done {
             Ok(()) => ExitCode::SUCCESS,
@@ -48,29 +53,33 @@ fn main() -> ExitCode {
             ("a_process_that_is_killed_in_mid_load_gives_its_peer_memory_back", killed),
             ("peer_memory_is_taken_from_who_holds_it", revoked),
             ("a_provider_that_is_unbound_ends_the_load", provider_unbound),
-            // What this does cannot be undone.
+            // What these do cannot be undone.
+            ("a_provider_that_is_pulled_out_ends_the_load", provider_pulled),
+            ("a_drive_whose_link_is_down_ends_the_load", cut_off),
             ("a_drive_that_is_unplugged_ends_the_load", unplugged),
         ],
     )
 }
 
-/// Loads the first `len` bytes of the slow drive.
+/// Loads the first `len` bytes of a drive.
 fn load(
+    drive: &Drive,
     into: &PeerMemory,
     len: u64,
     require: Option<Road>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Receipt, Failed> {
-    Ok(try_load(into, len, require, progress)??)
+    Ok(try_load(drive, into, len, require, progress)??)
 }
 
 fn try_load(
+    drive: &Drive,
     into: &PeerMemory,
     len: u64,
     require: Option<Road>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Result<Receipt, LoadError>, Failed> {
-    let file = SourceFile::open(Drive::with_serial("victim")?.block)?;
+    let file = SourceFile::open(&drive.block)?;
     let stop = AtomicBool::new(false);
     let options =
         Options { require, verify: Verify::None, depth: 4, block: 256 << 10, ..<_>::default() };
@@ -90,7 +99,7 @@ fn works() -> Outcome {
     const SOME: u64 = 1 << 20;
     let memory = peer::memory(SOME as usize)?;
     memory.map().fill(0xEE)?;
-    let receipt = load(&memory, SOME, Some(Road::Peer), &mut |_| ())?;
+    let receipt = load(&Drive::with_serial(SLOW)?, &memory, SOME, Some(Road::Peer), &mut |_| ())?;
     check(receipt.bytes == SOME && receipt.cpu_copied == 0, format!("{receipt:?}"))?;
     holds(&memory.map(), 0..SOME)
 }
@@ -109,11 +118,12 @@ fn begin(what: &str) -> Result<(Child, BufReader<ChildStdout>), Failed> {
     Ok((victim, said))
 }
 
-fn load_on_and_on(require: Option<Road>) -> Outcome {
-    let memory = peer::memory(LEN as usize)?;
+fn load_on_and_on(provider: &str, require: Option<Road>) -> Outcome {
+    let provider = P2pmem::in_directory(&Drive::with_serial(provider)?.function)?;
+    let (drive, memory) = (Drive::with_serial(SLOW)?, provider.allocate(LEN as usize)?);
     loop {
         let mut told = false;
-        load(&memory, LEN, require, &mut |progress| {
+        load(&drive, &memory, LEN, require, &mut |progress| {
             if progress.done >= SOON && !std::mem::replace(&mut told, true) {
                 println!("now");
             }
@@ -200,31 +210,76 @@ fn provider_unbound() -> Outcome {
     Ok(())
 }
 
-fn unplugged() -> Outcome {
-    let block = Drive::with_serial("victim")?.block;
-    let memory = peer::memory(LEN as usize)?;
-    let mut monitor = Monitor::open()?;
-    let mut since = None;
-    let loaded = try_load(&memory, LEN, None, &mut |progress| {
-        if progress.done >= SOON && since.is_none() {
-            since = Some((Instant::now(), monitor.ask_for("victim")));
+/// A load ends with an error, and in time, when its drive is taken away in the middle.
+fn without_its_drive(
+    drive: &Drive,
+    within: Duration,
+    take_away: impl FnOnce(Address) -> Outcome,
+) -> Outcome {
+    let (address, memory) = (drive.address()?, peer::memory(LEN as usize)?);
+    let (mut take_away, mut taken) = (Some(take_away), None);
+    let loaded = try_load(drive, &memory, LEN, None, &mut |progress| {
+        if progress.done >= SOON
+            && let Some(take_away) = take_away.take()
+        {
+            taken = Some((Instant::now(), take_away(address)));
         }
     })?;
-    let (since, asked) = since.ok_or("it ended before")?;
-    asked?;
-    check(since.elapsed() < AT_ONCE, format!("{:?}", since.elapsed()))?;
+    let (since, done) = taken.ok_or("it ended before")?;
+    let took = since.elapsed();
+    done?;
     let error = loaded.err().ok_or("it succeeded")?;
-    println!("{error}");
+    println!("{error}, after {took:?}");
+    check(took < within, format!("{took:?}"))?;
     let LoadError::Read { path, source, valid, .. } = &error else {
         return Err(error.to_string().into());
     };
-    check(*path == block, path.display())?;
+    check(*path == drive.block, path.display())?;
     check(matches!(source.raw_os_error(), Some(libc::ENODEV | libc::EIO)), source)?;
-    is_true(valid, &memory.map())?;
+    is_true(valid, &memory.map())
+}
+
+fn unplugged() -> Outcome {
+    let (drive, mut monitor) = (Drive::with_serial(SLOW)?, Monitor::open()?);
+    without_its_drive(&drive, AT_ONCE, |_| monitor.ask_for("victim"))?;
     let start = Instant::now();
-    while block.exists() {
+    while drive.block.exists() {
         check(start.elapsed() < Duration::from_secs(10), "the drive is still there")?;
         thread::sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+/// Nobody is told that the drive is gone. The kernel finds out by a read that does not end: it tries to
+/// abort it, waits as long again, and gives the drive up.
+fn cut_off() -> Outcome {
+    const LIMIT: Duration = Duration::from_secs(1);
+    let drive = Drive::with_serial("pulled")?;
+    let name = drive.block.file_name().ok_or("a device without a name")?.to_string_lossy();
+    let limit = format!("/sys/block/{name}/queue/io_timeout");
+    fs::write(limit, LIMIT.as_millis().to_string())?;
+    // Its timer ticks by the second.
+    without_its_drive(&drive, 4 * LIMIT + AT_ONCE, slot::cut_off)?;
+    slot::forget(drive.address()?)?;
+    works()
+}
+
+/// The drive is told nothing and goes on writing to where nobody is, and the kernel believes that the
+/// provider is there. The load does not believe it.
+fn provider_pulled() -> Outcome {
+    let lost = peer::address("lost")?;
+    let (mut victim, mut said) = begin("load by peer into the lost")?;
+    slot::power_off(lost)?;
+    let since = Instant::now();
+    let mut words = String::new();
+    said.read_to_string(&mut words)?;
+    let (status, took) = (victim.wait()?, since.elapsed());
+    println!("{status}: {words}, after {took:?}");
+    slot::forget(lost)?;
+    // It is noticed when all has been read.
+    check(took < 2 * AT_ONCE, format!("{took:?}"))?;
+    check(status.code() == Some(1), status)?;
+    let lost_words = format!("the memory of {lost} was lost while it was loaded into");
+    check(words.contains(&lost_words), &words)?;
+    works()
 }

@@ -32,9 +32,9 @@
 //!    maps alone.
 #![allow(unsafe_code)]
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -248,6 +248,16 @@ impl P2pmem {
     }
 }
 
+/// Whether the function with this directory in sysfs is there: its class is never all ones, which is what
+/// is read of nothing (PCI Local Bus Specification 3.0, 6.1). Everybody may read so far.
+fn answers(function: &Path) -> bool {
+    const CLASS_AND_REVISION: u64 = 8;
+    let mut class = [0xff; 4];
+    let config = File::open(function.join("config"));
+    let read = config.and_then(|config| config.read_exact_at(&mut class, CLASS_AND_REVISION));
+    read.is_ok() && class != [0xff; 4]
+}
+
 impl Exporter for P2pmem {
     fn name(&self) -> &str {
         &self.name
@@ -291,11 +301,13 @@ impl PeerMemory {
         &self.function
     }
 
-    /// Whether the function's driver has given the memory to peers all the time since it was taken.
-    /// If not, no byte of it is left, and touching one ends the process with `SIGBUS`.
+    /// Whether the function's driver has given the memory to peers all the time since it was taken, and
+    /// the function answers. If not, no byte of it is left. Touching one ends the process with `SIGBUS`
+    /// then, unless the function was pulled out and the kernel does not know it yet.
     pub fn is_there(&self) -> bool {
         let (attribute, inode) = &self.source;
-        fs::metadata(attribute).is_ok_and(|now| now.ino() == *inode)
+        let is_given = || fs::metadata(attribute).is_ok_and(|now| now.ino() == *inode);
+        is_given() && attribute.ancestors().nth(2).is_some_and(answers)
     }
 
     /// The length in bytes, a multiple of the page size.

@@ -133,7 +133,7 @@ const SWITCH: &[&str] = &[
     "nvme,serial=files,drive=files,bus=third",
 ];
 
-const SWITCH_AND_TWO: &[&str] = &[
+const SWITCH_AND_MORE: &[&str] = &[
     SWITCH[0],
     SWITCH[1],
     SWITCH[2],
@@ -146,6 +146,11 @@ const SWITCH_AND_TWO: &[&str] = &[
     "nvme,serial=flaky,drive=flaky,bus=fourth",
     "xio3130-downstream,id=fifth,bus=up,chassis=6,slot=4",
     "nvme,id=victim,serial=victim,drive=victim,bus=fifth",
+    // A drive and a drive with peer memory, to be pulled out.
+    "xio3130-downstream,id=sixth,bus=up,chassis=7,slot=5",
+    "nvme,serial=pulled,drive=pulled,bus=sixth",
+    "xio3130-downstream,id=seventh,bus=up,chassis=8,slot=6",
+    "nvme,serial=lost,drive=lost,cmb_size_mb=64,bus=seventh",
 ];
 
 const APART: &[&str] = &[
@@ -162,14 +167,16 @@ pub const TOPOLOGIES: &[Topology] = &[
     NONE,
     Topology {
         name: "switch",
-        shows: "drives under one PCIe switch, one with peer memory, one to be unplugged: peer-to-peer by bus address",
-        devices: SWITCH_AND_TWO,
+        shows: "drives under one PCIe switch, one with peer memory, some to be taken away: peer-to-peer by bus address",
+        devices: SWITCH_AND_MORE,
         drives: &[
             sound("provider"),
             sound("reader"),
             FILES,
             of_medium("flaky", Medium::FailingTwice),
             of_medium("victim", Medium::Slow),
+            of_medium("pulled", Medium::Slow),
+            sound("lost"),
         ],
         others: MONITOR,
         ..DRIVES
