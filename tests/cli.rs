@@ -317,3 +317,26 @@ fn a_load_does_what_was_explained() {
     let output = bufmap(&["explain", &files.path("absent").to_string_lossy()]);
     assert_eq!(output.status.code(), Some(1));
 }
+
+/// For a drive that the kernel does not have it is said which road a load will take, and what is
+/// missing for it.
+#[test]
+fn a_map_of_extents_is_explained() {
+    let files = Files::new();
+    let map = r#"{"drive": {"address": "ffff:ff:1f.7", "serial": "x", "namespace": 1}, "files": [{
+        "path": "a", "format": "raw", "extents": [{"file_offset": 0, "offset": 0, "len": 8192}],
+        "items": [{"name": "all", "offset": 0, "len": 5000}]}]}"#;
+    let path = files.write("a.extents.json", map.as_bytes());
+    let output = bufmap(&["explain", &path, "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let explained: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    assert_eq!(explained["roads"][0]["road"], "direct", "{explained}");
+    assert_eq!(explained["roads"][0]["bytes"], 5000, "{explained}");
+    let need = explained["needs"][0].as_str().expect("a need");
+    assert!(need.contains("there is no PCI function ffff:ff:1f.7"), "{need}");
+    for (args, word) in [(["--item", "none"], "`none`"), (["--", &path], "by itself")] {
+        let output = bufmap(&["explain", &path, args[0], args[1]]);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(stderr(&output).contains(word), "{}", stderr(&output));
+    }
+}

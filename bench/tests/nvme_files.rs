@@ -330,14 +330,40 @@ fn by_the_tool() -> Outcome {
     let map = said(&tool, &["extents", &file])?;
     let path = "/tmp/model.extents.json";
     fs::write(path, map)?;
+    // What is not yet as it must be is said, and the road that it will be.
+    let explain = || said(&tool, &["explain", path, "--to", &to]);
+    let words = explain()?;
+    check(words.contains("the driver nvme has") && words.contains("peer: 86"), &words)?;
+    let as_nobody = || {
+        said(
+            "setpriv",
+            &[
+                "--reuid=65534",
+                "--regid=65534",
+                "--clear-groups",
+                &tool,
+                "explain",
+                path,
+                "--to",
+                &to,
+            ],
+        )
+    };
     unmount()?;
     said(&tool, &["bind", &address])?;
+    let words = explain()?;
+    println!("{words}");
+    check(!words.contains("not yet") && words.contains("none so far"), &words)?;
+    let words = as_nobody()?;
+    check(words.contains("may not open /dev/vfio/") && words.contains("peer: 86"), &words)?;
     let load = ["load", path, "--to", &to, "--require", "peer", "--verify", "full"];
     let report = said(&tool, &load)?;
     println!("{report}");
     for words in ["peer: 86", "0 B by the CPU", "arrives", "the NVMe driver in user space"] {
         check(report.contains(words), format!("no `{words}` in\n{report}"))?;
     }
+    let words = explain()?;
+    check(words.contains("arrives, by an earlier load"), &words)?;
     let report = said(&tool, &["load", path, "--to", &format!("{to}:2"), "--json"])?;
     check(report.contains("\"road\": \"peer\""), &report)?;
     let report = said(&tool, &["load", path, "--json"])?;

@@ -24,7 +24,7 @@ use super::roads::{self, Decided, Peer, Split};
 use super::run::direct::Direct;
 use super::run::{Job, Queue, Report};
 use super::valid::Valid;
-use super::{Clock, Load, LoadError, Progress, Receipt, Road};
+use super::{Clock, Load, LoadError, Progress, Receipt, Road, Source};
 use crate::dma::{DmaError, DmaKind, DmaList, DmaRange, Iommu, Mapped, Mapper};
 use crate::pci::PciError;
 use crate::storage::nvme::{self, Controller, DriveFile, NvmeError, QueueOptions, Wake, engine};
@@ -97,12 +97,7 @@ impl Load<'_, DriveFile> {
     }
 
     fn buffer(&self) -> Result<&dyn Mappable, LoadError> {
-        self.destination.memory().map_err(|_| {
-            let path = self.files.first().map(|file| file.path().to_owned()).unwrap_or_default();
-            let why = "the buffer is in a GPU's own memory; give the drive back to the kernel (bufmap \
-                       unbind) and load from there";
-            LoadError::Road { path, road: Road::Staged, why: why.into() }
-        })
+        self.destination.memory().map_err(|_| out_of_reach(self.files))
     }
 
     fn decide(
@@ -113,18 +108,11 @@ impl Load<'_, DriveFile> {
         (buffer, reach): (&dyn Mappable, &Result<Mapped<'_>, DmaError>),
     ) -> Result<Decided, LoadError> {
         let mut pairs = self.pairs();
-        let mut decided = Decided::default();
-        for (index, runs) in roads::by_file(asked) {
-            let file = &self.files[index];
-            let mut may_write = |jobs: &[Job]| {
-                let reach = reach.as_ref().map_err(ToString::to_string)?;
-                let Some(pairs) = &mut pairs else { return Ok(()) };
-                drive.may_write(file, jobs, pairs, (buffer.map(), reach.list()))
-            };
-            for split in splits(asked, file, runs, &mut may_write)? {
-                decided.take(split, fingerprints);
-            }
-        }
+        let mut decided = decide(asked, fingerprints, |file: &DriveFile, jobs| {
+            let reach = reach.as_ref().map_err(ToString::to_string)?;
+            let Some(pairs) = &mut pairs else { return Ok(()) };
+            drive.may_write(file, jobs, pairs, (buffer.map(), reach.list()))
+        })?;
         decided.proofs = pairs.map(|pairs| pairs.proofs).unwrap_or_default();
         Ok(decided)
     }
@@ -171,10 +159,35 @@ impl Load<'_, DriveFile> {
     }
 }
 
+/// What the driver does not do: there is no memory that a drive could be given.
+pub(super) fn out_of_reach<S: Source>(files: &[S]) -> LoadError {
+    let path = files.first().map(|file| file.path().to_owned()).unwrap_or_default();
+    let why = "the buffer is in a GPU's own memory; give the drive back to the kernel (bufmap unbind) and \
+               load from there";
+    LoadError::Road { path, road: Road::Staged, why: why.into() }
+}
+
+/// Decides for every request of a load. `may_write` says whether the reads of a file may go from the drive
+/// into the buffer of a peer, or why not.
+pub(super) fn decide<S: Source>(
+    asked: &Asked<'_, S>,
+    fingerprints: &Fingerprints<'_>,
+    mut may_write: impl FnMut(&S, &[Job]) -> Result<(), String>,
+) -> Result<Decided, LoadError> {
+    let mut decided = Decided::default();
+    for (index, runs) in roads::by_file(asked) {
+        let file = &asked.files[index];
+        for split in splits(asked, file, runs, &mut |jobs| may_write(file, jobs))? {
+            decided.take(split, fingerprints);
+        }
+    }
+    Ok(decided)
+}
+
 /// The roads of one file.
-fn splits(
-    asked: &Asked<'_, DriveFile>,
-    file: &DriveFile,
+fn splits<S: Source>(
+    asked: &Asked<'_, S>,
+    file: &S,
     runs: Vec<Run>,
     may_write: &mut dyn FnMut(&[Job]) -> Result<(), String>,
 ) -> Result<Vec<Split>, LoadError> {

@@ -1,13 +1,18 @@
 //! Which road a load would take, and why not a better one, before it is run.
 
+use std::iter;
+
+use rustix::fs::{Access, access};
 use serde::Serialize;
 
 use super::asked::Asked;
 use super::check::Fingerprints;
 use super::peer::{Pairs, Proof};
 use super::receipt::{Share, StepDown};
-use super::{Around, LoadError, Options, Place, Request, roads};
-use crate::pci::Address;
+use super::{
+    Around, ExtentMap, ExtentMapError, LoadError, Options, Place, Request, by_driver, roads,
+};
+use crate::pci::{Address, Function};
 use crate::storage::file::SourceFile;
 
 /// A question about a load that nobody runs.
@@ -61,6 +66,8 @@ pub struct Explanation {
     pub step_downs: Vec<StepDown>,
     /// What loads before have found out about the pairs of drive and memory.
     pub proofs: Vec<Proof>,
+    /// What keeps this process from any of it, each with the remedy.
+    pub needs: Vec<String>,
 }
 
 impl Explain<'_> {
@@ -79,6 +86,75 @@ impl Explain<'_> {
         };
         let decided = roads::decide(&asked, &Fingerprints::new(requests), pairs)?;
         let (roads, step_downs, proofs) = (decided.shares, decided.step_downs, decided.proofs);
-        Ok(Explanation { roads, step_downs, proofs })
+        Ok(Explanation { roads, step_downs, proofs, needs: Vec::new() })
     }
+}
+
+impl ExtentMap {
+    /// Decides as a load of the items called `names`, or of all, would by the driver in user space, into a
+    /// buffer in `place` (of `provider`, for [`Place::Peer`] and [`Place::Bar`]). Nothing is opened: a
+    /// drive's blocks are taken for 512 bytes, and that it is the right drive only a load finds out.
+    /// `taken` are the functions that have to be this process's beside the drive.
+    ///
+    /// # Errors
+    /// [`LoadError`]: an item that the map does not hold, a buffer that this driver cannot fill, or an
+    /// address of the drive that is none.
+    pub fn explain(
+        &self,
+        names: &[String],
+        (place, provider): (Place, Option<Address>),
+        taken: &[Address],
+    ) -> Result<Explanation, LoadError> {
+        let manifest = self.outline(names)?;
+        let (files, requests) = (manifest.files(), manifest.requests());
+        if place == Place::Gpu {
+            return Err(by_driver::out_of_reach(files));
+        }
+        let drive: Address = self.drive.address.parse().map_err(ExtentMapError::from)?;
+        let (options, buffer_len) = (&Options::default(), manifest.buffer_len());
+        let asked = Asked { files, requests, around: Around::Scratch, options, place, buffer_len };
+        asked.validate()?;
+        let mut pairs = match place {
+            Place::System | Place::Gpu => None,
+            Place::Peer => provider.map(Pairs::forecast_published),
+            Place::Bar => provider.map(Pairs::forecast_bar),
+        };
+        let decided = by_driver::decide(&asked, &Fingerprints::new(requests), |_, _| {
+            let Some(pairs) = &mut pairs else { return Ok(()) };
+            pairs.may_be_written_by(drive, |_| Err("nothing is moved for a question".into()))
+        })?;
+        let needs = iter::once(&drive).chain(taken).filter_map(|function| missing(*function));
+        Ok(Explanation {
+            roads: decided.shares,
+            step_downs: decided.step_downs,
+            proofs: pairs.map(|pairs| pairs.proofs).unwrap_or_default(),
+            needs: needs.collect(),
+        })
+    }
+}
+
+/// What keeps this process from driving a function itself, as far as can be seen, and the remedy.
+fn missing(address: Address) -> Option<String> {
+    let function = match Function::read(address) {
+        Ok(function) => function,
+        Err(error) => return Some(error.to_string()),
+    };
+    let Some(group) = function.iommu_group else {
+        return Some(format!(
+            "no IOMMU stands before {address}, without which VFIO gives it to nobody: switch it on in the \
+             firmware's settings and on the kernel's command line (intel_iommu=on)"
+        ));
+    };
+    if function.driver.as_deref() != Some("vfio-pci") {
+        let who =
+            function.driver.map_or("no driver".into(), |driver| format!("the driver {driver}"));
+        let fix = format!("unmount what lies on it, and bufmap bind {address}");
+        return Some(format!("{who} has {address}, and not vfio-pci: {fix}"));
+    }
+    let path = format!("/dev/vfio/{}", group.number);
+    let error = access(&path, Access::READ_OK | Access::WRITE_OK).err()?;
+    Some(format!(
+        "this user may not open {path}, by which {address} is had ({error}): load as root, or have root give \
+         you the file"
+    ))
 }

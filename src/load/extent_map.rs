@@ -16,7 +16,9 @@ use rustix::fs::fsync;
 use serde::{Deserialize, Serialize};
 
 use super::format::Format;
-use super::{LoadError, Manifest, Request, check};
+use super::source::Recorded;
+use super::{LoadError, Manifest, Request, Source, check};
+use crate::pci::PciError;
 use crate::storage::file::SourceFile;
 use crate::storage::nvme::{BadExtent, Controller, DriveFile, Extent, ExtentError, extents};
 use crate::storage::stack::Stack;
@@ -169,6 +171,9 @@ pub enum ExtentMapError {
         /// The namespace's number.
         namespace: u32,
     },
+    /// What it calls a drive's address is none.
+    #[error(transparent)]
+    Address(#[from] PciError),
     /// The map does not hold what was asked for.
     #[error("the map holds no item `{name}`; record it with that item, or load without naming one")]
     NoSuchItem {
@@ -291,6 +296,25 @@ impl ExtentMap {
         let on = all.into_iter().find(|one| one.id() == *namespace).ok_or_else(|| {
             ExtentMapError::NoNamespace { address: address.clone(), namespace: *namespace }
         })?;
+        self.manifest_of(names, |MappedFile { path, extents, .. }| {
+            let file = DriveFile::new(controller, on, path.clone(), extents.clone());
+            Ok(file.map_err(ExtentMapError::from)?)
+        })
+    }
+
+    /// The same with files on a drive that is not there: for a question.
+    pub(super) fn outline(&self, names: &[String]) -> Result<Manifest<Recorded>, LoadError> {
+        self.manifest_of(names, |MappedFile { path, extents, .. }| {
+            let len = extents.iter().map(|extent| extent.len).sum();
+            Ok(Recorded { path: path.clone(), len })
+        })
+    }
+
+    fn manifest_of<S: Source>(
+        &self,
+        names: &[String],
+        mut open: impl FnMut(&MappedFile) -> Result<S, LoadError>,
+    ) -> Result<Manifest<S>, LoadError> {
         let (mut files, mut formats) = (Vec::new(), Vec::new());
         let (mut found, mut requests) = (Vec::new(), Vec::new());
         for file in &self.files {
@@ -301,9 +325,7 @@ impl ExtentMap {
                     found.push(item.name.clone());
                 }
             }
-            let (path, extents) = (file.path.clone(), file.extents.clone());
-            files
-                .push(DriveFile::new(controller, on, path, extents).map_err(ExtentMapError::from)?);
+            files.push(open(file)?);
             formats.push(file.format);
         }
         if let Some(name) = names.iter().find(|name| !found.contains(name)) {

@@ -1,7 +1,7 @@
 //! What a load reads from.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::LoadError;
 use super::road::Road;
@@ -113,5 +113,48 @@ impl engine::Readable for DriveFile {
     fn ended(&self, at: u64, valid: Valid) -> LoadError {
         let source = std::io::ErrorKind::UnexpectedEof.into();
         LoadError::Read { path: self.path().into(), offset: at, source, valid }
+    }
+}
+
+/// A file of an extent map, on a drive that nobody has opened: what the planner has to know of it.
+#[derive(Debug)]
+pub(super) struct Recorded {
+    pub path: PathBuf,
+    pub len: u64,
+}
+
+impl Recorded {
+    /// What drives are formatted with unless somebody chose otherwise, in bytes.
+    const BLOCK: u32 = 512;
+}
+
+impl Source for Recorded {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+impl engine::Readable for Recorded {
+    type Handle<'f> = &'f Self;
+
+    fn handle(&self, _: Road) -> &Self {
+        self
+    }
+
+    fn alignment(&self, _: Road) -> Alignment {
+        Alignment { offset: Self::BLOCK, memory: 4 }
+    }
+
+    fn can_be_read(&self) -> bool {
+        false
+    }
+
+    fn ended(&self, at: u64, valid: Valid) -> LoadError {
+        let source = std::io::ErrorKind::UnexpectedEof.into();
+        LoadError::Read { path: self.path.clone(), offset: at, source, valid }
     }
 }

@@ -153,7 +153,7 @@ pub struct ExtentsArgs {
 /// whether a drive's bytes arrive in a peer's memory is a forecast until a load has proved it.
 #[derive(clap::Args)]
 pub struct ExplainArgs {
-    /// The files
+    /// The files, or one .extents.json of `bufmap extents`, of which the user-space driver is asked
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 

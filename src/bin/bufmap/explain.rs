@@ -1,7 +1,9 @@
 //! `bufmap explain`.
 
 use bufmap::exporters::vulkan::{self, DeviceInfo};
-use bufmap::load::{Around, Explain, Explanation, ExtentMap, Manifest, Options, Place};
+use bufmap::load::format::Format;
+use bufmap::load::{Around, Drive, Explain, Explanation, ExtentMap, Manifest, Options, Place};
+use bufmap::pci::Address;
 use bufmap::storage::stack::Stack;
 use bytesize::ByteSize;
 use serde_json::json;
@@ -12,14 +14,60 @@ use crate::{Failure, print};
 
 pub fn run(args: &ExplainArgs) -> Result<(), Failure> {
     if let Some(map) = args.files.iter().find(|file| ExtentMap::is_named(file)) {
-        return Err(Failure::Error(format!(
-            "{}: is a map of extents; explain answers for files that the kernel has, and for this \
-             bufmap load says which road it takes",
-            map.display()
-        )));
+        let [map] = &args.files[..] else {
+            let map = map.display();
+            return Err(Failure::Error(format!("{map}: ask about a map of extents by itself")));
+        };
+        return of_map(args, &ExtentMap::read(map)?);
     }
     let manifest = Manifest::open(&args.files, args.format, &args.items)?;
-    let (place, provider) = match &args.to {
+    let (place, provider) = place(args)?;
+    let explanation = Explain {
+        files: manifest.files(),
+        requests: manifest.requests(),
+        around: Around::Scratch,
+        place,
+        provider,
+        buffer_len: manifest.buffer_len(),
+        options: &Options::default(),
+    }
+    .answer()?;
+    let files = manifest.files().iter().zip(manifest.formats());
+    let files = files.map(|(file, format)| Lying {
+        path: file.path().display().to_string(),
+        format: *format,
+        lies_on: Stack::below(file).to_string(),
+    });
+    report(args, &files.collect::<Vec<_>>(), &explanation)
+}
+
+/// Of files on a drive that the kernel does not have.
+fn of_map(args: &ExplainArgs, map: &ExtentMap) -> Result<(), Failure> {
+    let taken = match args.to {
+        To::Vfio(function, _) => vec![function],
+        _ => Vec::new(),
+    };
+    let explanation = map.explain(&args.items, place(args)?, &taken)?;
+    let Drive { address, serial, namespace } = &map.drive;
+    let lies_on = format!("namespace {namespace} of drive {serial} ({address}), by its extents");
+    let files = map.files.iter().map(|file| Lying {
+        path: file.path.display().to_string(),
+        format: file.format,
+        lies_on: lies_on.clone(),
+    });
+    report(args, &files.collect::<Vec<_>>(), &explanation)
+}
+
+/// A file and what it lies on, in words.
+struct Lying {
+    path: String,
+    format: Format,
+    lies_on: String,
+}
+
+/// Where the buffer would lie, and whose memory it would be.
+fn place(args: &ExplainArgs) -> Result<(Place, Option<Address>), Failure> {
+    Ok(match &args.to {
         To::Memory => (Place::System, None),
         To::Vulkan => match vulkan_device(args.device.as_deref())?.shares_system_memory {
             true => (Place::System, None),
@@ -34,22 +82,7 @@ pub fn run(args: &ExplainArgs) -> Result<(), Failure> {
         }
         To::P2pmem(function) => (Place::Peer, Some(*function)),
         To::Vfio(function, _) => (Place::Bar, Some(*function)),
-    };
-    let explanation = Explain {
-        files: manifest.files(),
-        requests: manifest.requests(),
-        around: Around::Scratch,
-        place,
-        provider,
-        buffer_len: manifest.buffer_len(),
-        options: &Options::default(),
-    }
-    .answer()?;
-    let stacks = stacks(&manifest);
-    match args.json {
-        true => print(&format!("{:#}", as_json(&manifest, &stacks, &explanation))),
-        false => print(&as_text(&manifest, &stacks, &explanation)),
-    }
+    })
 }
 
 /// The Vulkan device that a load would open. Here none is opened, and nothing is imported.
@@ -64,25 +97,25 @@ fn vulkan_device(selector: Option<&str>) -> Result<DeviceInfo, Failure> {
     })
 }
 
-/// What lies below each file, in words.
-fn stacks(manifest: &Manifest) -> Vec<String> {
-    manifest.files().iter().map(|file| Stack::below(file).to_string()).collect()
+fn report(args: &ExplainArgs, files: &[Lying], explanation: &Explanation) -> Result<(), Failure> {
+    match args.json {
+        true => print(&format!("{:#}", as_json(files, explanation))),
+        false => print(&as_text(files, explanation)),
+    }
 }
 
-fn as_json(manifest: &Manifest, stacks: &[String], explanation: &Explanation) -> serde_json::Value {
-    let files = manifest.files().iter().zip(stacks).map(
-        |(file, stack)| json!({ "path": file.path().display().to_string(), "lies_on": stack }),
-    );
+fn as_json(files: &[Lying], explanation: &Explanation) -> serde_json::Value {
+    let files = files.iter().map(|file| json!({ "path": file.path, "lies_on": file.lies_on }));
     let mut report = json!(explanation);
     report["files"] = json!(files.collect::<Vec<_>>());
     report
 }
 
-fn as_text(manifest: &Manifest, stacks: &[String], explanation: &Explanation) -> String {
+fn as_text(files: &[Lying], explanation: &Explanation) -> String {
     let mut facts = table();
-    for ((file, format), stack) in manifest.files().iter().zip(manifest.formats()).zip(stacks) {
-        facts.add_row(["file", &format!("{} ({format})", file.path().display())]);
-        facts.add_row(["lies on", stack]);
+    for Lying { path, format, lies_on } in files {
+        facts.add_row(["file", &format!("{path} ({format})")]);
+        facts.add_row(["lies on", lies_on]);
     }
     for share in &explanation.roads {
         facts.add_row(["road", &format!("{}: {}", share.road, size(share.bytes))]);
@@ -98,6 +131,9 @@ fn as_text(manifest: &Manifest, stacks: &[String], explanation: &Explanation) ->
             proof.drive, proof.provider
         );
         facts.add_row(["proof", &words]);
+    }
+    for need in &explanation.needs {
+        facts.add_row(["not yet", need]);
     }
     let is_forecast = explanation.proofs.is_empty()
         && explanation.roads.iter().any(|share| share.road == bufmap::load::Road::Peer);
