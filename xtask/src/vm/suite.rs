@@ -47,7 +47,7 @@ const TOOL: &str = "BUFMAP_TOOL";
 const WHY: &str = "the messages above say why";
 
 /// How long one machine may take for its tests.
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_secs(1800);
 
 /// Runs every machine's tests as a step of its own.
 pub fn run(steps: &mut Steps, tally: &mut Tally, install: bool) {
