@@ -20,7 +20,7 @@
 //! | [`gbm`] | pictures that a display or a GPU takes, tiled as it likes them | `libgbm.so.1` and a DRM node |
 //! | [`p2pmem`] | memory of a PCI device that its driver gives to peers | such a driver, Linux 6.2, root |
 //! | [`vfio`] | the BARs of a PCI device, and memory mapped for it | an IOMMU, and vfio-pci as its driver |
-//! | [`vulkan`] | memory of a GPU, and any of the above for a GPU to use | `libvulkan.so.1` and a driver |
+//! | [`vulkan`] | memory and images of a GPU, and any of the above for a GPU to use | `libvulkan.so.1` and a driver |
 //! | `wgpu` | buffers and textures of wgpu, both ways | the cargo feature `wgpu`, and the same |
 //!
 //! Nothing is linked and nothing need be there: what is missing is an error when it is opened.

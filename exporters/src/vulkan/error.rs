@@ -94,8 +94,8 @@ pub enum VulkanError {
     /// A copy within one buffer whose source and destination overlap.
     #[error("source and destination of a copy within one buffer overlap; copy in two steps")]
     Overlap,
-    /// A buffer that belongs to another device.
-    #[error("the buffer is another device's; share it by a dma-buf")]
+    /// A buffer or an image that belongs to another device.
+    #[error("the buffer or image is another device's; share it by a dma-buf")]
     OtherDevice,
     /// A buffer that may be moved under a device which was given its address.
     #[error(

@@ -127,6 +127,14 @@ mod tests {
     }
 
     #[test]
+    fn half_a_block_is_no_image() {
+        let whole = |width, height, drm| is_whole(Picture::linear(width, height, drm));
+        assert!(whole(101, 61, R8) && whole(100, 60, Nv12) && whole(100, 61, Yuyv));
+        assert!(!whole(101, 60, Nv12) && !whole(100, 61, Nv12) && !whole(101, 60, Yuyv));
+        assert!(!whole(100, 61, Yuv420) && whole(101, 61, Yuv444));
+    }
+
+    #[test]
     fn planes_are_counted_in_their_own_texels() {
         let texels = |drm, index: usize| {
             let planes = frame::planes(Picture::linear(100, 60, drm)).expect("a known format");

@@ -258,3 +258,18 @@ pub(super) fn implicit() -> Absent {
         "have it made with a modifier: LINEAR, or one of Device::image_layouts",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_made_for_what_its_layout_allows() {
+        let features = Features::TRANSFER_SRC | Features::SAMPLED_IMAGE | Features::DISJOINT;
+        let uses = ImageUse::of(features);
+        assert_eq!(uses, ImageUse::COPY_FROM | ImageUse::SAMPLED);
+        assert_eq!(uses.usage(), Usage::TRANSFER_SRC | Usage::SAMPLED);
+        assert!(!uses.contains(ImageUse::COPIES));
+        assert_eq!(ImageUse::all().usage().as_raw().count_ones(), 5);
+    }
+}
