@@ -618,23 +618,44 @@ fn turn_waits(device: &Device) -> Outcome {
     Ok(())
 }
 
+/// Lavapipe does at once what need not wait, so the last submission is kept waiting by a semaphore.
+#[allow(unsafe_code)]
 fn turn_ends(device: &Device) -> Outcome {
-    let dma_buf = DmaHeap::open("system")?.allocate(1 << 20)?;
-    let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST;
-    let mut shared = device.import_buffer(&dma_buf, usage)?;
-    for _ in 0..4 {
-        fill(&dma_buf, &noise(1 << 20, 1))?;
-        let turn = shared.acquire(Intent::Write)?;
-        for _ in 0..8 {
-            invert(device, &turn);
-        }
-        let mut encoder = device.device().create_command_encoder(&Default::default());
-        encoder.clear_buffer(&turn, 0, None);
-        device.queue().submit([encoder.finish()]);
-        turn.release()?;
-        check(bytes(&dma_buf, 1 << 20)? == vec![0; 1 << 20], "the device still writes")?;
+    use exporters::vulkan::ash::vk;
+    let dma_buf = DmaHeap::open("system")?.allocate(LEN)?;
+    fill(&dma_buf, &noise(LEN, 1))?;
+    let mut shared = device.import_buffer(&dma_buf, BufferUsages::STORAGE)?;
+    let turn = shared.acquire(Intent::Write)?;
+    let slow = Duration::from_millis(400);
+    let mut timeline =
+        vk::SemaphoreTypeCreateInfo::default().semaphore_type(vk::SemaphoreType::TIMELINE);
+    let create = vk::SemaphoreCreateInfo::default().push_next(&mut timeline);
+    // SAFETY: the semaphore is the device's, is waited for once and signalled once, and destroyed when
+    // the device is done.
+    unsafe {
+        let hal = device.device().as_hal::<wgpu::hal::api::Vulkan>().ok_or("not Vulkan")?;
+        let queue = device.queue().as_hal::<wgpu::hal::api::Vulkan>().ok_or("not Vulkan")?;
+        let ash = hal.raw_device();
+        let semaphore = ash.create_semaphore(&create, None)?;
+        invert(device, &turn);
+        queue.add_wait_semaphore(semaphore, Some(1), vk::PipelineStageFlags::ALL_COMMANDS);
+        let began = Instant::now();
+        thread::scope(|scope| -> Outcome {
+            let signal = scope.spawn(move || {
+                thread::sleep(slow);
+                let signal = vk::SemaphoreSignalInfo::default().semaphore(semaphore).value(1);
+                ash.signal_semaphore(&signal)
+            });
+            let ended = turn.release();
+            let waited = began.elapsed();
+            signal.join().map_err(|_| "the signal fell over")??;
+            ended?;
+            check(waited >= slow, "the turn ended before the device was done")
+        })?;
+        device.device().poll(wgpu::PollType::wait_indefinitely())?;
+        ash.destroy_semaphore(semaphore, None);
     }
-    Ok(())
+    check(bytes(&dma_buf, LEN)? == inverted(&noise(LEN, 1)), "it is not inverted")
 }
 
 fn handle_dies(device: &Device) -> Outcome {
