@@ -13,15 +13,15 @@
 use std::fmt;
 use std::ops::Deref;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ash::vk;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::event::PollFlags;
 
 use super::device::Device;
 use super::error::WgpuError;
 use crate::dmabuf::DmaBufError;
+use crate::ready::ready;
 use crate::{DmaBuf, Intent};
 
 /// How long the others may take. The kernel's fences signal within seconds, even of a device that
@@ -183,25 +183,11 @@ fn wait_for_others(dma_buf: &DmaBuf, intent: Intent) -> Result<(), WgpuError> {
         Intent::Read => PollFlags::IN,
         Intent::Write | Intent::ReadWrite => PollFlags::OUT,
     };
-    let began = Instant::now();
-    loop {
-        let waited = began.elapsed();
-        let Some(left) = LIMIT.checked_sub(waited) else {
-            return Err(WgpuError::Busy { waited });
-        };
-        let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-        match poll(&mut [PollFd::from_borrowed_fd(dma_buf.as_fd(), events)], Some(&left)) {
-            Ok(0) | Err(Errno::INTR) => continue,
-            Ok(_) => return Ok(()),
-            Err(errno) => {
-                return Err(DmaBufError::Kernel {
-                    step: "poll",
-                    len: dma_buf.len(),
-                    exporter: dma_buf.exporter().to_owned(),
-                    source: errno.into(),
-                }
-                .into());
-            }
-        }
-    }
+    let waited = ready(dma_buf.as_fd(), events, LIMIT).map_err(|errno| DmaBufError::Kernel {
+        step: "poll",
+        len: dma_buf.len(),
+        exporter: dma_buf.exporter().to_owned(),
+        source: errno.into(),
+    })?;
+    if waited { Ok(()) } else { Err(WgpuError::Busy { waited: LIMIT }) }
 }
