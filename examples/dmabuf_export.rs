@@ -18,7 +18,7 @@ use bufmap::exporters::drm::{Card, Gem, Node};
 use bufmap::exporters::frame::{Picture, TestCard};
 use bufmap::exporters::gbm::{self, Bo, Usage};
 use bufmap::exporters::socket::{Free, Link, Listener, SocketError, Source};
-use bufmap::exporters::vulkan::{Buffer, CopyRegion, Device, Transfer};
+use bufmap::exporters::vulkan::{Buffer, CopyRegion, Device, Ticket, Transfer};
 use bufmap::exporters::{DmaHeap, Export, Exporter, Frame, Intent, Udmabuf};
 use bufmap::iomap::{Memory, PageSize};
 use clap::Parser;
@@ -325,6 +325,8 @@ struct Copied {
     pages: Arc<Memory>,
     staging: Arc<Buffer>,
     transfer: Transfer,
+    /// The copy that may still read the pages.
+    copied: Option<Ticket>,
 }
 
 impl Copied {
@@ -339,7 +341,8 @@ impl Copied {
             buffers.push(buffer);
         }
         let staging = Arc::new(device.import_memory(pages.clone())?);
-        Ok(Self { frames, layout, buffers, pages, staging, transfer: device.transfer()? })
+        let transfer = device.transfer()?;
+        Ok(Self { frames, layout, buffers, pages, staging, transfer, copied: None })
     }
 }
 
@@ -355,13 +358,22 @@ impl Painter for Copied {
         slow: Duration,
         ready: &mut dyn FnMut(Option<BorrowedFd<'_>>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
+        if let Some(before) = self.copied.take() {
+            self.transfer.wait(before)?;
+        }
         for index in 0..self.layout.planes.len() {
             card.draw(index, &self.layout.rows(index, self.pages.map())?)?;
         }
         thread::sleep(slow);
         let all = CopyRegion { src_offset: 0, dst_offset: 0, len: self.layout.len() };
         let copied = self.transfer.copy(&self.staging, &self.buffers[slot], &[all])?;
-        self.transfer.wait(copied)?;
-        ready(None)
+        if self.transfer.device().sync_files().is_err() {
+            self.transfer.wait(copied)?;
+            return ready(None);
+        }
+        // The frame goes while the device copies, with the copy's fence; none if it is done already.
+        let fence = self.transfer.sync_file()?;
+        self.copied = Some(copied);
+        ready(fence.as_ref().map(AsFd::as_fd))
     }
 }
