@@ -9,17 +9,29 @@ use crate::vm;
 const HEAD: &str = "\
 # Who takes whose frames
 
-`cargo xtask matrix` writes this page; `bench/tests/matrix` holds it against what the drivers of the machine `gpu` do. Each source
+`cargo xtask matrix` writes this page; `bench/tests/matrix` holds it against what the drivers of three machines of the bench do. Each source
 draws a test card into a picture of 200 x 64 pixels, `AR24 LINEAR`; the importer compares every pixel, draws another, and the CPU
 compares that in the source's buffer. `=` says that both were exact; a number, why there is no such cell.
-
 ";
 
+/// The machines that have sources, and what the sources are.
+const MACHINES: [(&str, &str); 3] = [
+    ("gpu", "Memory of the system and of graphics drivers (machine `gpu`)"),
+    ("vfio", "A BAR of a device that vfio-pci has (machine `vfio`)"),
+    ("switch", "Memory that a drive has for its peers (machine `switch`)"),
+];
+
 pub fn run() -> Result<(), Error> {
-    let table = vm::suite::output_of("matrix", "gpu", "BUFMAP_MATRIX")?;
-    print!("{table}");
+    vm::end_guests_on_ctrl_c()?;
+    let mut page = HEAD.to_owned();
+    for (machine, sources) in MACHINES {
+        let table = vm::suite::output_of("matrix", machine, "BUFMAP_MATRIX")?;
+        let section = format!("\n## {sources}\n\n{table}");
+        print!("{section}");
+        page += &section;
+    }
     let path = vm::repository().join("docs/matrix.md");
-    fs::write(&path, format!("{HEAD}{table}")).map_err(|source| Error::File {
+    fs::write(&path, page).map_err(|source| Error::File {
         action: "write",
         path: path.clone(),
         source,

@@ -1,4 +1,5 @@
-//! Every source of frames against every importer, on the drivers of the machine `gpu`.
+//! Every source of frames against every importer, on the drivers of the machine `gpu`; and what is no
+//! memory of graphics, in the machines that have it.
 //!
 //! A source draws a test card, the importer compares every pixel of it, draws another, and the CPU
 //! compares that in the source's buffer. So a cell of the table is *exact*, or the importer or the
@@ -14,12 +15,12 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use bufmap_bench::{Outcome, check};
+use bufmap_bench::{Outcome, check, said};
 use exporters::Intent;
 use exporters::frame::{DrmFourcc, Picture, TestCard};
 use importers::IMPORTERS;
 use libtest_mimic::Failed;
-use sources::{Drawn, SOURCES};
+use sources::{Draw, Drawn};
 
 /// Has the table be printed and not compared.
 const PRINT: &str = "BUFMAP_MATRIX";
@@ -39,7 +40,16 @@ fn main() -> ExitCode {
             }
         };
     }
-    bufmap_bench::run("gpu", &[("the_matrix_is_as_documented", as_documented)])
+    let machine = MACHINES.into_iter().find(|machine| *machine == here()).unwrap_or("gpu");
+    bufmap_bench::run(machine, &[("the_matrix_is_as_documented", as_documented)])
+}
+
+/// The machines that have sources.
+const MACHINES: [&str; 3] = ["gpu", "vfio", "switch"];
+
+/// This machine's name, if it is one of the bench.
+fn here() -> String {
+    std::env::var("BUFMAP_TOPOLOGY").unwrap_or_default()
 }
 
 fn as_documented() -> Outcome {
@@ -62,7 +72,9 @@ struct Table {
 }
 
 fn table() -> Result<Table, Failed> {
-    let rows = SOURCES.iter().map(|&(name, draw)| {
+    // What the machine `gpu` has from its start, as far as no device is needed for it.
+    said("modprobe", &["vgem"])?;
+    let rows = sources::of(&here()).iter().map(|&(name, draw)| {
         let cells = IMPORTERS.iter().map(|&(importer, import)| {
             cell(draw, import).map_err(|error| {
                 let why = error.message().unwrap_or("no message").to_owned();
@@ -76,12 +88,12 @@ fn table() -> Result<Table, Failed> {
 
 /// Exact, or why not; an error if it is neither.
 fn cell(
-    draw: fn(Picture, &TestCard) -> Result<Drawn, Failed>,
+    draw: Draw,
     import: fn(&exporters::Frame) -> Result<Box<dyn importers::Importer>, Failed>,
 ) -> Result<Result<(), String>, Failed> {
     let why = |error: Failed| error.message().unwrap_or("no reason").to_owned();
     let (first, second) = (TestCard::new(PICTURE, 1)?, TestCard::new(PICTURE, 2)?);
-    let drawn = match draw(PICTURE, &first) {
+    let drawn: Drawn = match draw(PICTURE, &first) {
         Ok(drawn) => drawn,
         Err(error) => return Ok(Err(why(error))),
     };

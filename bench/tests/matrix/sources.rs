@@ -3,12 +3,16 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use bufmap::pci::driver;
+use bufmap_bench::card;
+use bufmap_bench::drive::Drive;
 use exporters::drm::{Card, Node};
 use exporters::frame::{Frame, FramePlane, Picture, TestCard};
 use exporters::gbm::{self, Usage};
+use exporters::vfio::{Bar, Container};
 use exporters::vulkan::{CopyRegion, Device, ImageUse, When};
 use exporters::wgpu::{self as shared_wgpu, wgpu};
-use exporters::{DmaHeap, Export, Exporter, Intent, SystemMemory, Udmabuf};
+use exporters::{DmaHeap, Export, Exporter, Intent, P2pmem, SystemMemory, Udmabuf};
 use iomap::{Memory, PageSize};
 use libtest_mimic::Failed;
 
@@ -18,10 +22,21 @@ pub struct Drawn {
     _kept: Box<dyn Any>,
 }
 
-type Draw = fn(Picture, &TestCard) -> Result<Drawn, Failed>;
+pub type Draw = fn(Picture, &TestCard) -> Result<Drawn, Failed>;
 
-/// The sources, by the names that the table has.
-pub const SOURCES: [(&str, Draw); 13] = [
+/// A source and the name that the table has for it.
+pub type Source = (&'static str, Draw);
+
+/// The sources of a machine.
+pub fn of(machine: &str) -> &'static [Source] {
+    match machine {
+        "vfio" => &[("BAR by VFIO", bar)],
+        "switch" => &[("peer memory", peer_memory)],
+        _ => &OF_GPU,
+    }
+}
+
+const OF_GPU: [Source; 13] = [
     ("memfd", |picture, card| bytes(&SystemMemory::default(), picture, card)),
     ("udmabuf", |picture, card| bytes(&Udmabuf::open()?, picture, card)),
     ("dma-heap", |picture, card| bytes(&DmaHeap::open("system")?, picture, card)),
@@ -45,6 +60,20 @@ fn bytes(from: &dyn Exporter, picture: Picture, card: &TestCard) -> Result<Drawn
     let export = from.export(layout.len())?;
     let frame = layout.over(export.dma_buf()?)?;
     by_cpu(frame, export, card)
+}
+
+/// The memory of a card that its own driver does not have.
+fn bar(picture: Picture, card: &TestCard) -> Result<Drawn, Failed> {
+    let address = card::card()?;
+    driver::bind(address, "vfio-pci")?;
+    let device = Arc::new(Container::new()?).open(&address.to_string())?;
+    bytes(&Bar::new(&device, 2)?, picture, card)
+}
+
+/// The memory that a drive has for its peers.
+fn peer_memory(picture: Picture, card: &TestCard) -> Result<Drawn, Failed> {
+    let provider = Drive::with_serial("provider")?.address()?.to_string();
+    bytes(&P2pmem::open(&provider)?, picture, card)
 }
 
 fn dumb(driver: &str, picture: Picture, card: &TestCard) -> Result<Drawn, Failed> {

@@ -45,7 +45,7 @@ pub struct Options {
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Has Ctrl-C end guests in order from now on.
-fn end_guests_on_ctrl_c() -> Result<(), Error> {
+pub fn end_guests_on_ctrl_c() -> Result<(), Error> {
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).map_err(|error| {
         Error::Missing { what: error.to_string(), remedy: "run the command again".to_owned() }
     })

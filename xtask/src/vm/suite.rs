@@ -19,6 +19,8 @@ const PACKAGE: &str = "bufmap-bench";
 /// Programs with other names that run in a machine too, for what the host lacks.
 const GUESTS: &[(&str, &str, &str)] = &[
     ("switch", "bufmap-bench", "peer_faults"),
+    ("switch", "bufmap-bench", "matrix"),
+    ("vfio", "bufmap-bench", "matrix"),
     ("vfio", "bufmap-bench", "iommufd"),
     ("vfio", "bufmap-bench", "nvme"),
     ("vfio", "bufmap-bench", "nvme_faults"),
@@ -125,7 +127,6 @@ pub fn output_of(name: &str, machine: &str, variable: &str) -> Result<String, Er
     let machine = Machine::named(machine, false).ok_or_else(|| missing(machine.to_owned()))?;
     packages::bench_is_there(true)
         .map_err(|what| Error::Missing { what, remedy: "then run the command again".to_owned() })?;
-    super::end_guests_on_ctrl_c()?;
     let guest = super::guest::prepare()?;
     let (programs, _) = programs(&["--package", PACKAGE, "--features", "wgpu", "--test", name])?;
     let program = programs.first().ok_or_else(|| missing(format!("no program {name}")))?;
