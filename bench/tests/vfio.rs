@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -11,8 +12,9 @@ use bufmap_bench::card::card;
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::leaks::Holdings;
 use bufmap_bench::{Outcome, check};
+use exporters::movable::{By, Movable};
 use exporters::vfio::{Bar, Container, Device, Interrupt, VfioError};
-use exporters::{DmaBufError, Exporter, Intent};
+use exporters::{DmaBufError, Exporter, Intent, SystemMemory};
 use iomap::{Caching, Location, Memory, PageSize, PhyrKind};
 use libtest_mimic::Failed;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
             ("what_type1_cannot_map_is_named", unmappable),
             ("a_bar_is_a_dma_buf_that_the_cpu_cannot_map", dma_buf),
             ("a_bar_is_given_out_in_pieces", pieces),
+            ("a_buffer_moves_between_memory_and_a_bar_under_load", moves),
             ("bus_mastering_is_off_until_it_is_switched_on", bus_master),
             ("whoever_unbinds_a_device_asks_its_user_and_waits", release_is_asked_for),
             ("ten_thousand_mappings_leave_nothing_behind", mappings_leave_nothing),
@@ -182,6 +185,50 @@ fn pieces() -> Outcome {
     drop((first, second));
     drop((one, two));
     check(bar.export(VRAM_LEN as usize)?.len() == VRAM_LEN as usize, "not all came back")
+}
+
+/// A thread counts in every word of a buffer, through maps of its own, while the buffer moves.
+fn moves() -> Outcome {
+    const LEN: usize = 64 << 10;
+    const MOVES: u64 = 100;
+    let (_, card, _) = devices()?;
+    let (bar, memory) = (Bar::new(&card, VRAM)?, SystemMemory::default());
+    let buffer = Movable::new(memory.export(LEN)?);
+    let done = AtomicBool::new(false);
+    let count_up = |expected: u64| -> Result<Location, Failed> {
+        let stay = buffer.stay();
+        let access = stay.cpu()?.begin(Intent::ReadWrite)?;
+        let map = access.map();
+        for word in (0..LEN).step_by(8) {
+            let found = map.read::<u64>(word)?;
+            check(found == expected, format!("{found} in {}, not {expected}", stay.provider()))?;
+            map.write(word, expected + 1)?;
+        }
+        let location = map.location();
+        access.finish()?;
+        Ok(location)
+    };
+    let (count, in_bar) = thread::scope(|scope| {
+        let writer = scope.spawn(|| -> Result<(u64, u64), Failed> {
+            let (mut count, mut in_bar) = (0, 0);
+            while !done.load(Ordering::Relaxed) {
+                in_bar += u64::from(count_up(count)? == Location::Io);
+                count += 1;
+            }
+            Ok((count, in_bar))
+        });
+        let moved = (0..MOVES).try_for_each(|turn| {
+            let place: &dyn Exporter = if turn % 2 == 0 { &bar } else { &memory };
+            buffer.move_to(place, By::Cpu, Duration::from_secs(20))
+        });
+        done.store(true, Ordering::Relaxed);
+        let counted = writer.join().map_err(|_| "the writer panicked")??;
+        moved?;
+        Ok::<_, Failed>(counted)
+    })?;
+    println!("{MOVES} moves, written {count} times, of which {in_bar} in the BAR");
+    check(in_bar > 0 && in_bar < count, "it was in one place only")?;
+    check(count_up(count)? == Location::System, "it is not where it was moved last")
 }
 
 fn bus_master() -> Outcome {

@@ -6,13 +6,14 @@ use exporters::dmabuf::Mapping;
 use exporters::drm::{Card, Gem, Node};
 use exporters::frame::{Frame, TestCard};
 use exporters::gbm::{self, Bo, Usage};
-use exporters::vulkan::{Buffer, CopyRegion, Device, Image, ImageUse, Transfer, When};
+use exporters::vulkan::{Buffer, CopyRegion, Image, ImageUse, Transfer, When};
 use exporters::wgpu::{self as shared_wgpu, SharedBuffer, SharedTexture, wgpu};
 use exporters::{Intent, frame};
 use iomap::BufMap;
 use libtest_mimic::Failed;
 
-use crate::sources::{ALIGN, pages, wgpu_device, write_texture};
+use crate::devices;
+use crate::sources::{ALIGN, pages, write_texture};
 
 /// Somebody who has imported a frame.
 pub trait Importer {
@@ -134,7 +135,7 @@ struct Copied {
 
 impl Copied {
     fn new(frame: &Frame) -> Result<Self, Failed> {
-        let device = Device::open(None)?;
+        let device = devices::vulkan()?;
         let buffer = Arc::new(device.import_dma_buf(&frame.planes[0].buffer)?);
         Ok(Self { frame: frame.clone(), buffer, transfer: device.transfer()? })
     }
@@ -166,7 +167,7 @@ struct AsImage {
 
 impl AsImage {
     fn new(frame: &Frame) -> Result<Self, Failed> {
-        let device = Device::open(None)?;
+        let device = devices::vulkan()?;
         let uses = ImageUse::COPIES;
         let image = Arc::new(device.import_image(frame, uses)?);
         Ok(Self { image, transfer: device.transfer()? })
@@ -198,7 +199,7 @@ struct InBuffer {
 
 impl InBuffer {
     fn new(frame: &Frame) -> Result<Self, Failed> {
-        let device = wgpu_device()?;
+        let device = devices::of_wgpu()?;
         let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let buffer = device.import_buffer(&frame.planes[0].buffer, usage)?;
         Ok(Self { device, frame: frame.clone(), buffer })
@@ -236,7 +237,7 @@ struct InTexture {
 
 impl InTexture {
     fn new(frame: &Frame) -> Result<Self, Failed> {
-        let device = wgpu_device()?;
+        let device = devices::of_wgpu()?;
         let usage = wgpu::TextureUsages::COPY_SRC | wgpu::TextureUsages::COPY_DST;
         let texture = device.import_texture(frame, usage)?;
         Ok(Self { device, frame: frame.clone(), texture })

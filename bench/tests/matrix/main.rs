@@ -6,6 +6,7 @@
 //! source refuses with a reason; anything else is a failure. The table is `docs/matrix.md`, which
 //! `cargo xtask matrix` writes and the test here holds against what it sees.
 
+mod devices;
 mod importers;
 mod sources;
 
@@ -76,7 +77,8 @@ fn table() -> Result<Table, Failed> {
     said("modprobe", &["vgem"])?;
     let rows = sources::of(&here()).iter().map(|&(name, draw)| {
         let cells = IMPORTERS.iter().map(|&(importer, import)| {
-            cell(draw, import).map_err(|error| {
+            let cell = cell(draw, import).and_then(|cell| devices::are_valid().map(|()| cell));
+            cell.map_err(|error| {
                 let why = error.message().unwrap_or("no message").to_owned();
                 Failed::from(format!("{name} to {importer}: {why}"))
             })

@@ -10,11 +10,13 @@ use exporters::drm::{Card, Node};
 use exporters::frame::{Frame, FramePlane, Picture, TestCard};
 use exporters::gbm::{self, Usage};
 use exporters::vfio::{Bar, Container};
-use exporters::vulkan::{CopyRegion, Device, ImageUse, When};
+use exporters::vulkan::{CopyRegion, ImageUse, When};
 use exporters::wgpu::{self as shared_wgpu, wgpu};
 use exporters::{DmaHeap, Export, Exporter, Intent, P2pmem, SystemMemory, Udmabuf};
 use iomap::{Memory, PageSize};
 use libtest_mimic::Failed;
+
+use crate::devices;
 
 /// What a source made: the frame, and what must be kept so that it stays.
 pub struct Drawn {
@@ -112,7 +114,7 @@ pub fn pages(picture: Picture, card: &TestCard) -> Result<(Frame<()>, Arc<Memory
 
 fn vulkan_buffer(picture: Picture, card: &TestCard) -> Result<Drawn, Failed> {
     let (layout, memory) = pages(picture, card)?;
-    let device = Device::open(None)?;
+    let device = devices::vulkan()?;
     let buffer = Arc::new(device.allocate(memory.len(), true)?);
     let pages = Arc::new(device.import_memory(memory)?);
     let mut transfer = device.transfer()?;
@@ -125,7 +127,7 @@ fn vulkan_buffer(picture: Picture, card: &TestCard) -> Result<Drawn, Failed> {
 
 fn vulkan_image(picture: Picture, card: &TestCard) -> Result<Drawn, Failed> {
     let (layout, memory) = pages(picture, card)?;
-    let device = Device::open(None)?;
+    let device = devices::vulkan()?;
     let image = Arc::new(device.image(picture, &[], ImageUse::COPY_TO)?);
     let pages = Arc::new(device.import_memory(memory)?);
     let mut transfer = device.transfer()?;
@@ -134,14 +136,9 @@ fn vulkan_image(picture: Picture, card: &TestCard) -> Result<Drawn, Failed> {
     Ok(Drawn { frame: image.export()?, _kept: Box::new(image) })
 }
 
-/// A device of wgpu.
-pub fn wgpu_device() -> Result<shared_wgpu::Device, Failed> {
-    Ok(shared_wgpu::Device::open(None, &wgpu::DeviceDescriptor::default())?)
-}
-
 fn wgpu_buffer(picture: Picture, card: &TestCard) -> Result<Drawn, Failed> {
     let (layout, memory) = pages(picture, card)?;
-    let device = wgpu_device()?;
+    let device = devices::of_wgpu()?;
     let len = layout.len().next_multiple_of(4) as u64;
     let mut buffer = device.create_buffer(len, wgpu::BufferUsages::COPY_DST)?;
     let mut bytes = vec![0; len as usize];
@@ -154,7 +151,7 @@ fn wgpu_buffer(picture: Picture, card: &TestCard) -> Result<Drawn, Failed> {
 }
 
 fn wgpu_texture(picture: Picture, card: &TestCard) -> Result<Drawn, Failed> {
-    let device = wgpu_device()?;
+    let device = devices::of_wgpu()?;
     let modifiers: Vec<_> = picture.modifier.into_iter().collect();
     let Picture { width, height, format, .. } = picture;
     let usage = wgpu::TextureUsages::COPY_DST;
