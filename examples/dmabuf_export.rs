@@ -33,8 +33,8 @@ use clap::Parser;
 struct Arguments {
     /// The socket that is made for the other process to connect to
     socket: PathBuf,
-    /// Where the memory comes from: udmabuf, dma-heap[:HEAP], gbm[:DRIVER], vulkan[:DEVICE], or a DRM
-    /// driver such as vgem, virtio-gpu or bochs
+    /// Where the memory comes from: udmabuf, dma-heap[:HEAP], gbm[:DRIVER], vulkan[:DEVICE],
+    /// wgpu[:DEVICE] (cargo's --features wgpu), or a DRM driver such as vgem, virtio-gpu or bochs
     #[arg(long, default_value = "udmabuf")]
     source: Kind,
     /// What each frame is: its size, its format and its layout
@@ -169,6 +169,10 @@ impl Kind {
             }
             "gbm" => Box::new(Drawn::new(which.unwrap_or("virtio-gpu"), picture, count)?),
             "vulkan" => Box::new(Copied::new(&Device::open(which)?, picture, count)?),
+            #[cfg(feature = "wgpu")]
+            "wgpu" => Box::new(by_wgpu::Textures::new(which, picture, count)?),
+            #[cfg(not(feature = "wgpu"))]
+            "wgpu" => return Err("run it with `cargo run --features wgpu --example …`".into()),
             driver => Box::new(Plain::dumb(&primary(driver)?, picture, count)?),
         })
     }
@@ -375,5 +379,67 @@ impl Painter for Copied {
         let fence = self.transfer.sync_file()?;
         self.copied = Some(copied);
         ready(fence.as_ref().map(AsFd::as_fd))
+    }
+}
+
+#[cfg(feature = "wgpu")]
+mod by_wgpu {
+    use bufmap::exporters::wgpu::{Device, SharedTexture, wgpu};
+
+    use super::*;
+
+    /// Frames that wgpu writes as textures.
+    pub struct Textures {
+        device: Device,
+        picture: Picture,
+        frames: Vec<Frame>,
+        textures: Vec<SharedTexture>,
+    }
+
+    impl Textures {
+        pub fn new(
+            selector: Option<&str>,
+            picture: Picture,
+            count: usize,
+        ) -> Result<Self, Failure> {
+            let device = Device::open(selector, &wgpu::DeviceDescriptor::default())?;
+            let Picture { width, height, format, modifier } = picture;
+            let usage = wgpu::TextureUsages::COPY_DST;
+            let modifiers = match modifier {
+                Some(modifier) => vec![modifier],
+                None => device.modifiers(format, usage)?,
+            };
+            let texture = |_| device.create_texture(width, height, format, &modifiers, usage);
+            let textures = (0..count).map(texture).collect::<Result<Vec<_>, _>>()?;
+            let frames = textures.iter().map(|texture| texture.frame().clone()).collect();
+            Ok(Self { device, picture, frames, textures })
+        }
+    }
+
+    impl Painter for Textures {
+        fn frames(&self) -> &[Frame] {
+            &self.frames
+        }
+
+        fn draw(
+            &mut self,
+            slot: usize,
+            card: &TestCard,
+            slow: Duration,
+            ready: &mut dyn FnMut(Option<BorrowedFd<'_>>) -> Result<(), Failure>,
+        ) -> Result<(), Failure> {
+            let rows: Vec<_> = (0..self.picture.height as usize).map(|y| card.row(0, y)).collect();
+            let layout = wgpu::TexelCopyBufferLayout {
+                offset: 0,
+                bytes_per_row: rows.first().map(|row| row.len() as u32),
+                rows_per_image: None,
+            };
+            let turn = self.textures[slot].acquire(Intent::Write)?;
+            thread::sleep(slow);
+            let queue = self.device.queue();
+            queue.write_texture(turn.as_image_copy(), &rows.concat(), layout, turn.size());
+            turn.release()?;
+            ready(None)
+        }
     }
 }

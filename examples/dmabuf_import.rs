@@ -30,8 +30,8 @@ use clap::Parser;
 struct Arguments {
     /// The exporter's socket
     socket: PathBuf,
-    /// Who reads the frames: cpu, drm:DRIVER (vgem, bochs, …), gbm[:DRIVER] or vulkan[:DEVICE]; a display
-    /// shows them by kms_scanout --from
+    /// Who reads the frames: cpu, drm:DRIVER (vgem, bochs, …), gbm[:DRIVER], vulkan[:DEVICE] or
+    /// wgpu[:DEVICE] (cargo's --features wgpu); a display shows them by kms_scanout --from
     #[arg(long, default_value = "cpu")]
     to: String,
     /// How many frames to look at; 0 goes on until there are no more
@@ -84,7 +84,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     println!("{} to {}", sink.frames()[0], arguments.to);
     let begun = Instant::now();
     let mut seen = 0;
-    while arguments.frames == 0 || seen < arguments.frames {
+    while (arguments.frames == 0 || seen < arguments.frames) && !STOP.load(Ordering::Relaxed) {
         let Some(ready) = patiently(patience, |limit| sink.next(limit))? else { break };
         if !arguments.ignore_fences {
             wait_for_writers(&ready, &sink.frames()[ready.slot], patience)?;
@@ -160,6 +160,10 @@ fn reader(to: &str, frames: &[Frame]) -> Result<Box<dyn Reader>, Failure> {
             Box::new(Pictures { bos, turns: Mapped::new(frames)? })
         }
         ("vulkan", which) => Box::new(Copied::new(&Device::open(which)?, frames)?),
+        #[cfg(feature = "wgpu")]
+        ("wgpu", which) => Box::new(by_wgpu::Textures::new(which, frames)?),
+        #[cfg(not(feature = "wgpu"))]
+        ("wgpu", _) => return Err("run it with `cargo run --features wgpu --example …`".into()),
         _ => return Err(format!("no importer is called {to}; see --help").into()),
     })
 }
@@ -275,5 +279,60 @@ impl Reader for Copied {
             card.check(index, &frame.rows(index, BufMap::from_slice(&bytes))?)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(feature = "wgpu")]
+mod by_wgpu {
+    use bufmap::exporters::wgpu::{Device, SharedTexture, wgpu};
+
+    use super::*;
+
+    /// Frames that wgpu has imported as textures, and copies for the CPU.
+    pub struct Textures {
+        device: Device,
+        textures: Vec<SharedTexture>,
+    }
+
+    impl Textures {
+        pub fn new(selector: Option<&str>, frames: &[Frame]) -> Result<Self, Failure> {
+            let device = Device::open(selector, &wgpu::DeviceDescriptor::default())?;
+            let import = |frame| device.import_texture(frame, wgpu::TextureUsages::COPY_SRC);
+            let textures = frames.iter().map(import).collect::<Result<_, _>>()?;
+            Ok(Self { device, textures })
+        }
+    }
+
+    impl Reader for Textures {
+        fn check(&mut self, slot: usize, card: &TestCard) -> Result<(), Failure> {
+            let texture = &mut self.textures[slot];
+            // wgpu copies to rows that begin at multiples of 256 bytes.
+            let layout = texture.frame().picture.lay_out(wgpu::COPY_BYTES_PER_ROW_ALIGNMENT)?;
+            let pitch = layout.planes[0].pitch;
+            let rows = texture.frame().picture.height;
+            let target = self.device.device().create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: u64::from(pitch) * u64::from(rows),
+                usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
+                mapped_at_creation: false,
+            });
+            let into = wgpu::TexelCopyBufferInfo {
+                buffer: &target,
+                layout: wgpu::TexelCopyBufferLayout {
+                    offset: 0,
+                    bytes_per_row: Some(pitch),
+                    rows_per_image: None,
+                },
+            };
+            let turn = texture.acquire(Intent::Read)?;
+            let mut encoder = self.device.device().create_command_encoder(&Default::default());
+            encoder.copy_texture_to_buffer(turn.as_image_copy(), into, turn.size());
+            self.device.queue().submit([encoder.finish()]);
+            turn.release()?;
+            target.map_async(wgpu::MapMode::Read, .., |_| {});
+            self.device.device().poll(wgpu::PollType::wait_indefinitely())?;
+            let bytes = target.get_mapped_range(..)?;
+            Ok(card.check(0, &layout.rows(0, BufMap::from_slice(&bytes))?)?)
+        }
     }
 }

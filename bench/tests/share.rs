@@ -94,8 +94,9 @@ fn without_leaks(test: impl FnOnce() -> Outcome) -> Outcome {
 /// Every source and every importer: what lies between them is the same, so not each pair.
 fn matrix() -> Outcome {
     without_leaks(|| {
-        let sources = ["udmabuf", "dma-heap", "vgem", "virtio-gpu", "bochs", "gbm", "vulkan"];
-        let importers = ["drm:vgem", "drm:bochs", "gbm", "vulkan"];
+        let sources =
+            ["udmabuf", "dma-heap", "vgem", "virtio-gpu", "bochs", "gbm", "vulkan", "wgpu"];
+        let importers = ["drm:vgem", "drm:bochs", "gbm", "vulkan", "wgpu"];
         let pairs = sources.map(|source| (source, "cpu")).into_iter();
         for (source, importer) in pairs.chain(importers.map(|importer| ("udmabuf", importer))) {
             pair(&["--source", source, "--picture", SMALL], &["--to", importer])?;

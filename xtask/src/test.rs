@@ -28,7 +28,8 @@ pub struct Options {
 const WHY: &str = "the messages above say why";
 
 /// What no default build has, and must hold all the same.
-pub const FEATURES: [&str; 2] = ["--features", "bufmap-exporters/wgpu,bufmap-bench/wgpu"];
+pub const FEATURES: [&str; 2] =
+    ["--features", "bufmap/wgpu,bufmap-exporters/wgpu,bufmap-bench/wgpu"];
 
 pub fn run(options: &Options) -> Result<(), Error> {
     let mut steps = Steps::default();

@@ -65,7 +65,8 @@ pub fn run(steps: &mut Steps, tally: &mut Tally, install: bool) {
     let (mut programs, mut tool) = (Vec::new(), None);
     steps.run("bench: build", || {
         (programs, tool) = build(false)?;
-        child::run(&mut cargo(&["build", "--package", "bufmap", "--examples"]), WHY)?;
+        let mut examples = cargo(&["build", "--package", "bufmap", "--examples"]);
+        child::run(examples.args(["--features", "wgpu"]), WHY)?;
         programs.extend(build(true)?.0);
         Ok(Outcome::Done)
     });
