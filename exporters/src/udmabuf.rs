@@ -4,7 +4,7 @@
 //! driver pins them for the life of the dma-buf. So a file can be read into a memfd by DMA
 //! (`O_DIRECT` refuses a dma-buf's own mapping), and a GPU imports the very same pages.
 //!
-//! The driver limits one dma-buf to `size_limit_mb` (64 MiB unless the administrator says
+//! The driver limits one dma-buf to `size_limit_mb` (64 MiB before Linux 7.3 unless the administrator says
 //! otherwise, in `/sys/module/udmabuf/parameters`), so a larger memory becomes several. The
 //! interface is `linux/udmabuf.h`, available since Linux 4.20.
 //!

@@ -1,6 +1,8 @@
 //! System memory, dma-bufs, udmabuf and dma-heaps, on the kernel that runs here.
 
 mod common;
+#[path = "common/small_udmabufs.rs"]
+mod small_udmabufs;
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,6 +14,7 @@ use exporters::dma_heap::{DmaHeapError, heaps};
 use exporters::udmabuf::UdmabufError;
 use exporters::{DmaBuf, DmaBufError, DmaHeap, Exporter, Intent, Provider, SystemMemory, Udmabuf};
 use iomap::{Access, Memory, PageSize};
+use small_udmabufs::SmallUdmabufs;
 
 fn main() -> ExitCode {
     run(vec![
@@ -142,7 +145,9 @@ fn udmabuf_shows_the_memfd_s_bytes() -> Outcome {
 }
 
 fn udmabuf_splits_at_its_limit() -> Outcome {
-    let udmabuf = need(Udmabuf::open())?;
+    need(Udmabuf::open())?;
+    let _small = SmallUdmabufs::begin()?;
+    let udmabuf = Udmabuf::open()?;
     let len = udmabuf.limit() + (3 << 20);
     let export = udmabuf.export(len)?;
     let parts = export.dma_bufs()?;
@@ -177,7 +182,9 @@ fn udmabuf_gathers_parts_in_order() -> Outcome {
 }
 
 fn udmabuf_refuses_what_it_cannot_take() -> Outcome {
-    let udmabuf = need(Udmabuf::open())?;
+    need(Udmabuf::open())?;
+    let _small = SmallUdmabufs::begin()?;
+    let udmabuf = Udmabuf::open()?;
     let page = PageSize::Base.bytes();
     let anonymous = Memory::anonymous(page, PageSize::Base)?;
     let refused = udmabuf.create(&anonymous, 0..page);

@@ -2,6 +2,8 @@
 //! too: an error of the layer fails the trial.
 
 mod common;
+#[path = "common/small_udmabufs.rs"]
+mod small_udmabufs;
 
 use std::os::fd::AsFd;
 use std::process::{Command, ExitCode};
@@ -14,6 +16,7 @@ use exporters::vulkan::{
 };
 use exporters::{Exporter, Intent, Udmabuf};
 use iomap::{Caching, Location, Memory, PageSize, PhyrKind, Pinned};
+use small_udmabufs::SmallUdmabufs;
 
 /// Set for a child of this test that only lists the devices.
 const CHILD: &str = "BUFMAP_TEST_LIST_DEVICES";
@@ -202,6 +205,7 @@ fn the_way_in_is_told(device: &Device) -> Outcome {
         (takes, way) => return Err(Stop::Failed(format!("{takes:?}, but {way}"))),
     }
     // Larger than one udmabuf: by address, and the buffer says why.
+    let _small = SmallUdmabufs::begin()?;
     let len = Udmabuf::open()?.limit() + 4096;
     let memory = Arc::new(Memory::memfd("test", len, PageSize::Base)?);
     let large = need(device.import_memory(memory))?;
