@@ -89,7 +89,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         if !arguments.ignore_fences {
             wait_for_writers(&ready, &sink.frames()[ready.slot], patience)?;
         }
-        reader.check(ready.slot, &TestCard::new(sink.picture(), ready.number)?)?;
+        let card = TestCard::new(sink.picture(), ready.number)?;
+        reader.check(ready.slot, &card).map_err(|wrong| unless_gone(&mut sink, wrong))?;
         thread::sleep(Duration::from_millis(arguments.slow));
         sink.release(ready.slot, None, patience)?;
         seen += 1;
@@ -142,6 +143,20 @@ fn wait_for_writers(ready: &Ready, frame: &Frame, patience: Duration) -> Result<
         }
     }
     Ok(())
+}
+
+/// What is to be said of a wrong frame. The fence of a process that dies is signalled as if its work were
+/// done, sometimes before its socket closes: then the frame is not wrong but was never finished.
+fn unless_gone(sink: &mut Sink, wrong: Failure) -> Failure {
+    loop {
+        match sink.next(Duration::from_secs(1)) {
+            Ok(Some(_)) => {}
+            Err(gone @ SocketError::Gone) => {
+                return format!("{gone}; its last frame: {wrong}").into();
+            }
+            _ => return wrong,
+        }
+    }
 }
 
 /// Makes the frames somebody's, by the name that was given.

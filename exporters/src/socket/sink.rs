@@ -29,7 +29,9 @@ pub struct Ready {
     /// How many frames the other side made before it.
     pub number: u64,
     /// What is to be waited for first: the other side still writes. Beside it there may be fences on
-    /// the frame's dma-bufs ([`DmaBuf::export_sync_file`]).
+    /// the frame's dma-bufs ([`DmaBuf::export_sync_file`]). If that process dies, the kernel signals
+    /// its fences, of some drivers (`vgem`) without an error: a frame is known to be whole only while
+    /// nothing says [`SocketError::Gone`].
     pub fence: Option<SyncFile>,
 }
 
@@ -51,10 +53,8 @@ impl Sink {
         let buffers = buffers(fds)?;
         let mut frames = Vec::new();
         for (slot, planes) in places.iter().enumerate() {
-            let place = |&FramePlane { buffer, offset, pitch }: &FramePlane<u32>| {
-                let buffer = buffers[buffer as usize].clone();
-                FramePlane { buffer, offset, pitch }
-            };
+            let place =
+                |plane: &FramePlane<u32>| plane.in_buffer(buffers[plane.buffer as usize].clone());
             let frame = Frame { picture, planes: planes.iter().map(place).collect() };
             frame.check().map_err(|source| SocketError::Frame { slot, source })?;
             frames.push(frame);
