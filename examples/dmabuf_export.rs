@@ -188,6 +188,9 @@ fn primary(driver: &str) -> Result<Card, Failure> {
     Ok(Card::find(name, Node::Primary)?)
 }
 
+/// Gives a frame away, with the fence of who still draws it, if somebody does.
+type Ready<'a> = dyn FnMut(Option<BorrowedFd<'_>>) -> Result<(), Failure> + 'a;
+
 /// Frames, and how they are drawn.
 trait Painter {
     fn frames(&self) -> &[Frame];
@@ -199,7 +202,7 @@ trait Painter {
         slot: usize,
         card: &TestCard,
         slow: Duration,
-        ready: &mut dyn FnMut(Option<BorrowedFd<'_>>) -> Result<(), Failure>,
+        ready: &mut Ready<'_>,
     ) -> Result<(), Failure>;
 }
 
@@ -253,7 +256,7 @@ impl Painter for Plain {
         slot: usize,
         card: &TestCard,
         slow: Duration,
-        ready: &mut dyn FnMut(Option<BorrowedFd<'_>>) -> Result<(), Failure>,
+        ready: &mut Ready<'_>,
     ) -> Result<(), Failure> {
         let (frame, (export, gem)) = (&self.frames[slot], &self.buffers[slot]);
         let access = export.cpu()?.begin(Intent::Write)?;
@@ -311,7 +314,7 @@ impl Painter for Drawn {
         slot: usize,
         card: &TestCard,
         slow: Duration,
-        ready: &mut dyn FnMut(Option<BorrowedFd<'_>>) -> Result<(), Failure>,
+        ready: &mut Ready<'_>,
     ) -> Result<(), Failure> {
         let map = self.bos[slot].map(Intent::Write)?;
         thread::sleep(slow);
@@ -360,7 +363,7 @@ impl Painter for Copied {
         slot: usize,
         card: &TestCard,
         slow: Duration,
-        ready: &mut dyn FnMut(Option<BorrowedFd<'_>>) -> Result<(), Failure>,
+        ready: &mut Ready<'_>,
     ) -> Result<(), Failure> {
         if let Some(before) = self.copied.take() {
             self.transfer.wait(before)?;
@@ -426,7 +429,7 @@ mod by_wgpu {
             slot: usize,
             card: &TestCard,
             slow: Duration,
-            ready: &mut dyn FnMut(Option<BorrowedFd<'_>>) -> Result<(), Failure>,
+            ready: &mut Ready<'_>,
         ) -> Result<(), Failure> {
             let rows: Vec<_> = (0..self.picture.height as usize).map(|y| card.row(0, y)).collect();
             let layout = wgpu::TexelCopyBufferLayout {

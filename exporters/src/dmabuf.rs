@@ -31,6 +31,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{Setter, Updater, ioctl, opcode};
 
+use crate::Absent;
 use crate::export::{Bytes, Turns};
 
 /// `DMA_BUF_MAGIC`, "DMAB": the magic number of the file system all dma-bufs lie on, since
@@ -475,6 +476,21 @@ fn new_failed(step: &'static str) -> impl Fn(Errno) -> DmaBufError {
     move |e| DmaBufError::Kernel { step, len: 0, exporter: String::new(), source: e.into() }
 }
 
+/// Whether two descriptors are of one buffer.
+pub(crate) fn is_same(one: &impl AsFd, other: &impl AsFd) -> bool {
+    inode(one.as_fd()).is_ok_and(|one| inode(other.as_fd()) == Ok(one))
+}
+
+/// A duplicate with `F_DUPFD_CLOEXEC`, for a driver to own.
+pub(crate) fn duplicate(fd: impl AsFd, what: &'static str) -> Result<OwnedFd, Absent> {
+    fd.as_fd().try_clone_to_owned().map_err(|e| {
+        Absent::new(
+            format!("the {what}'s descriptor cannot be duplicated: {e}"),
+            "raise RLIMIT_NOFILE (ulimit -n)",
+        )
+    })
+}
+
 /// Which buffer a dma-buf is: each has an inode of its own since Linux 5.3.
 pub(crate) fn inode(fd: BorrowedFd<'_>) -> rustix::io::Result<u64> {
     Ok(rustix::fs::fstat(fd)?.st_ino)
@@ -484,8 +500,8 @@ pub(crate) fn inode(fd: BorrowedFd<'_>) -> rustix::io::Result<u64> {
 fn fdinfo(fd: BorrowedFd<'_>, key: &str) -> Option<String> {
     let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    // The kernel writes all of it, a few hundred bytes, into the first read.
-    let mut info = [0; 4096];
+    // The kernel writes all of it, some two hundred bytes, into the first read.
+    let mut info = [0; 1024];
     let len = rustix::io::read(file, &mut info).ok()?;
     let info = String::from_utf8_lossy(&info[..len]);
     let value = info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;

@@ -44,6 +44,7 @@ pub(crate) use text::format_coded;
 pub use text::{format_named, modifier_named};
 
 use crate::DmaBuf;
+use crate::dmabuf::is_same;
 
 /// The most planes that a picture has.
 pub const MAX_PLANES: usize = 4;
@@ -88,6 +89,13 @@ pub struct Frame<B = DmaBuf> {
     pub picture: Picture,
     /// Its planes, one to [`MAX_PLANES`].
     pub planes: Vec<FramePlane<B>>,
+}
+
+impl<B> FramePlane<B> {
+    /// The same place in another buffer.
+    pub fn in_buffer<C>(&self, buffer: C) -> FramePlane<C> {
+        FramePlane { buffer, offset: self.offset, pitch: self.pitch }
+    }
 }
 
 impl Picture {
@@ -152,12 +160,7 @@ impl Frame<()> {
     /// # Errors
     /// [`FrameError::TooShort`] if the buffer is.
     pub fn over(&self, dma_buf: &DmaBuf) -> Result<Frame, FrameError> {
-        let place = |&FramePlane { offset, pitch, .. }: &FramePlane<()>| FramePlane {
-            buffer: dma_buf.clone(),
-            offset,
-            pitch,
-        };
-        let planes = self.planes.iter().map(place).collect();
+        let planes = self.planes.iter().map(|plane| plane.in_buffer(dma_buf.clone())).collect();
         let frame = Frame { picture: self.picture, planes };
         frame.check()?;
         Ok(frame)
@@ -171,12 +174,15 @@ impl Frame {
     /// # Errors
     /// As [`Picture::check`].
     pub fn check(&self) -> Result<(), FrameError> {
-        let sized = |plane: &FramePlane<DmaBuf>| FramePlane {
-            buffer: plane.buffer.len(),
-            offset: plane.offset,
-            pitch: plane.pitch,
-        };
-        self.picture.check(&self.planes.iter().map(sized).collect::<Vec<_>>())
+        let sized = self.planes.iter().map(|plane| plane.in_buffer(plane.buffer.len()));
+        self.picture.check(&sized.collect::<Vec<_>>())
+    }
+
+    /// The one buffer in which all planes lie, by whichever descriptors, if it is one.
+    pub(crate) fn one_buffer(&self) -> Option<&DmaBuf> {
+        let (first, rest) = self.planes.split_first()?;
+        let is_one = rest.iter().all(|plane| is_same(&plane.buffer, &first.buffer));
+        is_one.then_some(&first.buffer)
     }
 }
 

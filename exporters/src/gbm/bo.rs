@@ -26,7 +26,7 @@ use iomap::{Access, BufMap, Caching, Location, Plane};
 use super::device::{Alive, Device, Opening, clear_errno};
 use super::error::GbmError;
 use super::library::RawBo;
-use crate::dmabuf::inode;
+use crate::dmabuf::{inode, is_same};
 use crate::frame::{self, Frame, FrameError, FramePlane, Picture};
 use crate::{DmaBuf, Intent};
 
@@ -337,11 +337,6 @@ fn settled(asked: &[DrmModifier], got: DrmModifier) -> Result<Option<DrmModifier
         got if asked.contains(&got) => Ok(Some(got)),
         got => Err(GbmError::OtherModifier { asked: asked.to_vec(), got }),
     }
-}
-
-/// Whether a descriptor is of this dma-buf.
-fn is_same(dma_buf: &DmaBuf, fd: &OwnedFd) -> bool {
-    inode(dma_buf.as_fd()).is_ok_and(|one| inode(fd.as_fd()) == Ok(one))
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::error::SocketError;
 use super::link::{Link, Received};
 use super::wire::{Farewell, MAX_FRAMES, Text};
-use crate::dmabuf::{DmaBuf, inode};
-use crate::frame::{Frame, FramePlane, Picture};
+use crate::dmabuf::{DmaBuf, is_same};
+use crate::frame::{Frame, Picture};
 use crate::sync_file::SyncFile;
 
 /// A pool of frames, and who has which.
@@ -51,13 +51,12 @@ impl Source {
         for (slot, frame) in frames.iter().enumerate() {
             frame.check().map_err(|source| SocketError::Frame { slot, source })?;
             let mut planes = Vec::new();
-            for FramePlane { buffer, offset, pitch } in &frame.planes {
-                let known = buffers.iter().position(|known| is_same(known, buffer));
+            for plane in &frame.planes {
+                let known = buffers.iter().position(|known| is_same(*known, &plane.buffer));
                 if known.is_none() {
-                    buffers.push(buffer);
+                    buffers.push(&plane.buffer);
                 }
-                let buffer = known.unwrap_or(buffers.len() - 1) as u32;
-                planes.push(FramePlane { buffer, offset: *offset, pitch: *pitch });
+                planes.push(plane.in_buffer(known.unwrap_or(buffers.len() - 1) as u32));
             }
             places.push(planes);
         }
@@ -166,11 +165,6 @@ impl Source {
 
 fn out_of_turn(what: &'static str) -> SocketError {
     SocketError::OutOfTurn { what, wanted: "a frame's release or a goodbye" }
-}
-
-/// Whether two handles are of one buffer.
-fn is_same(one: &DmaBuf, other: &DmaBuf) -> bool {
-    inode(one.as_fd()).is_ok_and(|one| inode(other.as_fd()) == Ok(one))
 }
 
 /// What all frames show.

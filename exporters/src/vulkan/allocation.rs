@@ -16,6 +16,7 @@
 //!    frees what he bound first.
 //! 2. Host memory stays mapped, at one address, from [`Allocation::map`] until the memory is freed.
 //! 3. What is imported is alive, and lives as long as the allocation: who imports sees to it.
+//! 4. Only memory of [`Origin::Export`] is asked for as a dma-buf: who allocates sees to it.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -29,17 +30,18 @@ use iomap::{Access, BufMap};
 
 use super::device::Device;
 use super::error::{VulkanError, failed};
+use super::memory_fd::{self, Import};
 use super::memory_types::{self, Seen};
-use crate::Absent;
 use crate::dmabuf::{DmaBufError, Intent};
 use crate::export::Turns;
+use crate::{Absent, DmaBuf};
 
 /// Where memory comes from or goes to, other than the device and back.
-pub(super) enum Origin {
+pub(super) enum Origin<'a> {
     /// It is to leave as a dma-buf.
     Export,
-    /// A dma-buf, which the driver takes over on success only.
-    DmaBuf { fd: vk::ImportMemoryFdInfoKHR<'static>, size: u64, types: u32 },
+    /// A dma-buf.
+    DmaBuf(&'a DmaBuf),
     /// Pages of this process.
     Host { pages: vk::ImportMemoryHostPointerInfoEXT<'static>, size: u64, types: u32 },
 }
@@ -67,14 +69,17 @@ impl Allocation {
         device: &Device,
         need: Need,
         wishes: &[Flags],
-        origin: Option<Origin>,
+        origin: Option<Origin<'_>>,
     ) -> Result<Self, VulkanError> {
         let Need { requirements, dedicated } = need;
-        let (size, types) = match &origin {
-            Some(Origin::DmaBuf { size, types, .. } | Origin::Host { size, types, .. }) => {
-                (*size, *types)
-            }
-            Some(Origin::Export) | None => (requirements.size, !0),
+        let import = match origin {
+            Some(Origin::DmaBuf(dma_buf)) => Some(Import::new(device.memory_fd()?, dma_buf)?),
+            _ => None,
+        };
+        let (size, types) = match (&origin, &import) {
+            (Some(Origin::DmaBuf(dma_buf)), Some(import)) => (dma_buf.len() as u64, import.types),
+            (Some(Origin::Host { size, types, .. }), _) => (*size, *types),
+            _ => (requirements.size, !0),
         };
         if size < requirements.size {
             return Err(VulkanError::TooShort { len: size as usize, need: requirements.size });
@@ -90,31 +95,31 @@ impl Allocation {
         let kind = kinds.memory_types[index as usize];
         let out_of_memory =
             || VulkanError::OutOfMemory { asked: size, free: device.free(kind.heap_index) };
-        let imported = matches!(origin, Some(Origin::DmaBuf { .. } | Origin::Host { .. }));
+        let imported = matches!(origin, Some(Origin::DmaBuf(_) | Origin::Host { .. }));
         // VUID-vkAllocateMemory-pAllocateInfo-01713.
         if !imported && size > kinds.memory_heaps[kind.heap_index as usize].size {
             return Err(out_of_memory());
         }
 
         let mut export = vk::ExportMemoryAllocateInfo::default().handle_types(Handle::DMA_BUF_EXT);
-        let (mut fd, mut pages, mut alone);
+        let mut fd = import.as_ref().map(Import::info);
+        let (mut pages, mut alone);
         let mut info =
             vk::MemoryAllocateInfo::default().allocation_size(size).memory_type_index(index);
         if let Some(dedicated) = dedicated {
             alone = dedicated;
             info = info.push_next(&mut alone);
         }
+        if let Some(fd) = &mut fd {
+            info = info.push_next(fd);
+        }
         match origin {
             Some(Origin::Export) => info = info.push_next(&mut export),
-            Some(Origin::DmaBuf { fd: import, .. }) => {
-                fd = import;
-                info = info.push_next(&mut fd);
-            }
             Some(Origin::Host { pages: import, .. }) => {
                 pages = import;
                 info = info.push_next(&mut pages);
             }
-            None => {}
+            Some(Origin::DmaBuf(_)) | None => {}
         }
         // SAFETY: `info` and its chain are valid, and what they import is alive (law 3).
         let memory = match unsafe { device.ash().allocate_memory(&info, None) } {
@@ -126,7 +131,16 @@ impl Allocation {
             }
             Err(result) => return Err(failed("vkAllocateMemory")(result)),
         };
+        if let Some(import) = import {
+            import.taken();
+        }
         Ok(Self { device: device.clone(), memory, flags: kind.property_flags, host: None })
+    }
+
+    /// The memory as a new dma-buf (law 4).
+    pub(super) fn dma_buf(&self) -> Result<DmaBuf, VulkanError> {
+        // SAFETY: laws 1 and 4.
+        unsafe { memory_fd::export(self.device.memory_fd()?, self.memory) }
     }
 
     /// Maps the memory if the CPU can reach it.

@@ -281,7 +281,7 @@ impl Bare {
     pub(super) fn allocate(
         self,
         wishes: &[Flags],
-        origin: Option<Origin>,
+        origin: Option<Origin<'_>>,
     ) -> Result<Raw, VulkanError> {
         let need = self.need(matches!(origin, Some(Origin::Host { .. })));
         let memory = Allocation::new(&self.device, need, wishes, origin)?;

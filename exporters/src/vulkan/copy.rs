@@ -21,7 +21,7 @@ use super::error::{VulkanError, failed};
 use super::format::{Texels, aspect};
 use super::image::Image;
 use super::layout::ImageUse;
-use crate::frame::{self, Frame, FramePlane};
+use crate::frame::{self, Frame};
 use crate::{Absent, DmaBuf};
 
 /// A part of one buffer to be copied to a part of another. Offsets and lengths are in bytes and
@@ -337,12 +337,8 @@ fn pixels(
             "make it for copies as well",
         ));
     }
-    let sized = |plane: &FramePlane<()>| FramePlane {
-        buffer: buffer.len(),
-        offset: plane.offset,
-        pitch: plane.pitch,
-    };
-    here.check(&layout.planes.iter().map(sized).collect::<Vec<_>>())?;
+    let sized = layout.planes.iter().map(|plane| plane.in_buffer(buffer.len()));
+    here.check(&sized.collect::<Vec<_>>())?;
     let formats = frame::planes(here)?;
     let mut copies = Vec::new();
     for (index, (plane, &format)) in layout.planes.iter().zip(formats).enumerate() {

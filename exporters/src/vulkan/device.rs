@@ -13,6 +13,8 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ash::vk::ExternalMemoryFeatureFlags as Features;
+use ash::vk::ExternalMemoryHandleTypeFlags as Handle;
 use ash::{ext, khr, vk};
 
 use super::error::{VulkanError, failed};
@@ -21,6 +23,9 @@ use super::info::{DeviceInfo, describe};
 use super::instance::{Instance, has};
 use super::validation::ValidationLog;
 use crate::Absent;
+
+/// By which handles buffers come and go here.
+const HANDLES: [Handle; 2] = [Handle::DMA_BUF_EXT, Handle::HOST_ALLOCATION_EXT];
 
 /// A Vulkan device, opened.
 ///
@@ -55,6 +60,8 @@ struct Inner {
     memory_host: Result<ext::external_memory_host::Device, Absent>,
     semaphore_fd: Result<khr::external_semaphore_fd::Device, Absent>,
     image_modifiers: Result<ext::image_drm_format_modifier::Device, Absent>,
+    /// Asked for once: the driver takes as long to answer as for a small allocation.
+    external: [(Handle, Features); 2],
     /// Dropped after `raw` is destroyed in `drop`.
     instance: Instance,
 }
@@ -164,6 +171,7 @@ impl Device {
             memory_host,
             semaphore_fd,
             image_modifiers,
+            external: HANDLES.map(|handle| (handle, external(&instance, physical, handle))),
             instance,
         })))
     }
@@ -228,24 +236,10 @@ impl Device {
         self.0.semaphore_fd.as_ref().map_err(Absent::clone)
     }
 
-    /// What can be done with buffers whose memory is of a handle type.
-    pub(super) fn external(
-        &self,
-        handle: vk::ExternalMemoryHandleTypeFlags,
-    ) -> vk::ExternalMemoryFeatureFlags {
-        let query = vk::PhysicalDeviceExternalBufferInfo::default()
-            .usage(super::buffer::USAGE)
-            .handle_type(handle);
-        let mut answer = vk::ExternalBufferProperties::default();
-        // SAFETY: the instance is alive and the device is one of its own, of Vulkan 1.1 or later.
-        unsafe {
-            self.0.instance.raw.get_physical_device_external_buffer_properties(
-                self.0.physical,
-                &query,
-                &mut answer,
-            );
-        }
-        answer.external_memory_properties.external_memory_features
+    /// What can be done with buffers whose memory is of a handle type, one of [`HANDLES`].
+    pub(super) fn external(&self, handle: Handle) -> Features {
+        let known = self.0.external.iter().find(|(known, _)| *known == handle);
+        known.map_or(Features::empty(), |&(_, features)| features)
     }
 
     /// How much of a heap is free in bytes: the driver's estimate, or the heap's size without one.
@@ -285,6 +279,20 @@ impl Drop for Inner {
         // SAFETY: law 1: nothing made from the device is left.
         unsafe { self.raw.destroy_device(None) };
     }
+}
+
+/// What a device can do with buffers whose memory is of a handle type.
+fn external(instance: &Instance, device: vk::PhysicalDevice, handle: Handle) -> Features {
+    let query = vk::PhysicalDeviceExternalBufferInfo::default()
+        .usage(super::buffer::USAGE)
+        .handle_type(handle);
+    let mut answer = vk::ExternalBufferProperties::default();
+    // SAFETY: the instance is alive and the device is one of its own, of Vulkan 1.1 or later.
+    unsafe {
+        let raw = &instance.raw;
+        raw.get_physical_device_external_buffer_properties(device, &query, &mut answer);
+    }
+    answer.external_memory_properties.external_memory_features
 }
 
 /// The feature for formats of several planes, on if the device has it.

@@ -1,18 +1,12 @@
 //! A device's memory as a dma-buf, and the device as a source of buffers.
-//!
-//! # Safety
-//!
-//! A descriptor that `vkGetMemoryFdKHR` returns is new and the caller's.
-#![allow(unsafe_code)]
 
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use ash::vk;
 
 use super::buffer::Buffer;
 use super::device::Device;
-use super::error::{VulkanError, failed};
+use super::error::VulkanError;
 use crate::export::{CpuView, Export, ExportError, Exporter, PhyrSource, Provider};
 use crate::{Absent, DmaBuf};
 
@@ -27,16 +21,7 @@ impl Buffer {
         if let Some(dma_buf) = self.shared.get() {
             return Ok(dma_buf.clone());
         }
-        let device = self.device();
-        let get = vk::MemoryGetFdInfoKHR::default()
-            .memory(self.raw.memory.memory)
-            .handle_type(vk::ExternalMemoryHandleTypeFlags::DMA_BUF_EXT);
-        // SAFETY: the memory is alive and was allocated with this handle type
-        // (VUID-VkMemoryGetFdInfoKHR-handleType-00671).
-        let fd = unsafe { device.memory_fd()?.get_memory_fd(&get) }
-            .map_err(failed("vkGetMemoryFdKHR"))?;
-        // SAFETY: the module's law.
-        let dma_buf = DmaBuf::new(unsafe { OwnedFd::from_raw_fd(fd) })?;
+        let dma_buf = self.raw.memory.dma_buf()?;
         Ok(self.shared.get_or_init(|| dma_buf).clone())
     }
 }

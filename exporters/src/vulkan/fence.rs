@@ -14,21 +14,20 @@
 //! 2. Its payload is changed through it only while no such work is pending.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
 use ash::vk::ExternalSemaphoreFeatureFlags as Features;
 use ash::vk::ExternalSemaphoreHandleTypeFlags as Handle;
 use ash::{khr, vk};
-use rustix::event::PollFlags;
 
 use super::device::Device;
 use super::error::{VulkanError, failed};
 use super::info::DeviceInfo;
 use super::instance::Instance;
-use crate::ready::ready;
+use crate::dmabuf::duplicate;
 use crate::sync_file::SyncFileError;
-use crate::{Absent, Intent, SyncFile};
+use crate::{Absent, Intent, SyncFile, ready};
 
 impl Device {
     /// Whether the device's work can wait for sync files and end in them: it has
@@ -132,7 +131,7 @@ fn functions(device: &Device) -> Result<&khr::external_semaphore_fd::Device, Vul
 
 /// A handle of our own on a sync file. Drivers do not always look at what they are given.
 pub(super) fn sync_file(fd: BorrowedFd<'_>) -> Result<SyncFile, VulkanError> {
-    Ok(SyncFile::new(duplicate(fd, "sync file")?)?)
+    Ok(SyncFile::new(duplicate(fd, "sync file").map_err(VulkanError::Unavailable)?)?)
 }
 
 /// Waits by the CPU until a fence is signalled, as a device does: whatever became of the work. The
@@ -144,46 +143,10 @@ pub(super) fn signalled(fence: &SyncFile) -> Result<(), VulkanError> {
     }
 }
 
-/// Waits by the CPU until a dma-buf's writers are done for one who reads, and all its users for one who
-/// writes (`poll` of a dma-buf, since Linux 3.17).
+/// Waits by the CPU for a dma-buf's users, however long.
 pub(super) fn settled(dma_buf: BorrowedFd<'_>, intent: Intent) -> Result<(), VulkanError> {
-    let event = if intent == Intent::Read { PollFlags::IN } else { PollFlags::OUT };
-    match ready(dma_buf, event, Duration::MAX) {
+    match ready::settled(dma_buf, intent, Duration::MAX) {
         Ok(_) => Ok(()),
         Err(e) => Err(SyncFileError::Kernel { step: "poll of a dma-buf", source: e.into() }.into()),
-    }
-}
-
-/// A duplicate with `F_DUPFD_CLOEXEC`, for the driver to own.
-pub(super) fn duplicate(fd: impl AsFd, what: &'static str) -> Result<OwnedFd, VulkanError> {
-    fd.as_fd().try_clone_to_owned().map_err(|e| {
-        VulkanError::Unavailable(Absent::new(
-            format!("the {what}'s descriptor cannot be duplicated: {e}"),
-            "raise RLIMIT_NOFILE (ulimit -n)",
-        ))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write;
-    use std::thread;
-    use std::time::Instant;
-
-    use super::*;
-
-    /// `poll` of a pipe is that of a dma-buf: it returns when it is ready.
-    #[test]
-    fn the_cpu_waits_until_a_file_is_ready() {
-        let (reader, mut writer) = std::io::pipe().expect("a pipe");
-        let begun = Instant::now();
-        let done = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(50));
-            writer.write_all(b".").map(|()| writer)
-        });
-        settled(reader.as_fd(), Intent::Read).expect("no error");
-        assert!(begun.elapsed() >= Duration::from_millis(50));
-        let writer = done.join().expect("no panic").expect("written");
-        settled(writer.as_fd(), Intent::Write).expect("no error");
     }
 }

@@ -50,7 +50,7 @@ pub(super) const FORMATS: [(DrmFourcc, Vk); 34] = [
 ];
 
 /// Vulkan's name of a format, if it has one.
-pub(super) fn format(drm: DrmFourcc) -> Option<Vk> {
+pub(crate) fn format(drm: DrmFourcc) -> Option<Vk> {
     FORMATS.iter().find(|(known, _)| *known == drm).map(|&(_, format)| format)
 }
 

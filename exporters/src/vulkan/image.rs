@@ -20,7 +20,6 @@
 //!    dma-bufs, and the driver's own requirements too.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::OnceLock;
 
 use ash::vk;
@@ -31,10 +30,10 @@ use drm_fourcc::DrmModifier;
 use super::allocation::{Allocation, Need, Origin};
 use super::device::Device;
 use super::error::{VulkanError, failed};
-use super::fence::duplicate;
 use super::format::{self, memory_aspect};
 use super::layout::{ImageUse, implicit};
 use super::memory_types::{DEVICE_LOCAL, IMPORTED};
+use crate::dmabuf::is_same;
 use crate::frame::{self, Frame, FramePlane, Picture};
 use crate::{Absent, DmaBuf};
 
@@ -112,15 +111,7 @@ impl Image {
         let [memory] = self.memory.as_slice() else {
             return Err(self.bare.device.refuses(self.picture(), not_in_one()));
         };
-        let get = vk::MemoryGetFdInfoKHR::default()
-            .memory(memory.memory)
-            .handle_type(Handle::DMA_BUF_EXT);
-        // SAFETY: the memory is alive and was allocated with this handle type
-        // (VUID-VkMemoryGetFdInfoKHR-handleType-00671).
-        let fd = unsafe { self.device().memory_fd()?.get_memory_fd(&get) }
-            .map_err(failed("vkGetMemoryFdKHR"))?;
-        // SAFETY: the call succeeded, so the descriptor is new and ours.
-        let dma_buf = DmaBuf::new(unsafe { OwnedFd::from_raw_fd(fd) })?;
+        let dma_buf = memory.dma_buf()?;
         let frame = match &self.planned {
             Some(layout) => layout.over(&dma_buf)?,
             None => self.as_told(&dma_buf)?,
@@ -153,7 +144,7 @@ impl Image {
     pub(super) fn shared(&self) -> Vec<&DmaBuf> {
         let mut found: Vec<&DmaBuf> = Vec::new();
         for plane in self.frame.get().iter().flat_map(|frame| &frame.planes) {
-            if !found.iter().any(|other| is_same(other, &plane.buffer)) {
+            if !found.iter().any(|other| is_same(*other, &plane.buffer)) {
                 found.push(&plane.buffer);
             }
         }
@@ -196,7 +187,7 @@ impl Device {
         if frame.planes.len() != known.planes {
             return Err(self.refuses(picture, other_planes(frame.planes.len(), known.planes)));
         }
-        let disjoint = !is_one_buffer(frame);
+        let disjoint = frame.one_buffer().is_none();
         if disjoint && !known.disjoint {
             return Err(self.refuses(picture, not_in_one()));
         }
@@ -397,19 +388,8 @@ impl Bare {
 
     /// Imports the memory of all planes, or of one.
     fn import(&self, dma_buf: &DmaBuf, plane: Option<usize>) -> Result<Allocation, VulkanError> {
-        let (handle, functions) = (Handle::DMA_BUF_EXT, self.device.memory_fd()?);
-        let fd = duplicate(dma_buf, "dma-buf")?;
-        let mut properties = vk::MemoryFdPropertiesKHR::default();
-        // SAFETY: `fd` is open; the call takes no ownership of it.
-        unsafe { functions.get_memory_fd_properties(handle, fd.as_raw_fd(), &mut properties) }
-            .map_err(failed("vkGetMemoryFdPropertiesKHR"))?;
-        let import = vk::ImportMemoryFdInfoKHR::default().handle_type(handle).fd(fd.as_raw_fd());
-        let (size, types) = (dma_buf.len() as u64, properties.memory_type_bits);
-        let origin = Origin::DmaBuf { fd: import, size, types };
-        let memory = Allocation::new(&self.device, self.need(plane), IMPORTED, Some(origin))?;
-        // The import succeeded: the descriptor is the driver's from here on.
-        let _ = fd.into_raw_fd();
-        Ok(memory)
+        let origin = Origin::DmaBuf(dma_buf);
+        Allocation::new(&self.device, self.need(plane), IMPORTED, Some(origin))
     }
 
     /// What the memory of all planes needs, or that of one. All together it is for this image alone; one
@@ -484,17 +464,6 @@ impl Drop for Bare {
         // SAFETY: law 1.
         unsafe { self.device.ash().destroy_image(self.image, None) };
     }
-}
-
-/// Whether all planes lie in the same dma-buf, by whichever descriptors.
-fn is_one_buffer(frame: &Frame) -> bool {
-    frame.planes.windows(2).all(|pair| is_same(&pair[0].buffer, &pair[1].buffer))
-}
-
-/// Whether two descriptors are of one dma-buf, which the kernel knows by a number.
-fn is_same(a: &DmaBuf, b: &DmaBuf) -> bool {
-    let number = |dma_buf: &DmaBuf| rustix::fs::fstat(dma_buf.as_fd()).map(|stat| stat.st_ino);
-    matches!((number(a), number(b)), (Ok(a), Ok(b)) if a == b)
 }
 
 fn other_planes(got: usize, wanted: usize) -> Absent {

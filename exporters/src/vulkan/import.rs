@@ -11,7 +11,6 @@
 //! What is imported outlives the buffer: see the second law of `buffer`.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::{Arc, OnceLock};
 
 use ash::vk;
@@ -23,7 +22,6 @@ use super::allocation::Origin;
 use super::buffer::{Bare, Buffer, Way, not_exportable};
 use super::device::Device;
 use super::error::{VulkanError, failed};
-use super::fence::duplicate;
 use super::memory_types::{HOST_PAGES, IMPORTED};
 use crate::udmabuf::{Udmabuf, UdmabufError};
 use crate::{Absent, DmaBuf};
@@ -63,25 +61,8 @@ impl Device {
         let handle = Handle::DMA_BUF_EXT;
         self.can(handle, Features::IMPORTABLE, "VK_EXT_external_memory_dma_buf")
             .map_err(VulkanError::Unavailable)?;
-        let functions = self.memory_fd()?;
-        let fd = duplicate(dma_buf, "dma-buf")?;
-
-        let mut properties = vk::MemoryFdPropertiesKHR::default();
-        // SAFETY: `fd` is open; the call takes no ownership of it.
-        unsafe { functions.get_memory_fd_properties(handle, fd.as_raw_fd(), &mut properties) }
-            .map_err(failed("vkGetMemoryFdPropertiesKHR"))?;
-        let import = vk::ImportMemoryFdInfoKHR::default().handle_type(handle).fd(fd.as_raw_fd());
-        let raw = Bare::new(self, dma_buf.len(), Some(handle))?.allocate(
-            IMPORTED,
-            Some(Origin::DmaBuf {
-                fd: import,
-                size: dma_buf.len() as u64,
-                types: properties.memory_type_bits,
-            }),
-        )?;
-        // The import succeeded: the descriptor is the driver's from here on
-        // (VkImportMemoryFdInfoKHR: ownership passes on success, else it stays with the caller).
-        let _ = fd.into_raw_fd();
+        let raw = Bare::new(self, dma_buf.len(), Some(handle))?
+            .allocate(IMPORTED, Some(Origin::DmaBuf(dma_buf)))?;
         let exportable = Err(Absent::new("the buffer is an imported dma-buf", "share that one"));
         let shared = OnceLock::from(dma_buf.clone());
         let (len, way) = (dma_buf.len(), Way::DmaBuf);

@@ -219,13 +219,9 @@ impl Device {
 
     /// The modifiers that the driver knows for a format, and what each is good for.
     fn known(&self, format: vk::Format) -> Vec<Known> {
-        let mut count = vk::DrmFormatModifierPropertiesListEXT::default();
-        self.modifiers(format, &mut count);
-        let mut modifiers = vec![<_>::default(); count.drm_format_modifier_count as usize];
-        let mut list = vk::DrmFormatModifierPropertiesListEXT::default()
-            .drm_format_modifier_properties(&mut modifiers);
-        self.modifiers(format, &mut list);
-        let count = list.drm_format_modifier_count as usize;
+        // SAFETY: the instance is alive, the device is one of its own, and by the module's laws it has the
+        // extension.
+        let all = unsafe { modifiers(self.instance(), self.physical(), format) };
         let known = |answer: &vk::DrmFormatModifierPropertiesEXT| {
             let features = answer.drm_format_modifier_tiling_features;
             Known {
@@ -235,20 +231,39 @@ impl Device {
                 disjoint: features.contains(Features::DISJOINT) && !self.is_wrong_about_disjoint(),
             }
         };
-        modifiers.iter().take(count).map(known).collect()
-    }
-
-    fn modifiers(&self, format: vk::Format, list: &mut vk::DrmFormatModifierPropertiesListEXT<'_>) {
-        let mut answer = vk::FormatProperties2::default().push_next(list);
-        let (instance, device) = (self.instance(), self.physical());
-        // SAFETY: as above; the list has room for as many as it says, or none and counts them.
-        unsafe { instance.get_physical_device_format_properties2(device, format, &mut answer) };
+        all.iter().map(known).collect()
     }
 
     /// Why there is no such image.
     pub(super) fn refuses(&self, picture: Picture, why: Absent) -> VulkanError {
         VulkanError::NoImage { device: self.info().name.clone(), picture, why }
     }
+}
+
+/// The modifiers that a driver knows for a format.
+///
+/// # Safety
+/// The instance is alive, the device is one of its own and has `VK_EXT_image_drm_format_modifier`.
+pub(crate) unsafe fn modifiers(
+    instance: &ash::Instance,
+    device: vk::PhysicalDevice,
+    format: vk::Format,
+) -> Vec<vk::DrmFormatModifierPropertiesEXT> {
+    let ask = |list: &mut vk::DrmFormatModifierPropertiesListEXT<'_>| {
+        let mut answer = vk::FormatProperties2::default().push_next(list);
+        // SAFETY: by the caller's promise; the list has room for as many as it says, or none and counts
+        // them.
+        unsafe { instance.get_physical_device_format_properties2(device, format, &mut answer) };
+    };
+    let mut count = vk::DrmFormatModifierPropertiesListEXT::default();
+    ask(&mut count);
+    let mut all = vec![<_>::default(); count.drm_format_modifier_count as usize];
+    let mut list =
+        vk::DrmFormatModifierPropertiesListEXT::default().drm_format_modifier_properties(&mut all);
+    ask(&mut list);
+    let filled = list.drm_format_modifier_count as usize;
+    all.truncate(filled);
+    all
 }
 
 /// Why a picture without a modifier is no image.

@@ -18,6 +18,7 @@
 //! * `image`: [`Device::import_image`] makes a frame of anybody's an [`Image`], [`Device::image`] a new
 //!   one, and [`Image::export`] a frame of it;
 //! * `export`: [`Buffer::export_dma_buf`] lets a buffer leave the process;
+//! * `memory_fd`: how a dma-buf becomes a driver's memory, and memory a dma-buf;
 //! * `steady`: [`Buffer::steady`] lets VFIO map a buffer for another device, a drive for one, if it is
 //!   known to stay in its place, and [`Buffer::assume_it_stays`] if the caller says so.
 //!
@@ -34,12 +35,13 @@ pub(crate) mod device;
 pub(crate) mod error;
 mod export;
 mod fence;
-mod format;
+pub(crate) mod format;
 mod image;
 mod import;
 mod info;
 pub(crate) mod instance;
-mod layout;
+pub(crate) mod layout;
+pub(crate) mod memory_fd;
 pub(crate) mod memory_types;
 mod steady;
 mod transfer;

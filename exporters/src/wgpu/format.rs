@@ -5,64 +5,47 @@ use wgpu::{BufferUsages, BufferUses, TextureFormat, TextureUsages, TextureUses};
 
 use super::error::WgpuError;
 use crate::frame::DrmFourcc;
+use crate::vulkan;
 
-/// A format by its three names.
+/// A format that DRM has, by wgpu's name and Vulkan's.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Format {
-    pub(super) drm: DrmFourcc,
     pub(super) wgpu: TextureFormat,
     pub(super) vk: vk::Format,
     /// The formats of its planes, if it has several.
     pub(super) planes: &'static [vk::Format],
 }
 
-const fn format(drm: DrmFourcc, wgpu: TextureFormat, vk: vk::Format) -> Format {
-    Format { drm, wgpu, vk, planes: &[] }
-}
-
-/// DRM names a pixel's bits from the highest to the lowest, wgpu and Vulkan its bytes in order.
-const FORMATS: [Format; 13] = [
-    format(DrmFourcc::Xrgb8888, TextureFormat::Bgra8Unorm, vk::Format::B8G8R8A8_UNORM),
-    format(DrmFourcc::Argb8888, TextureFormat::Bgra8Unorm, vk::Format::B8G8R8A8_UNORM),
-    format(DrmFourcc::Xbgr8888, TextureFormat::Rgba8Unorm, vk::Format::R8G8B8A8_UNORM),
-    format(DrmFourcc::Abgr8888, TextureFormat::Rgba8Unorm, vk::Format::R8G8B8A8_UNORM),
-    format(
-        DrmFourcc::Xbgr2101010,
-        TextureFormat::Rgb10a2Unorm,
-        vk::Format::A2B10G10R10_UNORM_PACK32,
-    ),
-    format(
-        DrmFourcc::Abgr2101010,
-        TextureFormat::Rgb10a2Unorm,
-        vk::Format::A2B10G10R10_UNORM_PACK32,
-    ),
-    format(DrmFourcc::Xbgr16161616f, TextureFormat::Rgba16Float, vk::Format::R16G16B16A16_SFLOAT),
-    format(DrmFourcc::Abgr16161616f, TextureFormat::Rgba16Float, vk::Format::R16G16B16A16_SFLOAT),
-    format(DrmFourcc::R8, TextureFormat::R8Unorm, vk::Format::R8_UNORM),
-    format(DrmFourcc::Gr88, TextureFormat::Rg8Unorm, vk::Format::R8G8_UNORM),
-    format(DrmFourcc::R16, TextureFormat::R16Unorm, vk::Format::R16_UNORM),
-    Format {
-        drm: DrmFourcc::Nv12,
-        wgpu: TextureFormat::NV12,
-        vk: vk::Format::G8_B8R8_2PLANE_420_UNORM,
-        planes: &[vk::Format::R8_UNORM, vk::Format::R8G8_UNORM],
-    },
-    Format {
-        drm: DrmFourcc::P010,
-        wgpu: TextureFormat::P010,
-        vk: vk::Format::G10X6_B10X6R10X6_2PLANE_420_UNORM_3PACK16,
-        planes: &[vk::Format::R16_UNORM, vk::Format::R16G16_UNORM],
-    },
+/// DRM's and wgpu's names of a format, and Vulkan's of its planes if it has several. DRM names a pixel's
+/// bits from the highest to the lowest, wgpu its bytes in order.
+const FORMATS: [(DrmFourcc, TextureFormat, &[vk::Format]); 13] = [
+    (DrmFourcc::Xrgb8888, TextureFormat::Bgra8Unorm, &[]),
+    (DrmFourcc::Argb8888, TextureFormat::Bgra8Unorm, &[]),
+    (DrmFourcc::Xbgr8888, TextureFormat::Rgba8Unorm, &[]),
+    (DrmFourcc::Abgr8888, TextureFormat::Rgba8Unorm, &[]),
+    (DrmFourcc::Xbgr2101010, TextureFormat::Rgb10a2Unorm, &[]),
+    (DrmFourcc::Abgr2101010, TextureFormat::Rgb10a2Unorm, &[]),
+    (DrmFourcc::Xbgr16161616f, TextureFormat::Rgba16Float, &[]),
+    (DrmFourcc::Abgr16161616f, TextureFormat::Rgba16Float, &[]),
+    (DrmFourcc::R8, TextureFormat::R8Unorm, &[]),
+    (DrmFourcc::Gr88, TextureFormat::Rg8Unorm, &[]),
+    (DrmFourcc::R16, TextureFormat::R16Unorm, &[]),
+    (DrmFourcc::Nv12, TextureFormat::NV12, &[vk::Format::R8_UNORM, vk::Format::R8G8_UNORM]),
+    (DrmFourcc::P010, TextureFormat::P010, &[vk::Format::R16_UNORM, vk::Format::R16G16_UNORM]),
 ];
 
 impl Format {
     /// The format that DRM calls so.
     pub(super) fn of(drm: DrmFourcc) -> Result<Self, WgpuError> {
-        let known = FORMATS.iter().find(|format| format.drm == drm);
-        known.copied().ok_or_else(|| WgpuError::Format {
-            format: drm,
-            takes: FORMATS.map(|format| format.drm.to_string()).join(", "),
-        })
+        let known = FORMATS.iter().find(|(known, ..)| *known == drm);
+        known
+            .and_then(|&(_, wgpu, planes)| {
+                Some(Self { wgpu, vk: vulkan::format::format(drm)?, planes })
+            })
+            .ok_or_else(|| WgpuError::Format {
+                format: drm,
+                takes: FORMATS.map(|(format, ..)| format.to_string()).join(", "),
+            })
     }
 
     /// The formats that views of such an image may have, none if only its own.
@@ -195,9 +178,11 @@ mod tests {
 
     #[test]
     fn a_pixel_has_as_many_bytes_in_wgpu_as_in_drm() {
-        for format in FORMATS.iter().filter(|format| format.planes.is_empty()) {
-            let bytes = frame::pixel_bytes(format.drm);
-            assert_eq!(format.wgpu.block_copy_size(None), bytes, "{format:?}");
+        for (drm, wgpu, planes) in FORMATS {
+            if planes.is_empty() {
+                assert_eq!(wgpu.block_copy_size(None), frame::pixel_bytes(drm), "{drm}");
+            }
+            assert_eq!(Format::of(drm).map(|format| format.wgpu).ok(), Some(wgpu), "{drm}");
         }
     }
 

@@ -6,11 +6,9 @@
 //!
 //! 1. A [`Memory`] owns its memory and frees it once, when it is dropped, which is before its device
 //!    (law 1 of `device`).
-//! 2. A descriptor that is imported is the driver's from success on, and ours until then
-//!    (`VkImportMemoryFdInfoKHR`). One that `vkGetMemoryFdKHR` returns is new and the caller's.
+//! 2. Only memory that [`Memory::exportable`] made is asked for as a dma-buf: its caller sees to it.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
 use ash::vk;
@@ -20,6 +18,7 @@ use super::error::{WgpuError, lacks};
 use crate::DmaBuf;
 use crate::vulkan::VulkanError;
 use crate::vulkan::error::failed;
+use crate::vulkan::memory_fd::{self, Import};
 use crate::vulkan::memory_types::{DEVICE_LOCAL, IMPORTED, choose};
 
 /// The only kind of handle here.
@@ -43,24 +42,17 @@ impl Memory {
         if need.size > dma_buf.len() as u64 {
             return Err(VulkanError::TooShort { len: dma_buf.len(), need: need.size }.into());
         }
-        let fd = duplicate(dma_buf)?;
-        let mut properties = vk::MemoryFdPropertiesKHR::default();
-        // SAFETY: `fd` is open; the call takes no ownership of it.
-        unsafe { hal.memory_fd.get_memory_fd_properties(HANDLE, fd.as_raw_fd(), &mut properties) }
-            .map_err(failed("vkGetMemoryFdPropertiesKHR"))?;
-        let index =
-            choose(&hal.memory, need.memory_type_bits & properties.memory_type_bits, IMPORTED)
-                .ok_or_else(no_type)?;
-        let mut import =
-            vk::ImportMemoryFdInfoKHR::default().handle_type(HANDLE).fd(fd.as_raw_fd());
+        let import = Import::new(&hal.memory_fd, dma_buf)?;
+        let index = choose(&hal.memory, need.memory_type_bits & import.types, IMPORTED)
+            .ok_or_else(no_type)?;
+        let mut fd = import.info();
         let info = vk::MemoryAllocateInfo::default()
             .allocation_size(need.size)
             .memory_type_index(index)
-            .push_next(&mut import)
+            .push_next(&mut fd)
             .push_next(&mut only_for);
         let memory = Self::allocate(hal, &info)?;
-        // Law 2: the driver has it now.
-        let _ = fd.into_raw_fd();
+        import.taken();
         Ok(memory)
     }
 
@@ -94,15 +86,10 @@ impl Memory {
         Ok(Self { hal: Arc::clone(hal), raw })
     }
 
-    /// The memory as a dma-buf.
+    /// The memory as a dma-buf (law 2).
     pub(super) fn dma_buf(&self) -> Result<DmaBuf, WgpuError> {
-        let get = vk::MemoryGetFdInfoKHR::default().memory(self.raw).handle_type(HANDLE);
-        // SAFETY: the memory is alive; if it was not allocated to be exported, the driver refuses
-        // (VUID-VkMemoryGetFdInfoKHR-handleType-00671, which `exportable` keeps).
-        let fd = unsafe { self.hal.memory_fd.get_memory_fd(&get) }
-            .map_err(failed("vkGetMemoryFdKHR"))?;
-        // SAFETY: law 2.
-        Ok(DmaBuf::new(unsafe { OwnedFd::from_raw_fd(fd) })?)
+        // SAFETY: laws 1 and 2.
+        Ok(unsafe { memory_fd::export(&self.hal.memory_fd, self.raw) }?)
     }
 }
 
@@ -115,13 +102,4 @@ impl Drop for Memory {
 
 fn no_type() -> WgpuError {
     lacks("no memory type of the device fits", "allocate by another source, or take another device")
-}
-
-fn duplicate(dma_buf: &DmaBuf) -> Result<OwnedFd, WgpuError> {
-    dma_buf.as_fd().try_clone_to_owned().map_err(|error| {
-        lacks(
-            format!("the dma-buf's descriptor cannot be duplicated: {error}"),
-            "raise RLIMIT_NOFILE (ulimit -n)",
-        )
-    })
 }

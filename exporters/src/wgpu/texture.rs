@@ -12,7 +12,6 @@
 #![allow(unsafe_code)]
 
 use std::fmt;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use ash::vk;
@@ -26,6 +25,7 @@ use super::memory::{HANDLE, Memory};
 use super::turn::{Handle, Raw, Shared, Turn};
 use crate::frame::{DrmFourcc, DrmModifier, Frame, FramePlane, MAX_PLANES, Picture};
 use crate::vulkan::error::failed;
+use crate::vulkan::layout::modifiers;
 use crate::{DmaBuf, Intent};
 
 /// A texture that wgpu shares with others as a [`Frame`].
@@ -364,24 +364,10 @@ impl Wish {
     }
 }
 
-/// The layouts that the driver has for a format.
+/// The layouts that the driver knows for a format.
 fn drm_layouts(hal: &Hal, format: vk::Format) -> Vec<vk::DrmFormatModifierPropertiesEXT> {
-    let ask = |list: &mut vk::DrmFormatModifierPropertiesListEXT<'_>| {
-        let mut answer = vk::FormatProperties2::default().push_next(list);
-        // SAFETY: the instance is alive, the device is one of its own and has the extension.
-        unsafe {
-            hal.instance.get_physical_device_format_properties2(hal.physical, format, &mut answer);
-        }
-    };
-    let mut count = vk::DrmFormatModifierPropertiesListEXT::default();
-    ask(&mut count);
-    let mut all = vec![Default::default(); count.drm_format_modifier_count as usize];
-    let mut list =
-        vk::DrmFormatModifierPropertiesListEXT::default().drm_format_modifier_properties(&mut all);
-    ask(&mut list);
-    let filled = list.drm_format_modifier_count as usize;
-    all.truncate(filled);
-    all
+    // SAFETY: the instance is alive, the device is one of its own and has the extension.
+    unsafe { modifiers(&hal.instance, hal.physical, format) }
 }
 
 /// A Vulkan image and its memory.
@@ -556,19 +542,10 @@ impl Drop for Image {
 
 /// The one dma-buf in which all planes lie. wgpu has no images whose planes lie in several.
 fn one_dma_buf(frame: &Frame) -> Result<&DmaBuf, WgpuError> {
-    let inode = |plane: &FramePlane<DmaBuf>| {
-        rustix::fs::fstat(plane.buffer.as_fd()).map(|stat| (stat.st_dev, stat.st_ino)).ok()
-    };
-    match &frame.planes[..] {
-        [first, rest @ ..] if rest.iter().all(|plane| inode(plane) == inode(first)) => {
-            Ok(&first.buffer)
-        }
-        _ => Err(layout(
-            frame.picture,
-            "its planes lie in several dma-bufs",
-            "lay it out in one (Picture::lay_out)",
-        )),
-    }
+    frame.one_buffer().ok_or_else(|| {
+        let fix = "lay it out in one (Picture::lay_out)";
+        layout(frame.picture, "its planes lie in several dma-bufs", fix)
+    })
 }
 
 fn layout(picture: Picture, why: impl Into<String>, fix: &'static str) -> WgpuError {

@@ -16,12 +16,11 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use ash::vk;
-use rustix::event::PollFlags;
 
 use super::device::Device;
 use super::error::WgpuError;
 use crate::dmabuf::DmaBufError;
-use crate::ready::ready;
+use crate::ready::settled;
 use crate::{DmaBuf, Intent};
 
 /// How long the others may take. The kernel's fences signal within seconds, even of a device that
@@ -176,18 +175,13 @@ fn resting(device: &Device, handle: &impl Handle) -> wgpu::CommandBuffer {
     encoder.finish()
 }
 
-/// Waits for the fences on a dma-buf: to read, for its writers, else for all its users
-/// (`Documentation/driver-api/dma-buf.rst`, "Implicit Fence Poll Support").
+/// Waits until the others are done with a dma-buf.
 fn wait_for_others(dma_buf: &DmaBuf, intent: Intent) -> Result<(), WgpuError> {
-    let events = match intent {
-        Intent::Read => PollFlags::IN,
-        Intent::Write | Intent::ReadWrite => PollFlags::OUT,
-    };
-    let waited = ready(dma_buf.as_fd(), events, LIMIT).map_err(|errno| DmaBufError::Kernel {
+    let settled = settled(dma_buf.as_fd(), intent, LIMIT).map_err(|errno| DmaBufError::Kernel {
         step: "poll",
         len: dma_buf.len(),
         exporter: dma_buf.exporter().to_owned(),
         source: errno.into(),
     })?;
-    if waited { Ok(()) } else { Err(WgpuError::Busy { waited: LIMIT }) }
+    if settled { Ok(()) } else { Err(WgpuError::Busy { waited: LIMIT }) }
 }
