@@ -187,7 +187,16 @@ fn killed() -> Outcome {
                 }
             }
         }
-        Ok(())
+        // In the middle of a frame, whose fence the kernel then signals as if it were drawn.
+        let slow = [&endless[..], &["--source", "vgem", "--slow", "2000"]].concat();
+        let mut exporter = export(&slow)?;
+        exporter.says("LINEAR")?;
+        let mut importer = import(&["--patience", "30"])?;
+        importer.says("to cpu")?;
+        thread::sleep(Duration::from_millis(500));
+        exporter.signal(Signal::KILL)?;
+        exporter.ends(LONG)?;
+        ended("importer", &importer.ends(LONG)?, 1, "is gone; start it again; its last frame: ")
     })?;
     // A socket whose exporter died stands in nobody's way.
     let mut dead = export(&[])?;
