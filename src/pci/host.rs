@@ -1,7 +1,8 @@
 //! Host bridges, and which of them the kernel trusts to forward between devices.
 //!
-//! The trust is data, taken from `drivers/pci/p2pdma.c` of Linux 7.2: a host bridge is known by the
-//! identity of the first function on its root bus.
+//! The trust is data, taken from `drivers/pci/p2pdma.c` of Linux 7.3: a host bridge is known by the
+//! identity of the first function on its root bus. An older kernel may not yet trust one that is listed
+//! here; it then refuses the transfer.
 
 use super::{Address, RootBus};
 
@@ -27,6 +28,7 @@ pub(super) enum Reach {
 
 const INTEL: u16 = 0x8086;
 const GOOGLE: u16 = 0x1ae0;
+const NVIDIA: u16 = 0x10de;
 
 /// Intel's, by device.
 const TRUSTED: [(u16, Reach); 20] = [
@@ -57,6 +59,21 @@ pub(super) fn trusted(vendor: u16, device: u16) -> Option<Reach> {
     match vendor {
         INTEL => TRUSTED.iter().find(|(listed, _)| *listed == device).map(|(_, reach)| *reach),
         GOOGLE => Some(Reach::Anywhere),
+        NVIDIA if (0x2f95..=0x2f98).contains(&device) => Some(Reach::Anywhere), // since Linux 7.3
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trust_is_by_vendor_and_device() {
+        assert_eq!(trusted(INTEL, 0x2f00), Some(Reach::Within));
+        assert_eq!(trusted(INTEL, 0x2f95), None);
+        assert_eq!(trusted(GOOGLE, 0x2f95), Some(Reach::Anywhere));
+        let nvidia = [0x2f94, 0x2f95, 0x2f98, 0x2f99].map(|device| trusted(NVIDIA, device));
+        assert_eq!(nvidia, [None, Some(Reach::Anywhere), Some(Reach::Anywhere), None]);
     }
 }

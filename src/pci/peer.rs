@@ -1,6 +1,6 @@
 //! May these two devices talk, by which road, and if not, why.
 //!
-//! The rules are the kernel's (`calc_map_type_and_dist` in `drivers/pci/p2pdma.c`, Linux 7.2), read
+//! The rules are the kernel's (`calc_map_type_and_dist` in `drivers/pci/p2pdma.c`, Linux 7.3), read
 //! from top to bottom in [`route`]:
 //!
 //! 1. From each of the two, go up from bridge to bridge until the ways meet.
