@@ -1,10 +1,10 @@
 //! Memory that exists already, made a device's buffer: nothing is copied.
 //!
 //! Pages of this process come in by one of two ways. As a dma-buf, made of a memfd by
-//! `/dev/udmabuf`: every driver that takes dma-bufs takes it, but one holds only 64 MiB by default,
-//! and a Vulkan buffer is bound to one memory. Or by their address: no such limit, but some drivers
-//! refuse pages that a file stands behind (amdgpu does). So the first is tried where it can be, then
-//! the second, and the buffer tells which it was and why.
+//! `/dev/udmabuf`: every driver that takes dma-bufs takes it, but before Linux 7.3 one holds only
+//! 64 MiB by default, and a Vulkan buffer is bound to one memory. Or by their address: no such limit,
+//! but some drivers refuse pages that a file stands behind (amdgpu does). So the first is tried where
+//! it can be, then the second, and the buffer tells which it was and why.
 //!
 //! # Safety
 //!
