@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -45,9 +45,18 @@ const SOCKET: &str = "/tmp/share";
 const LONG: Duration = Duration::from_secs(60);
 const SMALL: &str = "80x60 XR24 LINEAR";
 
+/// An example, whose use of Vulkan Khronos' validation layer watches: it prints what is wrong.
+fn watched(name: &str) -> Result<Command, Failed> {
+    let mut example = example(name)?;
+    example.arg(SOCKET).envs([
+        ("VK_INSTANCE_LAYERS", "VK_LAYER_KHRONOS_validation"),
+        ("VK_KHRONOS_VALIDATION_VALIDATE_SYNC", "1"),
+    ]);
+    Ok(example)
+}
+
 fn export(arguments: &[&str]) -> Result<Program, Failed> {
-    let mut export = example("dmabuf_export")?;
-    export.arg(SOCKET);
+    let mut export = watched("dmabuf_export")?;
     for default in [["--frames", "4"], ["--rate", "0"]] {
         if !arguments.contains(&default[0]) {
             export.args(default);
@@ -57,12 +66,13 @@ fn export(arguments: &[&str]) -> Result<Program, Failed> {
 }
 
 fn import(arguments: &[&str]) -> Result<Program, Failed> {
-    Program::start(example("dmabuf_import")?.arg(SOCKET), arguments)
+    Program::start(&mut watched("dmabuf_import")?, arguments)
 }
 
 /// Fails the test unless a program ended so, having said these words somewhere.
 fn ended(what: &str, ended: &Ended, status: i32, words: &str) -> Outcome {
     let said = format!("{}{}", ended.printed, ended.complaint);
+    check(!said.contains("VUID") && !said.contains("SYNC-HAZARD"), format!("{what}: {said}"))?;
     check(ended.status == Some(status) && said.contains(words), format!("{what}: {ended:?}"))
 }
 
