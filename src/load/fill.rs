@@ -246,7 +246,7 @@ impl fmt::Display for NoRing {
                 "io_uring cannot be set up ({error}: see the sysctl kernel.io_uring_disabled and the container's seccomp profile)"
             ),
             Self::Unregistrable => f.write_str(
-                "the kernel does not keep a device's pages pinned for an io_uring, which then costs twice as much",
+                "the kernel does not keep a device's pages pinned for an io_uring, which then costs nearly twice as much",
             ),
         }
     }
