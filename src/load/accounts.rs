@@ -9,6 +9,7 @@ use exporters::vulkan;
 use iomap::{BufMap, Location};
 
 use super::check::{Fingerprints, Part};
+use super::nofault::Fault;
 use super::run::{Event, Failure, Job, Landed};
 use super::{Load, LoadError, Progress, Source, Valid, Verify};
 
@@ -17,7 +18,11 @@ enum End<'a> {
     Failed(&'a Job, Failure),
     Gpu(vulkan::VulkanError),
     Engine(io::Error),
+    Lost,
 }
+
+/// The buffer is not there any more.
+struct Lost;
 
 impl End<'_> {
     fn lies_behind(&self, job: &Job) -> bool {
@@ -64,11 +69,18 @@ impl<'a, S: Source> Accounts<'a, S> {
             }
             match events.recv_timeout(LOOK_UP) {
                 Ok(Event::Landed(landed)) => {
-                    for landed in landed {
-                        self.landed(landed, buffer);
+                    match landed.into_iter().try_for_each(|landed| self.landed(landed, buffer)) {
+                        Ok(()) => progress(Progress {
+                            done: self.valid.bytes(),
+                            total: self.valid.wanted(),
+                        }),
+                        Err(Lost) => {
+                            stop.store(true, Ordering::Relaxed);
+                            end = Some(End::Lost);
+                        }
                     }
-                    progress(Progress { done: self.valid.bytes(), total: self.valid.wanted() });
                 }
+                Ok(Event::Lost) => end = Some(End::Lost),
                 Ok(Event::Failed(job, failure)) => {
                     // Several reads may fail before the rest is stopped: the first place counts.
                     if !matches!(&end, Some(end) if !end.lies_behind(job)) {
@@ -89,7 +101,7 @@ impl<'a, S: Source> Accounts<'a, S> {
         self.end = end.map(|end| self.explain(end));
     }
 
-    fn landed(&mut self, landed: Landed<'_>, buffer: Option<BufMap<'_>>) {
+    fn landed(&mut self, landed: Landed<'_>, buffer: Option<BufMap<'_>>) -> Result<(), Lost> {
         let Landed { job, parts } = landed;
         let fingerprint = parts.is_none() && self.wanted_fingerprints().is_some();
         self.parts.extend(parts.into_iter().flatten());
@@ -102,26 +114,24 @@ impl<'a, S: Source> Accounts<'a, S> {
                 self.read_back += self.fingerprints.bytes_of(landed.clone());
             }
             let bytes = buffer.subrange(landed.start as usize..landed.end as usize);
-            let parts = bytes.and_then(|bytes| self.fingerprints.of(landed, &bytes));
-            // A piece that landed lies inside the buffer.
-            self.parts.extend(parts.unwrap_or_default());
+            let parts = bytes.map_err(Fault::from);
+            match parts.and_then(|bytes| self.fingerprints.of(landed, &bytes)) {
+                Ok(parts) => self.parts.extend(parts),
+                Err(Fault::Gone) => return Err(Lost),
+                // A piece that landed lies inside the buffer.
+                Err(Fault::Map(_)) => {}
+            }
         }
+        Ok(())
     }
 
     fn explain(&self, end: End<'_>) -> LoadError {
         let valid = self.valid.clone();
         match end {
-            End::Failed(job, failure) => {
-                let file = &self.load.files[job.piece.file];
-                match failure {
-                    Failure::Io { offset, source } => {
-                        LoadError::Read { path: file.path().into(), offset, source, valid }
-                    }
-                    Failure::Ended { at } => file.ended(at, valid),
-                }
-            }
+            End::Failed(job, failure) => failure.explain(&self.load.files[job.piece.file], valid),
             End::Gpu(error) => LoadError::Vulkan(error),
             End::Engine(source) => LoadError::Engine { step: "the io_uring", source, valid },
+            End::Lost => self.load.destination.lost(),
         }
     }
 

@@ -22,8 +22,7 @@ use super::peer::{Pairs, proof};
 use super::plan::Run;
 use super::roads::{self, Decided, Peer, Split};
 use super::run::direct::Direct;
-use super::run::{Job, Queue, Report};
-use super::valid::Valid;
+use super::run::{Failure, Job, Queue, Report};
 use super::{Clock, Load, LoadError, Progress, Receipt, Road, Source};
 use crate::dma::{DmaError, DmaKind, DmaList, DmaRange, Iommu, Mapped, Mapper};
 use crate::pci::PciError;
@@ -53,7 +52,8 @@ impl Load<'_, DriveFile> {
             (reach, _) => reach,
         };
         let fingerprints = Fingerprints::new(self.requests);
-        let mut decided = self.decide(&asked, &fingerprints, &mut drive, (buffer, &reach))?;
+        let decided = self.decide(&asked, &fingerprints, &mut drive, (buffer, &reach));
+        let mut decided = decided.map_err(|error| self.destination.lost_or(error))?;
         let reach = reach.as_ref().ok().map(Mapped::list);
         let mut accounts = Accounts::new(self, &fingerprints);
         let engine =
@@ -62,10 +62,7 @@ impl Load<'_, DriveFile> {
                 self.fill_by_driver(&mut drive, (buffer, reach), (jobs, &slots), accounts, progress)
             })?;
         self.settle(&clock, decided, engine, accounts, &mut |file, offset, out| {
-            drive.read_exact(file, offset, out).map_err(|source| {
-                let path = file.path().to_owned();
-                LoadError::Read { path, offset, source, valid: Valid::default() }
-            })
+            drive.read_exact(file, offset, out).map_err(|source| Failure::Io { offset, source })
         })
     }
 

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use crc32fast::Hasher;
 use exporters::vulkan::{Buffer, Transfer};
-use iomap::{BufMap, MapError};
+use iomap::BufMap;
 
+use super::nofault::{self, Fault};
 use super::request::Request;
-use super::run::Job;
+use super::run::{Failure, Job};
 use super::source::Source;
 use super::{Destination, Load, LoadError, Valid};
 use crate::storage::file::{SourceFile, pread};
@@ -80,13 +81,14 @@ impl<'r> Fingerprints<'r> {
     }
 
     /// The fingerprints of what landed, its first byte being that of `bytes`.
-    pub(crate) fn of(&self, landed: Range<u64>, bytes: &BufMap<'_>) -> Result<Vec<Part>, MapError> {
+    pub(crate) fn of(&self, landed: Range<u64>, bytes: &BufMap<'_>) -> Result<Vec<Part>, Fault> {
         let base = landed.start;
         self.filled(landed)
             .map(|(request, place)| {
                 let within = (place.start - base) as usize..(place.end - base) as usize;
                 let offset = place.start - self.requests[request].buffer_offset;
-                Ok(Part { request, offset, crc: crc32(&bytes.subrange(within)?)? })
+                let bytes = bytes.subrange(within).map_err(Fault::Map)?;
+                Ok(Part { request, offset, crc: crc32(&bytes)? })
             })
             .collect()
     }
@@ -104,13 +106,13 @@ impl<'r> Fingerprints<'r> {
 
 /// Hashes a map's bytes, a cache-sized piece at a time: they may change under us, so no slice over
 /// them may exist.
-fn crc32(map: &BufMap<'_>) -> Result<Hasher, MapError> {
+fn crc32(map: &BufMap<'_>) -> Result<Hasher, Fault> {
     let mut hasher = Hasher::new();
     let mut bytes = [0; 16 << 10];
     let mut at = 0;
     while at < map.len() {
         let chunk = &mut bytes[..(map.len() - at).min(16 << 10)];
-        map.copy_to_slice(at, chunk)?;
+        nofault::copy_to_slice(map, at, chunk)?;
         hasher.update(chunk);
         at += chunk.len();
     }
@@ -134,12 +136,13 @@ pub struct Checked {
 }
 
 /// A second, independent read of all these bytes of a file, from an offset on.
-pub(crate) type SecondRead<'r, S> = &'r mut dyn FnMut(&S, u64, &mut [u8]) -> Result<(), LoadError>;
+pub(crate) type SecondRead<'r, S> = &'r mut dyn FnMut(&S, u64, &mut [u8]) -> Result<(), Failure>;
 
-/// Compares every byte of a load's buffer with a second read of its files. Returns how many bytes
-/// were compared.
+/// Compares every byte of a load's buffer, of which all is `valid`, with a second read of its files.
+/// Returns how many bytes were compared.
 pub(crate) fn compare<S: Source>(
     load: &Load<'_, S>,
+    valid: &Valid,
     again: SecondRead<'_, S>,
 ) -> Result<u64, LoadError> {
     const CHUNK: usize = 1 << 20;
@@ -155,10 +158,13 @@ pub(crate) fn compare<S: Source>(
             let (found, expected) = (&mut found[..len], &mut expected[..len]);
             buffer.read(request.buffer_offset + at, found)?;
             let offset = request.offset + at;
-            again(file, offset, expected)?;
+            again(file, offset, expected)
+                .map_err(|failure| failure.explain(file, valid.clone()))?;
             if found != expected
                 && let Some(differs) = found.iter().zip(&*expected).position(|(a, b)| a != b)
             {
+                // Of a device that is not there, ones are read.
+                load.destination.check_there()?;
                 return Err(LoadError::Mismatch {
                     path: file.path().into(),
                     offset: offset + differs as u64,
@@ -177,16 +183,16 @@ pub(crate) fn compare<S: Source>(
 
 /// Reads a destination's bytes back, as whoever uses the buffer sees them.
 enum Reader<'a> {
-    Cpu(BufMap<'a>),
+    Cpu(Destination<'a>, BufMap<'a>),
     Gpu(Transfer, &'a Arc<Buffer>),
 }
 
 impl<'a> Reader<'a> {
     fn new(destination: Destination<'a>) -> Result<Self, LoadError> {
         match destination {
-            Destination::Memory(memory) => Ok(Self::Cpu(memory.map())),
-            Destination::Peer(memory) => Ok(Self::Cpu(memory.map())),
-            Destination::Bar(region) => Ok(Self::Cpu(region.map())),
+            Destination::Memory(memory) => Ok(Self::Cpu(destination, memory.map())),
+            Destination::Peer(memory) => Ok(Self::Cpu(destination, memory.map())),
+            Destination::Bar(region) => Ok(Self::Cpu(destination, region.map())),
             Destination::Visible(steady) => {
                 let buffer = steady.buffer();
                 Ok(Self::Gpu(buffer.device().transfer()?, buffer))
@@ -199,29 +205,29 @@ impl<'a> Reader<'a> {
 
     fn read(&mut self, offset: u64, out: &mut [u8]) -> Result<(), LoadError> {
         match self {
-            Self::Cpu(map) => map.copy_to_slice(offset as usize, out).map_err(|_| {
-                LoadError::TooSmall { needed: offset + out.len() as u64, len: map.len() as u64 }
-            }),
+            Self::Cpu(destination, map) => nofault::copy_to_slice(map, offset as usize, out)
+                .map_err(|fault| match fault {
+                    Fault::Gone => destination.lost(),
+                    Fault::Map(_) => LoadError::TooSmall {
+                        needed: offset + out.len() as u64,
+                        len: map.len() as u64,
+                    },
+                }),
             Self::Gpu(transfer, buffer) => Ok(transfer.read_back(buffer, offset as usize, out)?),
         }
     }
 }
 
 /// Reads through the page cache.
-pub(crate) fn by_kernel(file: &SourceFile, offset: u64, out: &mut [u8]) -> Result<(), LoadError> {
+pub(crate) fn by_kernel(file: &SourceFile, offset: u64, out: &mut [u8]) -> Result<(), Failure> {
     let len = out.len() as u64;
     let map = BufMap::from_mut_slice(out);
     let mut at = 0;
     while at < len {
         let rest = map.subrange(at as usize..).unwrap_or(BufMap::null());
-        let failed = |source| LoadError::Read {
-            path: file.path().into(),
-            offset: offset + at,
-            source,
-            valid: Valid::default(),
-        };
+        let failed = |source| Failure::Io { offset: offset + at, source };
         match pread::read_at(file, offset + at, &rest).map_err(failed)? {
-            0 => return Err(LoadError::ended(file, offset + at, Valid::default())),
+            0 => return Err(Failure::Ended { at: offset + at }),
             got => at += got as u64,
         }
     }

@@ -140,12 +140,13 @@ pub enum LoadError {
         /// What of the buffer can be used all the same.
         valid: Valid,
     },
-    /// The memory of a device that was loaded into is not there any more.
+    /// The memory of a device that was loaded into is not there any more. It was lost while it was
+    /// filled, or while it was read to be checked.
     #[error(
-        "the memory of {device} was lost while it was loaded into: the device was unplugged, or its driver let go of it; no byte of the buffer is valid: bring the device back, and load into it anew"
+        "the memory of {device} was lost while it was loaded into: the device was unplugged, its memory was switched off, or its driver let go of it; no byte of the buffer is valid: bring the device back, and load into it anew"
     )]
     BufferLost {
-        /// The PCI address of the device.
+        /// The PCI address of the device; its name, for a GPU that does not tell one.
         device: String,
     },
     /// There is no memory for the buffer or the slots.

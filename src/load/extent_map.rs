@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::format::Format;
 use super::source::Recorded;
-use super::{LoadError, Manifest, Request, Source, check};
+use super::{LoadError, Manifest, Request, Source, Valid, check};
 use crate::pci::PciError;
 use crate::storage::file::SourceFile;
 use crate::storage::nvme::{BadExtent, Controller, DriveFile, Extent, ExtentError, extents};
@@ -388,7 +388,8 @@ fn fingerprint(
     let mut at = 0;
     while at < request.len {
         let len = (request.len - at).min(CHUNK as u64) as usize;
-        check::by_kernel(file, request.offset + at, &mut bytes[..len])?;
+        check::by_kernel(file, request.offset + at, &mut bytes[..len])
+            .map_err(|failure| failure.explain(file, Valid::default()))?;
         crc.update(&bytes[..len]);
         at += len as u64;
         progress(len as u64);

@@ -9,7 +9,14 @@
 //!   write into another device's memory, and the proof of it; `plan`: which reads that makes;
 //! * `run`: the work that carries them out; `fill` and `by_driver`: which engines do it, the kernel's
 //!   or the driver in user space;
-//! * `check`: what was proved about the bytes.
+//! * `check`: what was proved about the bytes;
+//! * `nofault` and `there`: the memory of a device, which can go away under a load.
+//!
+//! The memory of a device goes away with its device or its driver, and then the CPU's accesses to it end
+//! in `SIGBUS`. Those of a load do not end the process: the first load that touches such memory by the CPU
+//! (to check it, to prove a peer road, to bounce) installs a handler of that signal, which passes on what is
+//! not the load's own, to the handler that was there before or to the default action. A program that installs
+//! a handler afterwards passes on in its turn what is not its own. This is written for x86-64 and Arm 64.
 //!
 //! ```no_run
 //! use std::sync::atomic::AtomicBool;
@@ -43,6 +50,7 @@ mod fill;
 pub mod format;
 pub mod layout;
 mod manifest;
+mod nofault;
 mod peer;
 mod plan;
 mod receipt;
@@ -52,13 +60,14 @@ mod roads;
 mod run;
 mod source;
 mod target;
+mod there;
 mod valid;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use exporters::vfio::{self, Mappable, Region};
+use exporters::vfio::{Mappable, Region};
 use exporters::{PeerMemory, vulkan};
 use iomap::{Location, Memory};
 
@@ -149,28 +158,6 @@ impl<'a> Destination<'a> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-
-    /// Fails if the device whose memory it is has gone away. A drive does not learn of that: what it
-    /// writes to where nobody is, it believes to have written.
-    fn check_there(&self) -> Result<(), LoadError> {
-        let (there, device) = match self {
-            Self::Peer(memory) => (memory.is_there(), memory.function()),
-            Self::Bar(region) => (answers(region.device()), region.device().address()),
-            // Of a GPU that went away, Vulkan tells whoever uses the buffer.
-            Self::Memory(_) | Self::Imported { .. } | Self::Device(_) | Self::Visible(_) => {
-                return Ok(());
-            }
-        };
-        if there { Ok(()) } else { Err(LoadError::BufferLost { device: device.into() }) }
-    }
-}
-
-/// Whether a device is there: its class is never all ones, which is what is read of nothing (PCI Local
-/// Bus Specification 3.0, 6.1).
-fn answers(device: &vfio::Device) -> bool {
-    const CLASS_AND_REVISION: u64 = 8;
-    let mut class = [0xff; 4];
-    device.read_config(CLASS_AND_REVISION, &mut class).is_ok() && class != [0xff; 4]
 }
 
 /// How to load.
@@ -235,7 +222,8 @@ impl Load<'_> {
         let asked = self.asked()?;
         let clock = Clock::start();
         let fingerprints = Fingerprints::new(self.requests);
-        let mut decided = roads::decide(&asked, &fingerprints, self.pairs())?;
+        let decided = roads::decide(&asked, &fingerprints, self.pairs());
+        let mut decided = decided.map_err(|error| self.destination.lost_or(error))?;
         let mut accounts = Accounts::new(self, &fingerprints);
         let engine = match self.destination.memory() {
             Ok(memory) => self.fill_memory(&mut decided, &mut accounts, |work, accounts| {
@@ -295,7 +283,7 @@ impl<'a, S: Source> Load<'a, S> {
         let (elapsed, cpu) = clock.elapsed();
         let place = self.destination.place();
         if self.options.verify == Verify::Full {
-            checked.compared = check::compare(self, again)?;
+            checked.compared = check::compare(self, &valid, again)?;
             if matches!(place, Place::Peer | Place::Bar) {
                 checked.read_back += checked.compared;
             }

@@ -33,6 +33,7 @@ use iomap::{BufMap, Memory, PageSize, PhyrList};
 use serde::Serialize;
 
 use super::run::Job;
+use super::there;
 use crate::pci::{
     Address, Function, PciError, Place, SystemRam, Tree, can_peer, classify, lies_in,
 };
@@ -195,6 +196,10 @@ impl<'a> Pairs<'a> {
         let proved = prove(memory)?;
         let verdict = match &proved.lie {
             None => Ok(()),
+            // Nothing was found out about the pair.
+            Some(lie) if !there::answers_at(&provider.address.to_string()) => {
+                return Err(format!("{} does not answer any more, and {lie}", provider.address));
+            }
             Some(lie) => Err(format!(
                 "{drive} reported that it wrote {} bytes into the memory of {}, and {lie}",
                 proved.bytes, provider.address

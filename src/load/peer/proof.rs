@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use iomap::BufMap;
 use rustix::fs::{Advice, SeekFrom, fadvise, seek};
 
+use crate::load::nofault::{self, Fault};
 use crate::load::plan::Landing;
 use crate::load::run::Job;
 use crate::storage::file::{SourceFile, cache, pread};
@@ -121,6 +122,7 @@ fn probe(
     read: Read<'_>,
 ) -> Result<Option<String>, String> {
     let outside = |error: iomap::MapError| error.to_string();
+    let gone = |fault: Fault| fault.to_string();
     let (start, len) = (sample.place as usize, sample.len as usize);
     let place = memory.subrange(start..start + len).map_err(outside)?;
     let spare = spare.subrange(..len).map_err(outside)?;
@@ -129,9 +131,9 @@ fn probe(
 
     read(To::System, sample, &spare)?;
     spare.copy_to_slice(0, &mut expected).map_err(outside)?;
-    poison(&place, &expected).map_err(outside)?;
+    poison(&place, &expected).map_err(gone)?;
     read(To::Peer, sample, &place)?;
-    place.copy_to_slice(0, &mut found).map_err(outside)?;
+    nofault::copy_to_slice(&place, 0, &mut found).map_err(gone)?;
     Ok(difference(&found, &expected))
 }
 
@@ -163,12 +165,12 @@ pub(super) fn read_by_drive(
 }
 
 /// Fills memory with the complement of what must come.
-fn poison(peer: &BufMap<'_>, expected: &[u8]) -> Result<(), iomap::MapError> {
+fn poison(peer: &BufMap<'_>, expected: &[u8]) -> Result<(), Fault> {
     let complement: Vec<u8> = expected.iter().map(|byte| !byte).collect();
-    peer.copy_from_slice(0, &complement)?;
+    nofault::copy_from_slice(peer, 0, &complement)?;
     // A write to a device is posted. A read from it returns after all writes before it are done, so
     // that none of these comes later than the drive's.
-    peer.read::<u8>(expected.len() - 1).map(drop)
+    nofault::copy_to_slice(peer, expected.len() - 1, &mut [0])
 }
 
 /// What is found instead of what must be there, the complement having been there before.

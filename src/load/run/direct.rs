@@ -6,11 +6,12 @@
 
 use std::io;
 
-use iomap::{BufMap, MapError};
+use iomap::BufMap;
 
 use super::intake::Intake;
 use super::{Job, Queue, Report};
 use crate::load::check::{Fingerprints, Part};
+use crate::load::nofault::{self, Fault};
 use crate::load::plan::Landing;
 use crate::load::source::Source;
 use crate::storage::work::{Next, Work};
@@ -52,7 +53,7 @@ impl<'m, S: Source> Direct<'m, S> {
         }
     }
 
-    fn copy_out(&self, job: &Job, slot: Option<usize>) -> Result<(), MapError> {
+    fn copy_out(&self, job: &Job, slot: Option<usize>) -> Result<(), Fault> {
         let (Some(slot), Landing::Slot(copies)) = (slot, &job.piece.landing) else {
             return Ok(());
         };
@@ -60,12 +61,12 @@ impl<'m, S: Source> Direct<'m, S> {
             let (from, to) = (copy.slot_offset as usize, copy.buffer_offset as usize);
             let len = copy.len as usize;
             let src = self.slots[slot].subrange(from..from + len)?;
-            self.buffer.subrange(to..to + len)?.copy_from(&src)?;
+            nofault::copy_from(&self.buffer.subrange(to..to + len)?, &src)?;
         }
         Ok(())
     }
 
-    fn fingerprint(&self, job: &Job, slot: Option<usize>) -> Result<Option<Vec<Part>>, MapError> {
+    fn fingerprint(&self, job: &Job, slot: Option<usize>) -> Result<Option<Vec<Part>>, Fault> {
         let Some(fingerprints) = self.fingerprints else { return Ok(None) };
         let mut parts = Vec::new();
         match (&job.piece.landing, slot) {

@@ -7,6 +7,7 @@ use iomap::{BufMap, MapError};
 
 use super::reads::{Outcome, Reads};
 use super::{Event, Failure, Job, Queue, Report};
+use crate::load::nofault::Fault;
 use crate::load::source::Source;
 use crate::storage::work::{Next, Read};
 
@@ -60,7 +61,7 @@ impl<'m, S: Source> Intake<'m, S> {
         match place.and_then(|place| place.subrange(..job.piece.len as usize)) {
             Ok(into) => Next::Read(self.reads.start(job, slot, into)),
             Err(error) => {
-                self.misplaced(job, error);
+                self.misplaced(job, error.into());
                 Next::Done
             }
         }
@@ -83,10 +84,15 @@ impl<'m, S: Source> Intake<'m, S> {
         }
     }
 
-    /// A job that reaches past its memory: the plan was wrong.
-    pub(super) fn misplaced(&mut self, job: &'m Job, error: MapError) {
-        let source = io::Error::other(error);
-        self.fail(Event::Failed(job, Failure::Io { offset: job.piece.offset, source }));
+    /// A job whose memory cannot be touched. If it reaches past its end, the plan was wrong.
+    pub(super) fn misplaced(&mut self, job: &'m Job, fault: Fault) {
+        self.fail(match fault {
+            Fault::Gone => Event::Lost,
+            Fault::Map(error) => {
+                let source = io::Error::other(error);
+                Event::Failed(job, Failure::Io { offset: job.piece.offset, source })
+            }
+        });
     }
 
     /// Ends the work: nothing more is begun.

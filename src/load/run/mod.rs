@@ -17,10 +17,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
+use super::LoadError;
 use super::check::Part;
 use super::plan::{Landing, Piece};
 use super::road::Road;
 use super::source::Source;
+use super::valid::Valid;
 
 /// A piece and the road it takes.
 #[derive(Clone, Debug)]
@@ -57,6 +59,8 @@ pub(crate) enum Event<'a> {
     Landed(Vec<Landed<'a>>),
     /// A job's file could not be read.
     Failed(&'a Job, Failure),
+    /// The buffer is not there any more.
+    Lost,
     /// The GPU could not copy one.
     Gpu(exporters::vulkan::VulkanError),
     /// The engine itself failed.
@@ -135,6 +139,18 @@ pub(crate) enum Failure {
     Io { offset: u64, source: io::Error },
     /// The file ends here, before the end of the piece.
     Ended { at: u64 },
+}
+
+impl Failure {
+    /// The end of a load that has filled what is `valid`.
+    pub(crate) fn explain<S: Source>(self, file: &S, valid: Valid) -> LoadError {
+        match self {
+            Self::Io { offset, source } => {
+                LoadError::Read { path: file.path().into(), offset, source, valid }
+            }
+            Self::Ended { at } => file.ended(at, valid),
+        }
+    }
 }
 
 /// The jobs of a load, taken one by one by any thread until none is left or the load is stopped.

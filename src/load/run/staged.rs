@@ -15,6 +15,7 @@ use iomap::{BufMap, MapError};
 use super::intake::Intake;
 use super::{Event, Job, Queue, Report};
 use crate::load::check::{Fingerprints, Part};
+use crate::load::nofault::Fault;
 use crate::load::plan::Landing;
 use crate::storage::file::SourceFile;
 use crate::storage::work::{Next, Work};
@@ -102,7 +103,7 @@ impl<'m> Staged<'m> {
     }
 
     /// Fingerprints what a slot holds for a job.
-    fn fingerprint(&self, job: &Job, slot: usize) -> Result<Option<Vec<Part>>, MapError> {
+    fn fingerprint(&self, job: &Job, slot: usize) -> Result<Option<Vec<Part>>, Fault> {
         let (Some(prints), Landing::Slot(copies)) = (self.fingerprints, &job.piece.landing) else {
             return Ok(None);
         };
