@@ -31,13 +31,63 @@ const SLOW: &str = "victim";
 /// The variable that makes this program the victim of a test, and says what it does.
 const VICTIM: &str = "BUFMAP_VICTIM";
 
+/// A load that something happens to.
+struct Loading {
+    name: &'static str,
+    /// The drive whose memory is loaded into.
+    provider: &'static str,
+    require: Option<Road>,
+    verify: Verify,
+    /// How much has landed when it says so. When all has, the rest of `Verify::Full` is to compare.
+    says: Says,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Says {
+    /// Before it begins, with the memory in its hands; then it waits to be told to go on.
+    Ready,
+    Soon,
+    AllIsThere,
+}
+
+const fn into_provider(
+    name: &'static str,
+    require: Option<Road>,
+    verify: Verify,
+    says: Says,
+) -> Loading {
+    Loading { name, provider: "provider", require, verify, says }
+}
+
+const BY_PEER: Loading = into_provider("by peer", Some(Road::Peer), Verify::None, Says::Soon);
+
+const LOADINGS: [Loading; 11] = [
+    BY_PEER,
+    into_provider("by peer, hashed", Some(Road::Peer), Verify::Hash, Says::Soon),
+    into_provider("by peer, checked", Some(Road::Peer), Verify::Full, Says::Soon),
+    into_provider("by peer, in the check", Some(Road::Peer), Verify::Full, Says::AllIsThere),
+    into_provider("by peer, before the proof", Some(Road::Peer), Verify::None, Says::Ready),
+    into_provider("by any road", None, Verify::None, Says::Soon),
+    into_provider("by any road, hashed", None, Verify::Hash, Says::Soon),
+    into_provider("by any road, before the proof", None, Verify::Hash, Says::Ready),
+    into_provider("by the CPU", Some(Road::Bounce), Verify::None, Says::Soon),
+    into_provider("by the CPU, in the check", Some(Road::Bounce), Verify::Full, Says::AllIsThere),
+    LOST,
+];
+
+const LOST: Loading = Loading {
+    name: "into the lost",
+    provider: "lost",
+    require: Some(Road::Peer),
+    verify: Verify::Full,
+    says: Says::Soon,
+};
+
 fn main() -> ExitCode {
     if let Ok(what) = std::env::var(VICTIM) {
-        let done = match what.as_str() {
-            "hold" => hold(),
-            "load by peer" => load_on_and_on("provider", Some(Road::Peer)),
-            "load by peer into the lost" => load_on_and_on("lost", Some(Road::Peer)),
-            _ => load_on_and_on("provider", None),
+        let done = match LOADINGS.iter().find(|loading| loading.name == what) {
+            Some(loading) => load_on_and_on(loading),
+            None => hold(),
         };
         return match done {
             Ok(()) => ExitCode::SUCCESS,
@@ -53,6 +103,7 @@ fn main() -> ExitCode {
             ("a_process_that_is_killed_in_mid_load_gives_its_peer_memory_back", killed),
             ("peer_memory_is_taken_from_who_holds_it", revoked),
             ("a_provider_that_is_unbound_ends_the_load", provider_unbound),
+            ("a_drive_that_is_unbound_in_the_check_ends_it", unbound_in_the_check),
             // What these do cannot be undone.
             ("a_provider_that_is_pulled_out_ends_the_load", provider_pulled),
             ("a_drive_whose_link_is_down_ends_the_load", cut_off),
@@ -66,23 +117,22 @@ fn load(
     drive: &Drive,
     into: &PeerMemory,
     len: u64,
-    require: Option<Road>,
+    (require, verify): (Option<Road>, Verify),
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Receipt, Failed> {
-    Ok(try_load(drive, into, len, require, progress)??)
+    Ok(try_load(drive, into, len, (require, verify), progress)??)
 }
 
 fn try_load(
     drive: &Drive,
     into: &PeerMemory,
     len: u64,
-    require: Option<Road>,
+    (require, verify): (Option<Road>, Verify),
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Result<Receipt, LoadError>, Failed> {
     let file = SourceFile::open(&drive.block)?;
     let stop = AtomicBool::new(false);
-    let options =
-        Options { require, verify: Verify::None, depth: 4, block: 256 << 10, ..<_>::default() };
+    let options = Options { require, verify, depth: 4, block: 256 << 10, ..<_>::default() };
     let load = Load {
         files: &[file],
         requests: &[Request::new(0, 0, len, 0)],
@@ -99,15 +149,20 @@ fn works() -> Outcome {
     const SOME: u64 = 1 << 20;
     let memory = peer::memory(SOME as usize)?;
     memory.map().fill(0xEE)?;
-    let receipt = load(&Drive::with_serial(SLOW)?, &memory, SOME, Some(Road::Peer), &mut |_| ())?;
+    let how = (Some(Road::Peer), Verify::Full);
+    let receipt = load(&Drive::with_serial(SLOW)?, &memory, SOME, how, &mut |_| ())?;
     check(receipt.bytes == SOME && receipt.cpu_copied == 0, format!("{receipt:?}"))?;
     holds(&memory.map(), 0..SOME)
 }
 
-/// A process that does something to peer memory.
+/// A process that does something to peer memory. Nothing was proved to it before.
 fn begin(what: &str) -> Result<(Child, BufReader<ChildStdout>), Failed> {
+    const NOTHING_KNOWN: &str = "/tmp/nothing known";
+    let _ = fs::remove_dir_all(NOTHING_KNOWN);
+    fs::create_dir(NOTHING_KNOWN)?;
     let mut victim = Command::new(std::env::current_exe()?)
         .env(VICTIM, what)
+        .env("XDG_RUNTIME_DIR", NOTHING_KNOWN)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
@@ -118,16 +173,22 @@ fn begin(what: &str) -> Result<(Child, BufReader<ChildStdout>), Failed> {
     Ok((victim, said))
 }
 
-fn load_on_and_on(provider: &str, require: Option<Road>) -> Outcome {
-    let provider = P2pmem::in_directory(&Drive::with_serial(provider)?.function)?;
+fn load_on_and_on(loading: &Loading) -> Outcome {
+    let provider = P2pmem::in_directory(&Drive::with_serial(loading.provider)?.function)?;
     let (drive, memory) = (Drive::with_serial(SLOW)?, provider.allocate(LEN as usize)?);
+    if loading.says == Says::Ready {
+        println!("now");
+        std::io::stdin().read_line(&mut String::new())?;
+    }
+    let at = if loading.says == Says::AllIsThere { LEN } else { SOON };
     loop {
-        let mut told = false;
-        load(&drive, &memory, LEN, require, &mut |progress| {
-            if progress.done >= SOON && !std::mem::replace(&mut told, true) {
+        let mut told = loading.says == Says::Ready;
+        load(&drive, &memory, LEN, (loading.require, loading.verify), &mut |progress| {
+            if progress.done >= at && !std::mem::replace(&mut told, true) {
                 println!("now");
             }
         })?;
+        println!("and again");
     }
 }
 
@@ -146,7 +207,7 @@ fn killed() -> Outcome {
     let provider = peer::provider()?;
     let free = provider.available()?;
     for _ in 0..3 {
-        let (mut victim, _said) = begin("load by peer")?;
+        let (mut victim, _said) = begin(BY_PEER.name)?;
         check(provider.available()? == free - LEN, "it has none of the memory")?;
         victim.kill()?;
         check(victim.wait()?.signal() == Some(libc::SIGKILL), "it was not killed")?;
@@ -193,18 +254,20 @@ fn revoked() -> Outcome {
 /// A load ends with an error and touches what it has lost no more, whatever road it may take.
 fn provider_unbound() -> Outcome {
     let provider = peer::address("provider")?.to_string();
-    for what in ["load by peer", "load"] {
-        let (mut victim, mut said) = begin(what)?;
+    for Loading { name, .. } in LOADINGS.iter().filter(|loading| loading.provider == "provider") {
+        let (mut victim, mut said) = begin(name)?;
         unbind_provider()?;
+        drop(victim.stdin.take());
         let since = Instant::now();
         let mut words = String::new();
         said.read_to_string(&mut words)?;
-        let status = victim.wait()?;
-        println!("{status}: {words}");
-        check(since.elapsed() < AT_ONCE, format!("{:?}", since.elapsed()))?;
-        check(status.code() == Some(1), status)?;
+        let (status, took) = (victim.wait()?, since.elapsed());
+        println!("{name}: {status}: {words}, after {took:?}");
+        check(took < AT_ONCE, format!("{name}: {took:?}"))?;
+        check(status.code() == Some(1), format!("{name}: {status}"))?;
         let lost = format!("the memory of {provider} was lost while it was loaded into");
-        check(words.contains(&lost), &words)?;
+        let none = "no byte of the buffer is valid";
+        check(words.starts_with(&lost) && words.contains(none), format!("{name}: {words}"))?;
         works()?;
     }
     Ok(())
@@ -213,13 +276,14 @@ fn provider_unbound() -> Outcome {
 /// A load ends with an error, and in time, when its drive is taken away in the middle.
 fn without_its_drive(
     drive: &Drive,
+    at: u64,
     within: Duration,
     take_away: impl FnOnce(Address) -> Outcome,
 ) -> Outcome {
     let (address, memory) = (drive.address()?, peer::memory(LEN as usize)?);
     let (mut take_away, mut taken) = (Some(take_away), None);
-    let loaded = try_load(drive, &memory, LEN, None, &mut |progress| {
-        if progress.done >= SOON
+    let loaded = try_load(drive, &memory, LEN, (None, Verify::Full), &mut |progress| {
+        if progress.done >= at
             && let Some(take_away) = take_away.take()
         {
             taken = Some((Instant::now(), take_away(address)));
@@ -236,12 +300,31 @@ fn without_its_drive(
     };
     check(*path == drive.block, path.display())?;
     check(matches!(source.raw_os_error(), Some(libc::ENODEV | libc::EIO)), source)?;
-    is_true(valid, &memory.map())
+    match at {
+        // All had arrived, and could not be compared.
+        LEN => {
+            check(valid.bytes() == LEN && valid.wanted() == LEN, valid)?;
+            holds(&memory.map(), 0..LEN)
+        }
+        _ => is_true(valid, &memory.map()),
+    }
+}
+
+/// What has arrived is valid, though the file can be read no second time to be compared.
+fn unbound_in_the_check() -> Outcome {
+    let drive = Drive::with_serial(SLOW)?;
+    without_its_drive(&drive, LEN, AT_ONCE, |address| {
+        let unbind = format!("/sys/bus/pci/devices/{address}/driver/unbind");
+        Ok(fs::write(unbind, address.to_string())?)
+    })?;
+    // Nobody has the file open any more, so that the drive gets its name back.
+    Drive::returned(SLOW)?;
+    works()
 }
 
 fn unplugged() -> Outcome {
     let (drive, mut monitor) = (Drive::with_serial(SLOW)?, Monitor::open()?);
-    without_its_drive(&drive, AT_ONCE, |_| monitor.ask_for("victim"))?;
+    without_its_drive(&drive, SOON, AT_ONCE, |_| monitor.ask_for("victim"))?;
     let start = Instant::now();
     while drive.block.exists() {
         check(start.elapsed() < Duration::from_secs(10), "the drive is still there")?;
@@ -259,7 +342,7 @@ fn cut_off() -> Outcome {
     let limit = format!("/sys/block/{name}/queue/io_timeout");
     fs::write(limit, LIMIT.as_millis().to_string())?;
     // Its timer ticks by the second.
-    without_its_drive(&drive, 4 * LIMIT + AT_ONCE, slot::cut_off)?;
+    without_its_drive(&drive, SOON, 4 * LIMIT + AT_ONCE, slot::cut_off)?;
     slot::forget(drive.address()?)?;
     works()
 }
@@ -268,7 +351,7 @@ fn cut_off() -> Outcome {
 /// provider is there. The load does not believe it.
 fn provider_pulled() -> Outcome {
     let lost = peer::address("lost")?;
-    let (mut victim, mut said) = begin("load by peer into the lost")?;
+    let (mut victim, mut said) = begin(LOST.name)?;
     slot::power_off(lost)?;
     let since = Instant::now();
     let mut words = String::new();
