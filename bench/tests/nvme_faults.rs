@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,6 +56,8 @@ fn main() -> ExitCode {
             ("a_card_that_the_kernel_asks_for_is_filled_first", card_recalled),
             ("a_process_that_is_killed_in_mid_load_leaves_the_next_one_its_devices", killed),
             ("the_tool_is_interrupted_killed_and_loads_again", by_the_tool),
+            ("a_card_whose_memory_is_switched_off_ends_the_load", card_switched_off),
+            ("a_card_whose_memory_is_off_is_not_loaded_into", card_is_off),
             ("a_card_that_was_away_is_proved_again", card_came_back),
             ("devices_are_bound_loaded_from_and_unbound_again_and_again", bind_cycles),
             // What these do cannot be undone.
@@ -154,11 +157,22 @@ impl Ours {
         options: Options,
         happens: impl FnOnce() -> Outcome,
     ) -> Result<(Result<Receipt, LoadError>, Duration), Failed> {
+        self.load_until(SOON, vram, options, happens)
+    }
+
+    /// The same, when so much has landed. When all has, the rest of `Verify::Full` is to compare.
+    fn load_until(
+        &self,
+        landed: u64,
+        vram: &Region,
+        options: Options,
+        happens: impl FnOnce() -> Outcome,
+    ) -> Result<(Result<Receipt, LoadError>, Duration), Failed> {
         let mut happens = Some(happens);
         let mut since = (Instant::now(), Ok(()));
         let (stop, len) = (AtomicBool::new(false), vram.map().len() as u64);
         let loaded = self.load(Destination::Bar(vram), len, options, &stop, &mut |progress| {
-            if progress.done >= SOON
+            if progress.done >= landed
                 && let Some(happens) = happens.take()
             {
                 since = (Instant::now(), happens());
@@ -202,7 +216,21 @@ fn cut_short(
     check(causes.iter().any(|cause| words.contains(cause)), format!("{causes:?}: {words}"))?;
     let LoadError::Read { path, valid, .. } = &error else { return Err(words.into()) };
     check(path == Path::new("the first bytes"), path.display())?;
-    is_true(valid, &vram.map())
+    if valid.bytes() < LEN {
+        return is_true(valid, &vram.map());
+    }
+    // All had landed, and could not be compared.
+    check(words.contains("at offset 0 failed"), &words)?;
+    holds(&vram.map(), 0..LEN)
+}
+
+/// How a load is checked that something happens to, and when it happens.
+const CHECKS: [(Verify, u64); 3] =
+    [(Verify::Hash, SOON), (Verify::Full, SOON), (Verify::Full, LEN)];
+
+/// Every byte is compared, once all have landed.
+fn checked(require: Option<Road>) -> Options {
+    Options { verify: Verify::Full, ..with(require) }
 }
 
 fn stopped() -> Outcome {
@@ -245,11 +273,12 @@ const ASKED_BACK: [&str; 2] =
     ["the kernel asks for it back", "the kernel asked for the device back"];
 
 fn recalled() -> Outcome {
-    for require in [Some(Road::Peer), None] {
+    for (require, (verify, landed)) in [Some(Road::Peer), None, None].into_iter().zip(CHECKS) {
         let ours = Ours::open("slow")?;
         let (drive, vram) = (ours.drive()?, ours.vram()?);
         let mut unbinder = None;
-        let (loaded, took) = ours.load_while(&vram, with(require), || {
+        let options = Options { verify, ..with(require) };
+        let (loaded, took) = ours.load_until(landed, &vram, options, || {
             unbinder = Some(unbind(drive));
             Ok(())
         })?;
@@ -274,7 +303,7 @@ fn unplugged() -> Outcome {
     let ours = Ours::open("victim")?;
     let (drive, vram) = (ours.drive()?, ours.vram()?);
     let mut monitor = Monitor::open()?;
-    let (loaded, took) = ours.load_while(&vram, with(None), || monitor.ask_for("victim"))?;
+    let (loaded, took) = ours.load_while(&vram, checked(None), || monitor.ask_for("victim"))?;
     check(took < AT_ONCE, format!("{took:?}"))?;
     cut_short(loaded, &vram, drive, &ASKED_BACK)?;
     let is_there = || -> Result<bool, Failed> {
@@ -292,15 +321,19 @@ fn unplugged() -> Outcome {
 
 /// Somebody resets the drive: it is there, and knows nothing any more of what it was asked for.
 fn reset() -> Outcome {
-    let ours = Ours::open("slow")?;
-    let (drive, vram) = (ours.drive()?, ours.vram()?);
-    let (loaded, took) = ours.load_while(&vram, with(None), || {
-        Ok(fs::write(format!("/sys/bus/pci/devices/{drive}/reset"), "1")?)
-    })?;
-    check(took < AT_ONCE, format!("{took:?}"))?;
-    cut_short(loaded, &vram, drive, &["it was reset"])?;
-    drop((vram, ours));
-    Ours::open("slow")?.works()
+    for (verify, landed) in CHECKS {
+        let ours = Ours::open("slow")?;
+        let (drive, vram) = (ours.drive()?, ours.vram()?);
+        let options = Options { verify, ..with(None) };
+        let (loaded, took) = ours.load_until(landed, &vram, options, || {
+            Ok(fs::write(format!("/sys/bus/pci/devices/{drive}/reset"), "1")?)
+        })?;
+        check(took < AT_ONCE, format!("{took:?}"))?;
+        cut_short(loaded, &vram, drive, &["it was reset"])?;
+        drop((vram, ours));
+        Ours::open("slow")?.works()?;
+    }
+    Ok(())
 }
 
 /// A drive of 4 MiB a second has all of the file to read at once, and half a second for each read.
@@ -363,12 +396,118 @@ fn card_recalled() -> Outcome {
 fn pulled() -> Outcome {
     let ours = Ours::open("pulled")?;
     let (drive, vram) = (ours.drive()?, ours.vram()?);
-    let (loaded, took) = ours.load_while(&vram, with(None), || slot::pull(drive))?;
+    let (loaded, took) = ours.load_while(&vram, checked(None), || slot::pull(drive))?;
     check(took < AT_ONCE, format!("{took:?}"))?;
     cut_short(loaded, &vram, drive, &["unplugged"])?;
     drop((vram, ours));
     slot::forget(drive)?;
     Ours::open("slow")?.works()
+}
+
+/// The error of a load whose buffer went away with its card: not one byte is valid.
+fn is_lost(loaded: Result<Receipt, LoadError>, card: Address) -> Outcome {
+    let error = loaded.err().ok_or("it succeeded")?;
+    let words = error.to_string();
+    println!("{words}");
+    let LoadError::BufferLost { device } = &error else { return Err(words.into()) };
+    check(*device == card.to_string() && words.contains("no byte of the buffer is valid"), words)
+}
+
+/// Who switches the memory of a card off.
+#[derive(Clone, Copy, Debug)]
+enum Switch {
+    /// Whoever has the card by VFIO. The kernel takes its memory out of every mapping.
+    OfTheUser,
+    /// Somebody else, whom the kernel does not watch. The CPU reads ones then.
+    OfTheMachine,
+}
+
+impl Switch {
+    /// Sets the bit that has the card answer to accesses of its memory, or clears it.
+    fn turn(self, card: &Device, on: bool) -> Outcome {
+        /// The command register and its bit (PCI Local Bus Specification 3.0, 6.2.2).
+        const COMMAND: u64 = 4;
+        const MEMORY_SPACE: u8 = 1 << 1;
+        /// Where a device's file has its configuration space: the kernel numbers regions in the
+        /// upper bits (VFIO_PCI_OFFSET_SHIFT).
+        const CONFIGURATION: u64 = 7 << 40;
+
+        let mut command = [0; 2];
+        card.read_config(COMMAND, &mut command)?;
+        command[0] = if on { command[0] | MEMORY_SPACE } else { command[0] & !MEMORY_SPACE };
+        match self {
+            Self::OfTheUser => {
+                let written = rustix::io::pwrite(card, &command, CONFIGURATION + COMMAND)?;
+                check(written == 2, "the register was not written")
+            }
+            Self::OfTheMachine => {
+                let config = format!("/sys/bus/pci/devices/{}/config", card.address());
+                let config = fs::OpenOptions::new().write(true).open(config)?;
+                Ok(config.write_all_at(&command, COMMAND)?)
+            }
+        }
+    }
+}
+
+/// Whenever the memory of a card is switched off, by whomever, nobody dies of it, and nothing that
+/// arrived nowhere is taken for loaded.
+fn card_switched_off() -> Outcome {
+    let ours = Ours::open("slow")?;
+    let card = ours.card.address().parse()?;
+    let mut before = None;
+    for switch in [Switch::OfTheUser, Switch::OfTheMachine, Switch::OfTheUser] {
+        for road in [Some(Road::Peer), None, Some(Road::Bounce)] {
+            for (verify, landed) in [(Verify::None, SOON)].into_iter().chain(CHECKS) {
+                // The second half of the shorter load is enough to be noticed by.
+                let vram = ours.vram_of(2 * SOON)?;
+                let (options, landed) = (with(road), landed.min(2 * SOON));
+                let options = Options { verify, ..options };
+                let (loaded, took) =
+                    ours.load_until(landed, &vram, options, || switch.turn(&ours.card, false))?;
+                println!("{switch:?}, {road:?}, {verify:?}, at {landed}, after {took:?}:");
+                is_lost(loaded, card)?;
+                check(took < AT_ONCE, format!("{took:?}"))?;
+                switch.turn(&ours.card, true)?;
+            }
+        }
+        ours.works()?;
+        let held = before.replace(Holdings::now()?);
+        check(held.is_none() || held == before, format!("{held:?}, then {before:?}"))?;
+    }
+    Ok(())
+}
+
+/// A load into memory that is off from the beginning proves nothing and writes nothing.
+fn card_is_off() -> Outcome {
+    let ours = Ours::open("slow")?;
+    let card = ours.card.address().parse()?;
+    for switch in [Switch::OfTheUser, Switch::OfTheMachine] {
+        for road in [Some(Road::Peer), None, Some(Road::Bounce)] {
+            forget_proofs()?;
+            let (vram, stop) = (ours.vram_of(SOON)?, AtomicBool::new(false));
+            switch.turn(&ours.card, false)?;
+            let loaded = ours.load(Destination::Bar(&vram), SOON, with(road), &stop, &mut |_| ());
+            switch.turn(&ours.card, true)?;
+            println!("{switch:?}, {road:?}:");
+            is_lost(loaded, card)?;
+            // Nothing was held against the pair of devices.
+            ours.works()?;
+        }
+    }
+    Ok(())
+}
+
+/// Has the next load prove its road anew.
+fn forget_proofs() -> Outcome {
+    let places = ["XDG_RUNTIME_DIR", "XDG_CACHE_HOME"].map(std::env::var_os);
+    let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
+    for place in places.into_iter().flatten().map(PathBuf::from).chain(home) {
+        match fs::remove_file(place.join("bufmap/peer-roads.json")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// What a drive writes to where a card was arrives nowhere, and the drive does not know.
@@ -377,12 +516,8 @@ fn card_pulled() -> Outcome {
     let drive = drive("slow")?;
     let ours = Ours::open_at(drive, lost)?;
     let vram = ours.vram_of(2 * SOON)?;
-    let options = Options { verify: Verify::None, ..with(Some(Road::Peer)) };
-    let (loaded, _) = ours.load_while(&vram, options, || slot::pull(lost))?;
-    let error = loaded.err().ok_or("it succeeded")?;
-    println!("{error}");
-    let LoadError::BufferLost { device } = &error else { return Err(error.to_string().into()) };
-    check(*device == lost.to_string(), device)?;
+    let (loaded, _) = ours.load_while(&vram, checked(Some(Road::Peer)), || slot::pull(lost))?;
+    is_lost(loaded, lost)?;
     drop((vram, ours));
     slot::forget(lost)?;
     Ours::open_at(drive, card)?.works()
