@@ -11,6 +11,12 @@
 //! memory that is one access for each byte, where words of eight are right, and eight times as slow.
 //!
 //! System memory does not go away, and is copied as ever.
+//!
+//! # Safety
+//!
+//! The law of this module: a copy that may be left in the middle is one call of a method of [`BufMap`]'s,
+//! on borrowed maps and slices. Where such a copy touches memory, it holds no lock and nothing to drop; what
+//! it has not done yet, nobody relies on, because bytes that may be anything are valid in both.
 #![allow(unsafe_code)]
 
 mod arch;
@@ -54,8 +60,7 @@ fn touch(map: &BufMap<'_>, copy: impl FnOnce() -> Result<(), MapError>) -> Resul
         return Ok(copy()?);
     }
     let start = map.as_ptr() as usize;
-    // SAFETY: the closures of this module call one copy of `iomap`, which takes no lock and owns nothing:
-    // it can be left wherever it is.
+    // SAFETY: every `copy` is a closure of this module's that obeys its law.
     let outcome = unsafe { guard::attempt(start..start + map.len(), copy) };
     Ok(outcome.ok_or(Fault::Gone)??)
 }
