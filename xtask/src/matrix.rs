@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use crate::child::Error;
-use crate::vm;
+use crate::child::{self, Error};
+use crate::files;
+use crate::vm::suite::Printer;
 
 /// What stands above the table.
 const HEAD: &str = "\
@@ -22,19 +23,14 @@ const MACHINES: [(&str, &str); 3] = [
 ];
 
 pub fn run() -> Result<(), Error> {
-    vm::end_guests_on_ctrl_c()?;
+    let matrix = Printer::new("matrix", "BUFMAP_MATRIX")?;
     let mut page = HEAD.to_owned();
     for (machine, sources) in MACHINES {
-        let table = vm::suite::output_of("matrix", machine, "BUFMAP_MATRIX")?;
+        let table = matrix.output_in(machine)?;
         let section = format!("\n## {sources}\n\n{table}");
         print!("{section}");
         page += &section;
     }
-    let path = vm::repository().join("docs/matrix.md");
-    fs::write(&path, page).map_err(|source| Error::File {
-        action: "write",
-        path: path.clone(),
-        source,
-        remedy: "give this user the right to write it",
-    })
+    let path = child::workspace().join("docs/matrix.md");
+    fs::write(&path, page).map_err(files::file_error("write", &path))
 }

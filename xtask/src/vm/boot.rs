@@ -11,9 +11,10 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::Surroundings;
 use super::guest::Guest;
 use super::topologies::{Content, Machine, Topology};
-use crate::child::Error;
+use crate::child::{self, Error};
 use crate::files;
 
 /// What to boot and run.
@@ -22,12 +23,7 @@ pub struct Boot<'a> {
     pub machine: Machine,
     /// The command and its arguments; a shell if there are none.
     pub command: &'a [String],
-    /// Directories that the guest sees where the host has them, read-only.
-    pub shares: &'a [PathBuf],
-    /// A directory that is a writable file system of its own in the guest, on a disk.
-    pub scratch: &'a Path,
-    /// Variables of the command's environment.
-    pub environment: &'a [(String, String)],
+    pub surroundings: &'a Surroundings,
     pub limit: Duration,
 }
 
@@ -145,7 +141,7 @@ impl Boot<'_> {
         share(&mut qemu, "root", &self.guest.root, true);
         share(&mut qemu, "session", session, false);
         share(&mut qemu, "modules", &self.guest.kernel.modules, true);
-        for (i, directory) in self.shares.iter().enumerate() {
+        for (i, directory) in self.surroundings.shares.iter().enumerate() {
             share(&mut qemu, &format!("share{i}"), directory, true);
         }
         let scratch = session.join("scratch").display().to_string();
@@ -171,7 +167,7 @@ impl Boot<'_> {
             fs::write(&file, text).map_err(files::file_error("write", &file))
         };
         let mut shares = format!("modules /usr/lib/modules/{}\n", self.guest.kernel.version);
-        for (i, path) in self.shares.iter().enumerate() {
+        for (i, path) in self.surroundings.shares.iter().enumerate() {
             shares += &format!("share{i} {}\n", path.display());
         }
         write("shares", shares.as_bytes())?;
@@ -204,11 +200,11 @@ impl Boot<'_> {
         if !modules.is_empty() {
             script += &format!("modprobe -a {}\n", modules.join(" "));
         }
-        let scratch = quoted(&self.scratch.display().to_string());
+        let scratch = quoted(&self.surroundings.scratch.display().to_string());
         script += &format!(
             "mke2fs -q -F -t ext4 -E nodiscard,lazy_itable_init=1 /dev/vda && mkdir -p {scratch} && mount /dev/vda {scratch}\n"
         );
-        for (name, value) in self.environment {
+        for (name, value) in &self.surroundings.environment {
             script += &format!("export {name}={}\n", quoted(value));
         }
         let command = match self.command {
@@ -220,7 +216,7 @@ impl Boot<'_> {
             "stty -F /dev/ttyS1 {mode}; stty -F /dev/ttyS2 raw -echo\n\
              ( exec </dev/ttyS1 >/dev/ttyS1 2>/dev/ttyS2; cd {}; {command} )\n\
              echo $? >/session/exit\nsync\nbusybox reboot -f\n",
-            quoted(&self.shares.first().map_or("/".into(), |path| path.display().to_string()))
+            quoted(&child::workspace().display().to_string())
         );
         script
     }

@@ -15,7 +15,7 @@ use clap::Args;
 
 use self::boot::Boot;
 use self::topologies::{Machine, TOPOLOGIES};
-use crate::child::Error;
+use crate::child::{self, Error};
 use crate::files;
 use crate::inputs;
 use crate::packages;
@@ -44,8 +44,15 @@ pub struct Options {
 /// Set by Ctrl-C once a guest may be running: it is ended in order, and leaves nothing behind.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
+/// Sees to it that this host can run a guest and that Ctrl-C ends it in order.
+fn make_ready(install: bool) -> Result<(), Error> {
+    packages::bench_is_there(install)
+        .map_err(|what| Error::Missing { what, remedy: "then run the command again".to_owned() })?;
+    end_guests_on_ctrl_c()
+}
+
 /// Has Ctrl-C end guests in order from now on.
-pub fn end_guests_on_ctrl_c() -> Result<(), Error> {
+fn end_guests_on_ctrl_c() -> Result<(), Error> {
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).map_err(|error| {
         Error::Missing { what: error.to_string(), remedy: "run the command again".to_owned() }
     })
@@ -63,14 +70,8 @@ pub fn run(options: &Options) -> Result<i32, Error> {
         }
         return Ok(0);
     }
-    let machine =
-        Machine::named(&options.topology, options.counted).ok_or_else(|| Error::Missing {
-            what: format!("no machine is called {}", options.topology),
-            remedy: "see `cargo xtask vm --list`".to_owned(),
-        })?;
-    packages::bench_is_there(options.given.needs_root())
-        .map_err(|what| Error::Missing { what, remedy: "then run the command again".to_owned() })?;
-    end_guests_on_ctrl_c()?;
+    let machine = Machine::named(&options.topology, options.counted)?;
+    make_ready(options.given.needs_root())?;
     let guest = options.given.guest()?;
     for line in guest.versions.lines() {
         eprintln!("{}", line.replace('\t', " "));
@@ -80,12 +81,9 @@ pub fn run(options: &Options) -> Result<i32, Error> {
         guest: &guest,
         machine,
         command: &options.command,
-        scratch: &repository().join("target/tmp"),
-        shares: &surroundings.shares,
-        environment: &surroundings.environment,
+        surroundings: &surroundings,
         limit: Duration::from_secs(options.time_limit),
     };
-    files::make_directory(boot.scratch)?;
     let output = std::io::stdout().as_fd().try_clone_to_owned();
     boot.run(output.map_err(|source| Error::Start {
         command: "dup".to_owned(),
@@ -94,27 +92,27 @@ pub fn run(options: &Options) -> Result<i32, Error> {
     })?)
 }
 
-/// What a guest sees of the host: the project, and the real inputs if they were fetched.
-struct Surroundings {
+/// What a guest has of the host: the project, and the real inputs if they were fetched.
+pub struct Surroundings {
+    /// Directories that the guest sees where the host has them, read-only.
     shares: Vec<PathBuf>,
+    /// A directory that is a writable file system of its own in the guest, on a disk.
+    scratch: PathBuf,
+    /// Variables of the command's environment.
     environment: Vec<(String, String)>,
 }
 
 impl Surroundings {
     fn of(machine: Machine) -> Result<Self, Error> {
-        let mut shares = vec![repository()];
+        let scratch = child::workspace().join("target/tmp");
+        files::make_directory(&scratch)?;
+        let mut shares = vec![child::workspace().to_owned()];
         let mut environment = vec![("BUFMAP_TOPOLOGY".to_owned(), machine.name())];
         let inputs = inputs::directory()?;
         if inputs.is_dir() {
             environment.push((inputs::VARIABLE.to_owned(), inputs.display().to_string()));
             shares.push(inputs);
         }
-        Ok(Self { shares, environment })
+        Ok(Self { shares, scratch, environment })
     }
-}
-
-/// The directory of the project.
-pub fn repository() -> PathBuf {
-    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    own.parent().map_or(own.clone(), PathBuf::from)
 }

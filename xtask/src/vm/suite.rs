@@ -8,7 +8,6 @@ use super::boot::Boot;
 use super::guest::Guest;
 use super::topologies::Machine;
 use crate::child::{self, Error, cargo};
-use crate::files;
 use crate::packages;
 use crate::steps::{Outcome, Steps};
 use crate::tally::Tally;
@@ -118,38 +117,56 @@ fn own_names(counted: bool) -> Vec<String> {
     Machine::all()
         .filter(|machine| machine.counted == counted)
         .map(|machine| machine.name().replace('-', "_"))
-        .filter(|name| super::repository().join(format!("bench/tests/{name}.rs")).is_file())
+        .filter(|name| child::workspace().join(format!("bench/tests/{name}.rs")).is_file())
         .collect()
 }
 
-/// Runs a program of the bench in its machine for what it prints, and not for its tests.
-pub fn output_of(name: &str, machine: &str, variable: &str) -> Result<String, Error> {
-    let missing = |what: String| Error::Missing { what, remedy: "see bench/Cargo.toml".to_owned() };
-    let machine = Machine::named(machine, false).ok_or_else(|| missing(machine.to_owned()))?;
-    packages::bench_is_there(true)
-        .map_err(|what| Error::Missing { what, remedy: "then run the command again".to_owned() })?;
-    let guest = super::guest::prepare()?;
-    let (programs, _) = programs(&["--package", PACKAGE, "--features", "wgpu", "--test", name])?;
-    let program = programs.first().ok_or_else(|| missing(format!("no program {name}")))?;
-    let mut surroundings = Surroundings::of(machine)?;
-    surroundings.environment.push((variable.to_owned(), "1".to_owned()));
-    let boot = Boot {
-        guest: &guest,
-        machine,
-        command: &[program.executable.display().to_string()],
-        scratch: &super::repository().join("target/tmp"),
-        shares: &surroundings.shares,
-        environment: &surroundings.environment,
-        limit: LIMIT,
-    };
-    files::make_directory(boot.scratch)?;
-    let mut printed = String::new();
-    match boot.run_by_lines(|line| printed = format!("{printed}{line}\n"))? {
-        0 => Ok(printed),
-        status => Err(Error::Missing {
-            what: format!("{name} ended with status {status}: {printed}"),
-            remedy: "mend what it complains of".to_owned(),
-        }),
+/// A program of the bench that is run for what it prints, and not for its tests.
+pub struct Printer {
+    guest: Guest,
+    program: Program,
+    /// The variable that has it print.
+    variable: &'static str,
+}
+
+impl Printer {
+    /// Prepares the guest and builds the program.
+    pub fn new(name: &str, variable: &'static str) -> Result<Self, Error> {
+        super::make_ready(true)?;
+        let guest = super::guest::prepare()?;
+        let arguments = ["--package", PACKAGE, "--features", "wgpu", "--test", name];
+        let (programs, _) = programs(&arguments)?;
+        let program = programs.into_iter().next().ok_or_else(|| Error::Missing {
+            what: format!("no program {name}"),
+            remedy: "see bench/Cargo.toml".to_owned(),
+        })?;
+        Ok(Self { guest, program, variable })
+    }
+
+    /// What it prints in a machine.
+    pub fn output_in(&self, machine: &str) -> Result<String, Error> {
+        let machine = Machine::named(machine, false)?;
+        let mut surroundings = Surroundings::of(machine)?;
+        surroundings.environment.push((self.variable.to_owned(), "1".to_owned()));
+        let boot = Boot {
+            guest: &self.guest,
+            machine,
+            command: &[self.program.executable.display().to_string()],
+            surroundings: &surroundings,
+            limit: LIMIT,
+        };
+        let mut printed = String::new();
+        let status = boot.run_by_lines(|line| {
+            printed.push_str(line);
+            printed.push('\n');
+        })?;
+        match status {
+            0 => Ok(printed),
+            status => Err(Error::Missing {
+                what: format!("{} ended with status {status}: {printed}", self.program.name),
+                remedy: "mend what it complains of".to_owned(),
+            }),
+        }
     }
 }
 
@@ -204,9 +221,7 @@ fn run_in(
         guest,
         machine,
         command: &["sh".to_owned(), "-c".to_owned(), script],
-        scratch: &super::repository().join("target/tmp"),
-        shares: &surroundings.shares,
-        environment: &surroundings.environment,
+        surroundings: &surroundings,
         limit: LIMIT,
     };
     let status = boot.run_by_lines(|line| {
@@ -233,9 +248,10 @@ mod tests {
         let named = program(&message("path+file:///p/bench#bufmap-bench@0.1.0", "test"));
         let named = named.expect("a test program");
         assert_eq!((named.package.as_str(), named.name.as_str()), ("bufmap-bench", "zen_iommu"));
-        let runs_in =
-            |counted| Machine::named("zen-iommu", counted).map(|machine| named.runs_in(machine));
-        assert_eq!([runs_in(false), runs_in(true)], [Some(true), Some(false)]);
+        let runs_in = |counted| {
+            named.runs_in(Machine::named("zen-iommu", counted).expect("a machine of the bench"))
+        };
+        assert_eq!([runs_in(false), runs_in(true)], [true, false]);
         let short = program(&message("path+file:///p/bufmap#0.1.0", "test"));
         assert_eq!(short.map(|program| program.package).as_deref(), Some("bufmap"));
         assert!(program(&message("path+file:///p/bench#bufmap-bench@0.1.0", "lib")).is_none());

@@ -3,6 +3,8 @@
 //! To add one, add an entry to [`TOPOLOGIES`]: what it shows, the processor, the devices as QEMU takes them, the drives
 //! they name, and the modules to load in the guest.
 
+use crate::child::Error;
+
 /// A machine in software.
 pub struct Topology {
     pub name: &'static str,
@@ -317,9 +319,13 @@ pub struct Machine {
 
 impl Machine {
     /// The machine of this name.
-    pub fn named(name: &str, counted: bool) -> Option<Self> {
-        let topology = TOPOLOGIES.iter().find(|topology| topology.name == name)?;
-        Some(Self { topology, counted })
+    pub fn named(name: &str, counted: bool) -> Result<Self, Error> {
+        let topology = TOPOLOGIES.iter().find(|topology| topology.name == name);
+        let topology = topology.ok_or_else(|| Error::Missing {
+            what: format!("no machine is called {name}"),
+            remedy: "see `cargo xtask vm --list`".to_owned(),
+        })?;
+        Ok(Self { topology, counted })
     }
 
     pub fn all() -> impl Iterator<Item = Self> {
