@@ -7,7 +7,9 @@
 
 pub mod card;
 pub mod cut_short;
+pub mod display;
 pub mod drive;
+pub mod drm_file;
 pub mod leaks;
 pub mod monitor;
 pub mod ours;

@@ -7,7 +7,16 @@ use std::io::{BufRead, BufReader, Write};
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
-use crate::said;
+use crate::{Outcome, check, said};
+
+/// A pixel's red, green and blue.
+pub type Colours = [u8; 3];
+
+/// The pixels of XR24, which has blue first and a byte to spare.
+pub fn colours(xr24: &[u8]) -> Vec<Colours> {
+    let (pixels, _) = xr24.as_chunks();
+    pixels.iter().map(|&[blue, green, red, _]| [red, green, blue]).collect()
+}
 
 /// The serial port.
 const PORT: &str = "/dev/ttyS3";
@@ -63,12 +72,25 @@ impl Monitor {
         Ok(())
     }
 
-    /// What a device has on its screen: the width and height in pixels, and the pixels row by row, three
-    /// bytes each, red, green and blue.
+    /// Holds what a device has on its screen against the pixels of a picture this wide.
     ///
     /// # Errors
-    /// Fails the test if the monitor refuses, or what it leaves behind is no picture.
-    pub fn screen(&mut self, device: &str) -> Result<(usize, usize, Vec<u8>), Failed> {
+    /// Fails the test if one is another, if the picture has another size, or if the monitor refuses.
+    pub fn shows(&mut self, device: &str, width: usize, pixels: &[Colours]) -> Outcome {
+        let (screen_width, screen) = self.screen(device)?;
+        let (found, wanted) = ((screen_width, screen.len()), (width, pixels.len()));
+        check(found == wanted, format!("{device}: (width, pixels) {found:?}, not {wanted:?}"))?;
+        match (0..pixels.len()).find(|&at| screen[at] != pixels[at]) {
+            None => Ok(()),
+            Some(at) => {
+                let (x, y, found, wanted) = (at % width, at / width, screen[at], pixels[at]);
+                Err(format!("{device}: {found:?} at {x}, {y}, not {wanted:?}").into())
+            }
+        }
+    }
+
+    /// What a device has on its screen: its width, and the pixels row by row.
+    fn screen(&mut self, device: &str) -> Result<(usize, Vec<Colours>), Failed> {
         let arguments = json!({ "device": device, "filename": "screen.ppm" });
         self.tell(json!({ "execute": "screendump", "arguments": arguments }))?;
         // QEMU runs in the session's directory, which the guest shares.
@@ -78,10 +100,11 @@ impl Monitor {
         let (kind, size, depth, pixels) = (line()?, line()?, line()?, line()?);
         let size = std::str::from_utf8(size)?.split_once(' ').ok_or("a picture without a size")?;
         let (width, height): (usize, usize) = (size.0.parse()?, size.1.parse()?);
-        let whole = (kind, depth, pixels.len()) == (b"P6", b"255", width * height * 3);
+        let (pixels, rest) = pixels.as_chunks();
+        let whole = (kind, depth, pixels.len(), rest) == (b"P6", b"255", width * height, &[]);
         match whole {
-            true => Ok((width, height, pixels.to_vec())),
-            false => Err(format!("{} bytes of {width} x {height} pixels", pixels.len()).into()),
+            true => Ok((width, pixels.to_vec())),
+            false => Err(format!("{} of {width} x {height} pixels", pixels.len()).into()),
         }
     }
 

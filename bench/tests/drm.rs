@@ -2,19 +2,21 @@
 
 use std::fs::File;
 use std::num::NonZeroU32;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bufmap_bench::display::Display;
 use bufmap_bench::drive::pattern;
+use bufmap_bench::drm_file::DrmFile;
 use bufmap_bench::leaks::{Holdings, dma_bufs};
-use bufmap_bench::monitor::Monitor;
+use bufmap_bench::monitor::{Monitor, colours};
 use bufmap_bench::{Outcome, check};
 use drm::Device as _;
 use drm::buffer::DrmFourcc;
-use drm::control::{Device as _, Mode, connector, crtc};
-use exporters::drm::{Card, DrmError, Framebuffer, Gem, Node, export_handle, nodes};
+use drm::control::Device as _;
+use exporters::drm::{Card, DrmError, Gem, Node, export_handle, nodes};
 use exporters::frame::{FramePlane, Picture};
 use exporters::{DmaBuf, DmaHeap, Exporter, Intent, Provider, Udmabuf};
 use libtest_mimic::Failed;
@@ -106,7 +108,7 @@ fn cards() -> Outcome {
     }
     // The first to open a node that has displays is their master, and a card is not: others may be.
     let first = primary("bochs-drm")?;
-    let display_server = Own(File::options().read(true).write(true).open(first.path())?);
+    let display_server = DrmFile(File::options().read(true).write(true).open(first.path())?);
     Ok(display_server.acquire_master_lock()?)
 }
 
@@ -326,22 +328,10 @@ fn threads() -> Outcome {
     })
 }
 
-/// A program's own way to a node.
-struct Own<F>(F);
-
-impl<F: AsFd> AsFd for Own<F> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl<F: AsFd> drm::Device for Own<F> {}
-impl<F: AsFd> drm::control::Device for Own<F> {}
-
 fn own_handles() -> Outcome {
     for driver in DRIVERS {
         let path = primary(driver)?.path().to_owned();
-        let own = Own(File::options().read(true).write(true).open(&path)?);
+        let own = DrmFile(File::options().read(true).write(true).open(&path)?);
         let dumb = own.create_dumb_buffer((64, 64), DrmFourcc::Xrgb8888, 32)?;
         let handle: NonZeroU32 = drm::buffer::Buffer::handle(&dumb).into();
         let dma_buf = export_handle(own.as_fd(), handle)?;
@@ -354,7 +344,7 @@ fn own_handles() -> Outcome {
         check(errno(&answer) == Some(Errno::NOENT), format!("{answer:?}"))?;
 
         let card = Card::open(&path)?;
-        let dumb = Own(&card).create_dumb_buffer((64, 64), DrmFourcc::Xrgb8888, 32)?;
+        let dumb = DrmFile(&card).create_dumb_buffer((64, 64), DrmFourcc::Xrgb8888, 32)?;
         let handle: NonZeroU32 = drm::buffer::Buffer::handle(&dumb).into();
         let gem = adopt(&card, handle);
         let other = card.import(&gem.dma_buf()?)?;
@@ -501,68 +491,21 @@ fn timelines() -> Outcome {
     timeline.wait(12, Duration::ZERO).map_err(Failed::from)
 }
 
-/// A display of a card's that is to show something.
-struct Display {
-    card: Card,
-    connector: connector::Handle,
-    crtc: crtc::Handle,
-    mode: Mode,
-}
-
-impl Display {
-    fn of(driver: &str) -> Result<Self, Failed> {
-        let card = primary(driver)?;
-        let own = Own(&card);
-        own.acquire_master_lock()?;
-        let resources = own.resource_handles()?;
-        let connector = *resources.connectors().first().ok_or("no connector")?;
-        let crtc = *resources.crtcs().first().ok_or("no CRTC")?;
-        let modes = own.get_connector(connector, true)?.modes().to_vec();
-        let small = modes.iter().find(|mode| mode.size() == (640, 480));
-        let mode = *small.ok_or("no mode of 640 x 480")?;
-        Ok(Self { card, connector, crtc, mode })
-    }
-
-    fn show(&self, framebuffer: &Framebuffer) -> Outcome {
-        let id = Some(framebuffer.id().into());
-        Ok(Own(&self.card).set_crtc(self.crtc, id, (0, 0), &[self.connector], Some(self.mode))?)
-    }
-}
-
 const WIDTH: usize = 640;
 const HEIGHT: usize = 480;
 const PITCH: usize = WIDTH * 4;
 const PICTURE: Picture =
     Picture { width: 640, height: 480, format: DrmFourcc::Xrgb8888, modifier: None };
 
-/// A pixel's red, green and blue: no two rows or columns are alike, nor two seeds.
-fn pixel(x: usize, y: usize, seed: usize) -> [u8; 3] {
-    [(x + seed) as u8, (y * 3 + seed) as u8, (x / 256 + y / 256 * 16 + seed * 64) as u8]
-}
-
-/// A picture's bytes as XR24, blue first.
+/// A picture's bytes as XR24: no two rows or columns are alike, nor two seeds.
 fn xr24(seed: usize) -> Vec<u8> {
     let places = (0..HEIGHT).flat_map(|y| (0..WIDTH).map(move |x| (x, y)));
     places
         .flat_map(|(x, y)| {
-            let [red, green, blue] = pixel(x, y, seed);
-            [blue, green, red, 0]
+            let [red, green, blue] = [x + seed, y * 3 + seed, x / 256 + y / 256 * 16 + seed * 64];
+            [blue as u8, green as u8, red as u8, 0]
         })
         .collect()
-}
-
-/// Holds what a device's screen shows against the picture, pixel by pixel.
-fn seen(monitor: &mut Monitor, driver: &str, seed: usize) -> Outcome {
-    let (width, height, screen) = monitor.screen(driver)?;
-    check((width, height) == (WIDTH, HEIGHT), format!("{driver}: {width} x {height}"))?;
-    for (at, colours) in screen.chunks_exact(3).enumerate() {
-        let (x, y) = (at % WIDTH, at / WIDTH);
-        let wanted = pixel(x, y, seed);
-        if colours != wanted {
-            return Err(format!("{driver}: {colours:?} at {x}, {y}, not {wanted:?}").into());
-        }
-    }
-    Ok(())
 }
 
 fn scan_out() -> Outcome {
@@ -581,7 +524,7 @@ fn scan_out() -> Outcome {
             let framebuffer = display.card.framebuffer(PICTURE, &planes)?;
             drop(gem); // the framebuffer keeps it
             display.show(&framebuffer)?;
-            seen(&mut monitor, driver, seed)?;
+            monitor.shows(driver, WIDTH, &colours(&xr24(seed)))?;
         }
         check(seed == if driver == "virtio_gpu" { 1 } else { 5 }, format!("{seed} shown"))?;
     }
@@ -614,11 +557,11 @@ fn planes() -> Outcome {
     let plane = FramePlane { buffer: &gem, offset: PITCH as u32, pitch: PITCH as u32 };
     let framebuffer = display.card.framebuffer(PICTURE, &[plane])?;
     display.show(&framebuffer)?;
-    seen(&mut Monitor::open()?, "bochs-drm", 9)?;
+    Monitor::open()?.shows("bochs-drm", WIDTH, &colours(&xr24(9)))?;
 
     // Whoever may ask the display what it shows has its buffers.
     let elsewhere = Card::open(display.card.path())?;
-    let shown = Own(&elsewhere).get_crtc(display.crtc)?.framebuffer().ok_or("a dark screen")?;
+    let shown = DrmFile(&elsewhere).get_crtc(display.crtc)?.framebuffer().ok_or("a dark screen")?;
     let before = first_free(&elsewhere)?;
     let found = elsewhere.framebuffer_planes(shown.into())?;
     check(found.to_string().starts_with("640x480 XR24 "), &found)?;

@@ -10,8 +10,9 @@ use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bufmap_bench::drm_file::DrmFile;
 use bufmap_bench::leaks::dma_bufs;
-use bufmap_bench::monitor::Monitor;
+use bufmap_bench::monitor::{Colours, Monitor, colours};
 use bufmap_bench::programs::Program;
 use bufmap_bench::{Outcome, check};
 use drm::control::Device as _;
@@ -39,17 +40,8 @@ const WIDTH: usize = 640;
 const HEIGHT: usize = 480;
 const PICTURE: Picture = Picture::linear(WIDTH as u32, HEIGHT as u32, DrmFourcc::Xrgb8888);
 
-/// A card's file, to ask what its displays show.
+/// A card that is asked what its displays show.
 struct Asking(Card);
-
-impl AsFd for Asking {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl drm::Device for Asking {}
-impl drm::control::Device for Asking {}
 
 impl Asking {
     fn of(driver: &str) -> Result<Self, Failed> {
@@ -58,8 +50,9 @@ impl Asking {
 
     /// What another process shows on the first display.
     fn shown(&self) -> Result<Option<Frame>, Failed> {
-        let resources = self.resource_handles()?;
-        let crtc = self.get_crtc(*resources.crtcs().first().ok_or("no CRTC")?)?;
+        let file = DrmFile(&self.0);
+        let resources = file.resource_handles()?;
+        let crtc = file.get_crtc(*resources.crtcs().first().ok_or("no CRTC")?)?;
         let Some(framebuffer) = crtc.framebuffer().filter(|_| crtc.mode().is_some()) else {
             return Ok(None);
         };
@@ -67,7 +60,7 @@ impl Asking {
     }
 
     /// Waits until another process shows something of this kind, and returns its pixels.
-    fn waits_for(&self, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>, Failed> {
+    fn waits_for(&self, wanted: impl Fn(&[Colours]) -> bool) -> Result<Vec<Colours>, Failed> {
         let begun = Instant::now();
         while begun.elapsed() < LONG {
             if let Some(frame) = self.shown()? {
@@ -82,8 +75,8 @@ impl Asking {
     }
 }
 
-/// The pixels of a frame as the CPU reads them from its dma-buf: red, green and blue of each.
-fn pixels(frame: &Frame) -> Result<Vec<u8>, Failed> {
+/// The pixels of a frame as the CPU reads them from its dma-buf.
+fn pixels(frame: &Frame) -> Result<Vec<Colours>, Failed> {
     let named = frame.to_string();
     check(named.contains(" XR24") || named.contains(" AR24"), &named)?;
     let plane = &frame.planes[0];
@@ -100,24 +93,6 @@ fn pixels(frame: &Frame) -> Result<Vec<u8>, Failed> {
     Ok(pixels)
 }
 
-/// XR24 has blue first and a byte to spare.
-fn colours(row: &[u8]) -> impl Iterator<Item = u8> {
-    row.chunks_exact(4).flat_map(|pixel| [pixel[2], pixel[1], pixel[0]])
-}
-
-/// Fails the test unless the screen shows these pixels.
-fn seen(monitor: &mut Monitor, device: &str, wanted: &[u8]) -> Outcome {
-    let (width, height, screen) = monitor.screen(device)?;
-    check(screen.len() == wanted.len(), format!("{device}: {width} x {height}"))?;
-    match (0..screen.len()).find(|&at| screen[at] != wanted[at]) {
-        None => Ok(()),
-        Some(at) => {
-            let (x, y) = (at / 3 % width, at / 3 / width);
-            Err(format!("{device}: other pixels than in the dma-buf, first at {x}, {y}").into())
-        }
-    }
-}
-
 fn kmscube() -> Outcome {
     let before = dma_bufs()?;
     let asking = Asking::of("virtio_gpu")?;
@@ -130,16 +105,17 @@ fn kmscube() -> Outcome {
     asking.waits_for(|pixels| colours_in(pixels) > 500 && pixels != first)?;
     kmscube.signal(Signal::STOP)?;
     thread::sleep(Duration::from_millis(500));
-    let taken = pixels(&asking.shown()?.ok_or("a dark display")?)?;
+    let frame = asking.shown()?.ok_or("a dark display")?;
+    let taken = pixels(&frame)?;
     check(colours_in(&taken) > 500, "no cube once it holds still")?;
-    seen(&mut monitor, "virtio_gpu", &taken)?;
-    drop(kmscube);
+    monitor.shows("virtio_gpu", frame.picture.width as usize, &taken)?;
+    drop((frame, kmscube));
     nothing_left(before)
 }
 
 /// How many different pixels there are among one in sixteen.
-fn colours_in(pixels: &[u8]) -> usize {
-    let mut different: Vec<_> = pixels.chunks_exact(3).step_by(16).collect();
+fn colours_in(pixels: &[Colours]) -> usize {
+    let mut different: Vec<_> = pixels.iter().step_by(16).collect();
     different.sort_unstable();
     different.dedup();
     different.len()
@@ -164,13 +140,13 @@ fn gstreamer_shows() -> Outcome {
     let before = dma_bufs()?;
     let file = ["num-buffers=1", "!", RAW, "!", "filesink", "location=/tmp/pattern"];
     gst_ends(gst(&[&PATTERN[..], &file].concat())?)?;
-    let wanted: Vec<u8> = colours(&fs::read("/tmp/pattern")?).collect();
-    check(wanted.len() == WIDTH * HEIGHT * 3, wanted.len())?;
+    let wanted = colours(&fs::read("/tmp/pattern")?);
+    check(wanted.len() == WIDTH * HEIGHT, wanted.len())?;
 
     let asking = Asking::of("bochs-drm")?;
     let shows = gst(&[&PATTERN[..], &["!", RAW, "!"], &SINK].concat())?;
     asking.waits_for(|pixels| pixels == wanted)?;
-    seen(&mut Monitor::open()?, "bochs-drm", &wanted)?;
+    Monitor::open()?.shows("bochs-drm", WIDTH, &wanted)?;
     shows.signal(Signal::INT)?;
     shows.ends(LONG)?;
     nothing_left(before)
@@ -323,9 +299,8 @@ fn gstreamer_shows_ours() -> Outcome {
         }
         check(is_shown()?, format!("frame {number}: the display shows another buffer than ours"))?;
         let card = TestCard::new(PICTURE, number as u64)?;
-        let wanted: Vec<u8> =
-            (0..HEIGHT).flat_map(|y| colours(&card.row(0, y)).collect::<Vec<_>>()).collect();
-        seen(&mut monitor, "bochs-drm", &wanted)?;
+        let rows: Vec<u8> = (0..HEIGHT).flat_map(|y| card.row(0, y)).collect();
+        monitor.shows("bochs-drm", WIDTH, &colours(&rows))?;
     }
     to.tell(EOS, &[], &[])?;
     gst_ends(shows)?;

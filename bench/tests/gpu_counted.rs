@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use std::ptr;
 use std::time::Instant;
 
+use bufmap_bench::drm_file::DrmFile;
 use bufmap_bench::{Outcome, check};
 use drm::control::Device as _;
 use exporters::drm::{Card, Node};
@@ -66,7 +67,7 @@ fn costs() -> Outcome {
     let heap = DmaHeap::open("system")?;
     let heap_node = File::open("/dev/dma_heap/system")?;
     let card = Card::find("vgem", Node::Primary)?;
-    let vgem = Raw(File::options().read(true).write(true).open(card.path())?);
+    let vgem = DrmFile(File::options().read(true).write(true).open(card.path())?);
     let frame = udmabuf.create(&memory, 0..LEN)?;
     let of_heap = heap.allocate(LEN)?;
     let dumb = card.dumb_buffer(WIDTH, HEIGHT, 32)?;
@@ -103,7 +104,7 @@ fn costs() -> Outcome {
             || {
                 let handle = NonZeroU32::from(dumb.gem().handle());
                 let flags = drm::CLOEXEC | drm::RDWR;
-                size(Borrowed(card.as_fd()).buffer_to_prime_fd(handle.into(), flags)?.as_fd())
+                size(DrmFile(card.as_fd()).buffer_to_prime_fd(handle.into(), flags)?.as_fd())
             },
         ),
         step(
@@ -155,29 +156,6 @@ fn cheapest(step: &mut dyn FnMut() -> Outcome) -> Result<u64, Failed> {
     }
     costs.into_iter().min().ok_or_else(|| "no tries".into())
 }
-
-/// A node on which the crate `drm` makes its ioctls.
-struct Raw(File);
-
-impl AsFd for Raw {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl drm::Device for Raw {}
-impl drm::control::Device for Raw {}
-
-struct Borrowed<'a>(BorrowedFd<'a>);
-
-impl AsFd for Borrowed<'_> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0
-    }
-}
-
-impl drm::Device for Borrowed<'_> {}
-impl drm::control::Device for Borrowed<'_> {}
 
 fn last<T>() -> Result<T, Failed> {
     Err(io::Error::last_os_error().into())
@@ -239,7 +217,7 @@ fn heap_allocate(node: &File) -> Result<OwnedFd, Failed> {
     }
 }
 
-fn dumb_buffer(card: &Raw) -> Outcome {
+fn dumb_buffer(card: &DrmFile<File>) -> Outcome {
     let fd = card.as_fd();
     let dumb = drm_ffi::mode::dumbbuffer::create(fd, WIDTH, HEIGHT, 32, 0)?;
     let handle = NonZeroU32::new(dumb.handle).ok_or("no handle")?;

@@ -9,13 +9,11 @@ use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bufmap_bench::display::Display;
 use bufmap_bench::leaks::dma_bufs;
-use bufmap_bench::monitor::Monitor;
+use bufmap_bench::monitor::{Monitor, colours};
 use bufmap_bench::programs::{Ended, Program, example};
 use bufmap_bench::{Outcome, check};
-use drm::Device as _;
-use drm::control::Device as _;
-use exporters::drm::{Card, Node};
 use exporters::frame::{DrmFourcc, FramePlane, Picture, TestCard};
 use exporters::socket::{Link, Listener, MAX_FDS, Sink, Text};
 use exporters::{DmaHeap, Intent};
@@ -354,56 +352,31 @@ const PICTURE: Picture = Picture::linear(WIDTH as u32, HEIGHT as u32, DrmFourcc:
 
 /// Holds what a screen shows against a test card, pixel by pixel.
 fn seen(monitor: &mut Monitor, device: &str, number: u64) -> Outcome {
-    let (width, height, screen) = monitor.screen(device)?;
-    check((width, height) == (WIDTH, HEIGHT), format!("{device}: {width} x {height}"))?;
     let card = TestCard::new(PICTURE, number)?;
-    for (y, row) in screen.chunks_exact(WIDTH * 3).enumerate() {
-        // XR24 has blue first and a byte to spare.
-        let wanted = card.row(0, y);
-        let wanted: Vec<u8> = wanted.chunks_exact(4).flat_map(|p| [p[2], p[1], p[0]]).collect();
-        check(row == wanted, format!("{device}: row {y} is not frame {number}'s"))?;
-    }
-    Ok(())
+    let rows: Vec<u8> = (0..HEIGHT).flat_map(|y| card.row(0, y)).collect();
+    monitor.shows(device, WIDTH, &colours(&rows))
 }
-
-/// A program's own way to a node.
-struct Own(Card);
-
-impl AsFd for Own {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl drm::Device for Own {}
-impl drm::control::Device for Own {}
 
 fn scan_out() -> Outcome {
     let mut monitor = Monitor::open()?;
     for (driver, device) in [("bochs", "bochs-drm"), ("virtio-gpu", "virtio_gpu")] {
         // What is there before: a test card with a number that no program of ours shows.
-        let own = Own(Card::find(device, Node::Primary)?);
-        let before = own.0.dumb_buffer(PICTURE.width, PICTURE.height, 32)?;
+        let display = Display::of(device)?;
+        let before = display.card.dumb_buffer(PICTURE.width, PICTURE.height, 32)?;
         let access = before.buffer().cpu()?.begin(Intent::Write)?;
         TestCard::new(PICTURE, 12_345_678)?.draw(0, &before.plane(access.map())?)?;
         access.finish()?;
         let plane = FramePlane { buffer: before.gem(), offset: 0, pitch: before.pitch() as u32 };
         let implicit = Picture { modifier: None, ..PICTURE };
-        let framebuffer = own.0.framebuffer(implicit, &[plane])?;
-        own.acquire_master_lock()?;
-        let resources = own.resource_handles()?;
-        let connector = *resources.connectors().first().ok_or("no connector")?;
-        let crtc = *resources.crtcs().first().ok_or("no CRTC")?;
-        let modes = own.get_connector(connector, true)?.modes().to_vec();
-        let mode = *modes.iter().find(|mode| mode.size() == (640, 480)).ok_or("no mode")?;
-        own.set_crtc(crtc, Some(framebuffer.id().into()), (0, 0), &[connector], Some(mode))?;
+        let framebuffer = display.card.framebuffer(implicit, &[plane])?;
+        display.show(&framebuffer)?;
 
         // While another has the displays, they are not to be had.
         let scan_out = |arguments: &[&str]| -> Result<Program, Failed> {
             Program::start(example("kms_scanout")?.args(["--card", driver]), arguments)
         };
         ended(driver, &scan_out(&["--frames", "1"])?.ends(LONG)?, 1, "another program has")?;
-        own.release_master_lock()?;
+        display.let_go()?;
         seen(&mut monitor, device, 12_345_678)?;
 
         let mut sources = vec![None];
