@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bufmap::pci::{Address, Class, Function, Tree, driver};
 use libtest_mimic::Failed;
+
+use crate::{check, comes_true};
 
 /// An NVMe drive.
 #[derive(Debug)]
@@ -41,22 +42,26 @@ impl Drive {
     /// had it.
     ///
     /// # Errors
-    /// Fails the test if it has not come back in ten seconds.
+    /// Fails the test if it has not come back in twenty seconds.
     pub fn returned(serial: &str) -> Result<Self, Failed> {
         let tree = Tree::read()?;
         let ours = |f: &&Function| f.class == Class::NVME && f.driver.as_deref() != Some("nvme");
         for function in tree.functions().filter(ours) {
             driver::release(function.address)?;
         }
-        let start = Instant::now();
-        loop {
-            match Self::with_serial(serial) {
-                Ok(drive) if drive.block.exists() => return Ok(drive),
-                Err(error) if start.elapsed() > Duration::from_secs(10) => return Err(error),
-                _ if start.elapsed() > Duration::from_secs(20) => return Err("no namespace".into()),
-                _ => thread::sleep(Duration::from_millis(20)),
-            }
-        }
+        Self::appearing(serial)
+    }
+
+    /// The same, once the kernel shows it and its namespace.
+    ///
+    /// # Errors
+    /// Fails the test if that takes longer than twenty seconds.
+    pub fn appearing(serial: &str) -> Result<Self, Failed> {
+        let there = || Self::with_serial(serial).is_ok_and(|drive| drive.block.exists());
+        comes_true(Duration::from_secs(20), || Ok(there()))?;
+        let drive = Self::with_serial(serial)?;
+        check(drive.block.exists(), "no namespace")?;
+        Ok(drive)
     }
 
     /// Its address on the PCI bus.

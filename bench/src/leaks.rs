@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::fs;
 use std::hint::black_box;
 use std::io;
+use std::ops::Range;
 use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use libtest_mimic::Failed;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::{Outcome, check, said};
+use crate::{Outcome, check, comes_true, said};
 
 /// What this process holds of the kernel's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,13 +53,48 @@ impl Holdings {
 /// # Errors
 /// Fails the test if debugfs does not tell.
 pub fn dma_bufs() -> Result<usize, Failed> {
+    let info = bufinfo()?;
+    let total = info.lines().find_map(|line| line.strip_prefix("Total ")?.split(' ').next());
+    Ok(total.ok_or("no total of dma-bufs")?.parse().map_err(io::Error::other)?)
+}
+
+/// The kernel's list of its dma-bufs.
+///
+/// # Errors
+/// Fails the test if debugfs does not tell.
+pub fn bufinfo() -> Result<String, Failed> {
     const INFO: &str = "/sys/kernel/debug/dma_buf/bufinfo";
     if !fs::exists(INFO)? {
         said("mount", &["-t", "debugfs", "none", "/sys/kernel/debug"])?;
     }
-    let info = fs::read_to_string(INFO)?;
-    let total = info.lines().find_map(|line| line.strip_prefix("Total ")?.split(' ').next());
-    Ok(total.ok_or("no total of dma-bufs")?.parse().map_err(io::Error::other)?)
+    Ok(fs::read_to_string(INFO)?)
+}
+
+/// Waits until the kernel has as many dma-bufs again as before: it closes a dead process's files in its
+/// own time.
+///
+/// # Errors
+/// Fails the test if it has more or fewer after `limit`.
+pub fn dma_bufs_are(before: usize, limit: Duration) -> Outcome {
+    comes_true(limit, || Ok(dma_bufs()? == before))?;
+    check(dma_bufs()? == before, format!("{before} dma-bufs before, {} now", dma_bufs()?))
+}
+
+/// Does something again and again, each time with its number: so often that everything that is made
+/// once is there, then up to the end of `cycles`. What `held` counts is the same after it as before.
+///
+/// # Errors
+/// Fails the test if one of the times does, or if another number is held.
+pub fn hold_no_more<T: PartialEq + Debug>(
+    held: impl Fn() -> Result<T, Failed>,
+    cycles: Range<u32>,
+    mut cycle: impl FnMut(u32) -> Outcome,
+) -> Outcome {
+    (0..cycles.start).try_for_each(&mut cycle)?;
+    let before = held()?;
+    cycles.into_iter().try_for_each(&mut cycle)?;
+    let after = held()?;
+    check(before == after, format!("{before:?}, then {after:?}"))
 }
 
 /// How often what must leave nothing behind is done.

@@ -8,17 +8,23 @@
 pub mod card;
 pub mod cut_short;
 pub mod display;
+pub mod dma_buf;
 pub mod drive;
 pub mod drm_file;
 pub mod leaks;
 pub mod monitor;
 pub mod ours;
 pub mod programs;
+pub mod random;
 pub mod slot;
+pub mod sync_file;
+pub mod validated;
 
 use std::fmt::Display;
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -63,6 +69,37 @@ pub fn skip(why: impl Into<String>) {
 /// Fails a test unless it holds.
 pub fn check(holds: bool, what: impl Display) -> Outcome {
     if holds { Ok(()) } else { Err(what.to_string().into()) }
+}
+
+/// How often something that is waited for is looked at.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Whether something is so, once it is or after so long.
+///
+/// # Errors
+/// Fails the test if it cannot be told.
+pub fn comes_true(
+    limit: Duration,
+    mut is_so: impl FnMut() -> Result<bool, Failed>,
+) -> Result<bool, Failed> {
+    let begun = Instant::now();
+    loop {
+        match is_so()? {
+            false if begun.elapsed() < limit => thread::sleep(TICK),
+            so => return Ok(so),
+        }
+    }
+}
+
+/// Ends a program that is run for something other than its tests, as a process of a test's own.
+pub fn end(who: &str, outcome: Outcome) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{who}: {}", error.message().unwrap_or("no message"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// What the kernel has said since it was booted.

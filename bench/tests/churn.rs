@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use bufmap_bench::leaks::{Holdings, dma_bufs};
+use bufmap_bench::random::Random;
 use bufmap_bench::{Outcome, check};
 use exporters::dmabuf::Mapping;
 use exporters::drm::{Card, Gem, Node};
@@ -43,13 +44,7 @@ fn main() -> ExitCode {
     let Some(path) = std::env::var_os(IMPORTER) else {
         return bufmap_bench::run("gpu", &[("ten_thousand_steps_leave_nothing_behind", churn)]);
     };
-    match import_all(&PathBuf::from(path)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("the importer: {}", error.message().unwrap_or_default());
-            ExitCode::FAILURE
-        }
-    }
+    bufmap_bench::end("the importer", import_all(&PathBuf::from(path)))
 }
 
 fn churn() -> Outcome {
@@ -208,26 +203,14 @@ fn failed(error: Failure) -> Failed {
     error.to_string().into()
 }
 
-/// Numbers in no order (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
+/// Drops some of what is kept, whichever. Returns how many.
+fn drop_some(random: &mut Random, kept: &mut Vec<impl Debug>, most: usize) -> u64 {
+    let mut dropped = 0;
+    while kept.len() > most || (!kept.is_empty() && random.below(3) == 0) {
+        kept.swap_remove(random.below(kept.len()));
+        dropped += 1;
     }
-
-    /// Drops some of what is kept, whichever.
-    fn drop_some(&mut self, kept: &mut Vec<impl Debug>, most: usize) -> u64 {
-        let mut dropped = 0;
-        while kept.len() > most || (!kept.is_empty() && self.below(3) == 0) {
-            kept.swap_remove(self.below(kept.len()));
-            dropped += 1;
-        }
-        dropped
-    }
+    dropped
 }
 
 /// Offers pool after pool to whoever connects, until there were enough steps. Returns how many frames
@@ -255,7 +238,7 @@ fn export_some(
             source.ready(free, None, PATIENCE)?;
         }
         // Each of them is imported there, and this process may be done with it before.
-        let dropped = random.drop_some(&mut kept, 20);
+        let dropped = drop_some(&mut random, &mut kept, 20);
         let count = pool.len() as u64;
         drop(pool);
         source.finish(PATIENCE)?;
@@ -308,7 +291,7 @@ fn import_some(devices: &Devices, path: &Path, mut random: Random, over: &Atomic
             let frame = &sink.frames()[ready.slot];
             kept.push(devices.import(importer, frame, ready.slot as u32).map_err(failed)?);
             sink.release(ready.slot, None, PATIENCE)?;
-            random.drop_some(&mut kept, 20);
+            drop_some(&mut random, &mut kept, 20);
         }
     }
     over.store(true, Ordering::Relaxed);

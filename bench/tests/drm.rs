@@ -2,16 +2,19 @@
 
 use std::fs::File;
 use std::num::NonZeroU32;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bufmap_bench::display::Display;
+use bufmap_bench::dma_buf::{bytes, fill};
 use bufmap_bench::drive::pattern;
 use bufmap_bench::drm_file::DrmFile;
 use bufmap_bench::leaks::{Holdings, dma_bufs};
 use bufmap_bench::monitor::{Monitor, colours};
+use bufmap_bench::random::Random;
+use bufmap_bench::sync_file::is_done;
 use bufmap_bench::{Outcome, check};
 use drm::Device as _;
 use drm::buffer::DrmFourcc;
@@ -20,7 +23,6 @@ use exporters::drm::{Card, DrmError, Gem, Node, export_handle, nodes};
 use exporters::frame::{FramePlane, Picture};
 use exporters::{DmaBuf, DmaHeap, Exporter, Intent, Provider, Udmabuf};
 use libtest_mimic::Failed;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 /// The drivers of the machine's cards.
@@ -59,23 +61,6 @@ fn main() -> ExitCode {
 
 fn primary(driver: &str) -> Result<Card, Failed> {
     Ok(Card::find(driver, Node::Primary)?)
-}
-
-/// The bytes of a dma-buf, by its own mapping.
-fn bytes(dma_buf: &DmaBuf, len: usize) -> Result<Vec<u8>, Failed> {
-    let mapping = dma_buf.map()?;
-    let access = mapping.begin_cpu_access(Intent::Read)?;
-    let mut bytes = vec![0; len];
-    access.map().copy_to_slice(0, &mut bytes)?;
-    access.finish()?;
-    Ok(bytes)
-}
-
-fn fill(dma_buf: &DmaBuf, with: &[u8]) -> Outcome {
-    let mapping = dma_buf.map()?;
-    let access = mapping.begin_cpu_access(Intent::Write)?;
-    access.map().copy_from_slice(0, with)?;
-    Ok(access.finish()?)
 }
 
 fn errno(answer: &Result<impl Sized, DrmError>) -> Option<Errno> {
@@ -297,16 +282,6 @@ fn counted() -> Outcome {
     Ok(())
 }
 
-/// Numbers that look random and are the same each time (a linear congruence).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
-        (self.0 >> 33) as usize % limit
-    }
-}
-
 fn threads() -> Outcome {
     let card = primary("vgem")?;
     let dma_buf = DmaHeap::open("system")?.allocate(4096)?;
@@ -365,12 +340,6 @@ fn adopt(card: &Card, handle: NonZeroU32) -> Gem {
 
 fn timed_out(answer: Result<(), DrmError>) -> Outcome {
     check(matches!(answer, Err(DrmError::TimedOut { .. })), format!("{answer:?}"))
-}
-
-/// Whether a sync file is signalled.
-fn is_done(sync_file: &OwnedFd) -> Result<bool, Failed> {
-    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-    Ok(poll(&mut [PollFd::new(sync_file, PollFlags::IN)], Some(&now))? == 1)
 }
 
 fn syncobjs() -> Outcome {

@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
-use bufmap_bench::leaks::Holdings;
-use bufmap_bench::{Outcome, check, said};
+use bufmap_bench::leaks::{Holdings, bufinfo, hold_no_more};
+use bufmap_bench::sync_file::{is_done, is_done_within};
+use bufmap_bench::{Outcome, check, validated};
 use exporters::drm::{Card, DrmError, DumbBuffer, Node, Writing};
 use exporters::vulkan::{Buffer, CopyRegion, Device, Transfer, VulkanError};
 use exporters::{DmaBuf, DmaHeap, Intent};
 use libtest_mimic::Failed;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Makes this program the writer.
 const WRITER: &str = "BUFMAP_FENCES_WRITER";
@@ -37,13 +37,7 @@ const LONG: Duration = Duration::from_secs(8);
 
 fn main() -> ExitCode {
     if std::env::var_os(WRITER).is_some() {
-        return match write_frames() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("the writer: {}", error.message().unwrap_or_default());
-                ExitCode::FAILURE
-            }
-        };
+        return bufmap_bench::end("the writer", write_frames());
     }
     bufmap_bench::run(
         "gpu",
@@ -62,14 +56,12 @@ fn main() -> ExitCode {
     )
 }
 
-/// Runs a test on a device under validation, up to the device's end.
+/// Runs a test on a device that has sync files.
 fn on_device(test: fn(&Device) -> Outcome) -> Outcome {
-    let device = Device::open_validated(None)?;
-    device.sync_files()?;
-    let log = device.validation().cloned().ok_or("no validation")?;
-    test(&device)?;
-    drop(device);
-    check(log.messages().is_empty(), format!("{:#?}", log.messages()))
+    validated::on_device(|device| {
+        device.sync_files()?;
+        test(device)
+    })
 }
 
 /// The bytes of frame `number`: each row has its own.
@@ -216,15 +208,8 @@ fn look(dma_buf: &DmaBuf, wait: impl FnOnce() -> Outcome) -> Result<Vec<u8>, Fai
     Ok(bytes)
 }
 
-fn is_done(fence: &impl AsFd) -> Result<bool, Failed> {
-    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    Ok(poll(&mut [PollFd::new(fence, PollFlags::IN)], Some(&at_once))? == 1)
-}
-
 fn poll_for_it(fence: &impl AsFd) -> Outcome {
-    let limit = Timespec { tv_sec: LONG.as_secs() as i64, tv_nsec: 0 };
-    let ready = poll(&mut [PollFd::new(fence, PollFlags::IN)], Some(&limit))?;
-    check(ready == 1, "the fence is not signalled")
+    check(is_done_within(fence, LONG)?, "the fence is not signalled")
 }
 
 fn torn() -> Outcome {
@@ -392,11 +377,7 @@ fn filled(name: &str, byte: u8) -> Result<DmaBuf, Failed> {
 
 /// What is on a dma-buf by its name, as the kernel lists it: `write fence`, `read fence`.
 fn fences_on(name: &str) -> Result<Vec<String>, Failed> {
-    const LIST: &str = "/sys/kernel/debug/dma_buf/bufinfo";
-    if !fs::exists(LIST)? {
-        said("mount", &["-t", "debugfs", "debugfs", "/sys/kernel/debug"])?;
-    }
-    let list = fs::read_to_string(LIST)?;
+    let list = bufinfo()?;
     let own = list.lines().skip_while(|line| line.split_whitespace().last() != Some(name)).skip(1);
     let fences = own.take_while(|line| line.starts_with('\t') && !line.contains("Attached"));
     Ok(fences.filter_map(|line| Some(line.trim().split_once(':')?.0.to_owned())).collect())
@@ -490,9 +471,5 @@ fn leaks(device: &Device) -> Outcome {
         transfer.wait(ticket)?;
         Ok(())
     };
-    (0..20).try_for_each(|_| cycle())?;
-    let before = Holdings::now()?;
-    (0..300).try_for_each(|_| cycle())?;
-    let after = Holdings::now()?;
-    check(after.fds == before.fds, format!("{before:?} became {after:?}"))
+    hold_no_more(|| Ok(Holdings::now()?.fds), 20..320, |_| cycle())
 }

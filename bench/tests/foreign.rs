@@ -8,13 +8,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, ExitCode};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use bufmap_bench::dma_buf::inode;
 use bufmap_bench::drm_file::DrmFile;
-use bufmap_bench::leaks::dma_bufs;
+use bufmap_bench::leaks::{dma_bufs, dma_bufs_are};
 use bufmap_bench::monitor::{Colours, Monitor, colours};
 use bufmap_bench::programs::Program;
-use bufmap_bench::{Outcome, check};
+use bufmap_bench::{Outcome, check, comes_true};
 use drm::control::Device as _;
 use exporters::drm::{Card, Node};
 use exporters::frame::{DrmFourcc, Picture, TestCard};
@@ -61,17 +62,13 @@ impl Asking {
 
     /// Waits until another process shows something of this kind, and returns its pixels.
     fn waits_for(&self, wanted: impl Fn(&[Colours]) -> bool) -> Result<Vec<Colours>, Failed> {
-        let begun = Instant::now();
-        while begun.elapsed() < LONG {
-            if let Some(frame) = self.shown()? {
-                let pixels = pixels(&frame)?;
-                if wanted(&pixels) {
-                    return Ok(pixels);
-                }
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        Err("it is never on the display".into())
+        let mut found = None;
+        comes_true(LONG, || {
+            let shown = self.shown()?.map(|frame| pixels(&frame)).transpose()?;
+            found = shown.filter(|pixels| wanted(pixels));
+            Ok(found.is_some())
+        })?;
+        found.ok_or_else(|| "it is never on the display".into())
     }
 }
 
@@ -110,7 +107,7 @@ fn kmscube() -> Outcome {
     check(colours_in(&taken) > 500, "no cube once it holds still")?;
     monitor.shows("virtio_gpu", frame.picture.width as usize, &taken)?;
     drop((frame, kmscube));
-    nothing_left(before)
+    dma_bufs_are(before, LONG)
 }
 
 /// How many different pixels there are among one in sixteen.
@@ -149,15 +146,7 @@ fn gstreamer_shows() -> Outcome {
     Monitor::open()?.shows("bochs-drm", WIDTH, &wanted)?;
     shows.signal(Signal::INT)?;
     shows.ends(LONG)?;
-    nothing_left(before)
-}
-
-fn nothing_left(before: usize) -> Outcome {
-    let begun = Instant::now();
-    while dma_bufs()? != before && begun.elapsed() < LONG {
-        thread::sleep(Duration::from_millis(20));
-    }
-    check(dma_bufs()? == before, format!("{before} dma-bufs before, {} now", dma_bufs()?))
+    dma_bufs_are(before, LONG)
 }
 
 /// GStreamer's own way to pass file descriptors between processes: what its element `unixfdsink` says
@@ -272,12 +261,7 @@ fn gstreamer_reads() -> Outcome {
         check(other == 0, format!("frame {number}: {other} rows are others"))?;
     }
     drop(frames);
-    nothing_left(before)
-}
-
-/// Which dma-buf it is.
-fn inode(dma_buf: &DmaBuf) -> Result<u64, Failed> {
-    Ok(rustix::fs::fstat(dma_buf)?.st_ino)
+    dma_bufs_are(before, LONG)
 }
 
 fn gstreamer_shows_ours() -> Outcome {
@@ -289,15 +273,12 @@ fn gstreamer_shows_ours() -> Outcome {
     for (number, frame) in frames.iter().enumerate() {
         let ours = &frame.planes[0].buffer;
         to.give(number as u64, ours, WIDTH * HEIGHT * 4)?;
-        let begun = Instant::now();
         let is_shown = || -> Result<bool, Failed> {
             let shown = asking.shown()?;
             Ok(shown.is_some_and(|shown| inode(&shown.planes[0].buffer).ok() == inode(ours).ok()))
         };
-        while !is_shown()? && begun.elapsed() < LONG {
-            thread::sleep(Duration::from_millis(20));
-        }
-        check(is_shown()?, format!("frame {number}: the display shows another buffer than ours"))?;
+        let is_shown = comes_true(LONG, is_shown)?;
+        check(is_shown, format!("frame {number}: the display shows another buffer than ours"))?;
         let card = TestCard::new(PICTURE, number as u64)?;
         let rows: Vec<u8> = (0..HEIGHT).flat_map(|y| card.row(0, y)).collect();
         monitor.shows("bochs-drm", WIDTH, &colours(&rows))?;
@@ -310,5 +291,5 @@ fn gstreamer_shows_ours() -> Outcome {
         check(back == id, back)?;
     }
     drop(frames);
-    nothing_left(before)
+    dma_bufs_are(before, LONG)
 }

@@ -2,21 +2,22 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::{Arc, OnceLock};
 
-use bufmap_bench::leaks::Holdings;
+use bufmap_bench::dma_buf::inode;
+use bufmap_bench::leaks::{Holdings, hold_no_more};
 use bufmap_bench::{Outcome, check};
+use exporters::drm::{Card, Node};
 use exporters::frame::{DrmFourcc, DrmModifier, Frame, FrameError, FramePlane, Picture};
 use exporters::gbm::{Bo, Device, GbmError, Region, Usage};
-use exporters::{DmaBuf, Intent, Udmabuf};
+use exporters::{Intent, Udmabuf};
 use iomap::{Access, BufMap, Memory, PageSize, Plane};
 use libtest_mimic::Failed;
 
 /// The drivers of the machine's three nodes.
-const DRIVERS: [&str; 3] = ["vgem", "virtio-pci", "bochs-drm"];
+const DRIVERS: [&str; 3] = ["vgem", "virtio_gpu", "bochs-drm"];
 
 /// A picture's width, whose rows need padding, and its height, in pixels.
 const WIDTH: u32 = 100;
@@ -61,22 +62,8 @@ fn main() -> ExitCode {
     )
 }
 
-/// The primary node of a driver.
-fn node(driver: &str) -> Result<PathBuf, Failed> {
-    for number in 0..3 {
-        let class = PathBuf::from(format!("/sys/class/drm/card{number}"));
-        // The driver of vgem's device, which is made up, is not its own.
-        let own = fs::canonicalize(&class)?.components().any(|part| part.as_os_str() == driver);
-        let link = fs::read_link(class.join("device/driver"));
-        if own || link.is_ok_and(|link| link.file_name().is_some_and(|name| name == driver)) {
-            return Ok(format!("/dev/dri/card{number}").into());
-        }
-    }
-    Err(format!("no node of {driver}").into())
-}
-
 fn open(driver: &str) -> Result<Device, Failed> {
-    Ok(Device::open(node(driver)?)?)
+    Ok(Device::open(Card::find(driver, Node::Primary)?.path())?)
 }
 
 /// The three devices, opened once: each loads a driver.
@@ -137,11 +124,6 @@ fn draw_in_dma_buf(frame: &Frame) -> Outcome {
     Ok(access.finish()?)
 }
 
-/// Which file a dma-buf is.
-fn inode(dma_buf: &DmaBuf) -> Result<u64, Failed> {
-    Ok(rustix::fs::fstat(dma_buf.as_fd())?.st_ino)
-}
-
 fn a_device_says_what_it_takes() -> Outcome {
     for device in devices()? {
         check(device.backend() == "drm", device.backend())?;
@@ -169,7 +151,7 @@ fn what_is_not_there() -> Outcome {
     File::create(place.join("libgbm.so.1"))?;
     let child = |libraries: Option<&Path>| -> Result<(bool, String), Failed> {
         let mut child = Command::new(env::current_exe()?);
-        child.env(OPEN, node("vgem")?);
+        child.env(OPEN, Card::find("vgem", Node::Primary)?.path());
         if let Some(libraries) = libraries {
             child.env("LD_LIBRARY_PATH", libraries);
         }
@@ -483,7 +465,7 @@ fn shmem_kib() -> Result<u64, Failed> {
 
 fn cycles() -> Outcome {
     let [vgem, virtio, _] = devices()?;
-    let cycle = |number: usize| -> Outcome {
+    let cycle = |number: u32| -> Outcome {
         let device = if number.is_multiple_of(2) { vgem } else { virtio };
         let mut bo = device.create(256, 256, FORMAT, Usage::RENDERING)?;
         bo.map(Intent::Write)?.plane().fill(number as u8)?;
@@ -497,17 +479,11 @@ fn cycles() -> Outcome {
         check(pixel == number as u8, format!("cycle {number} shows {pixel}"))
     };
     (0..10).try_for_each(cycle)?;
-    let (before, shmem) = (Holdings::now()?, shmem_kib()?);
-    (0..500).try_for_each(cycle)?;
-    let (after, grown) = (Holdings::now()?, shmem_kib()?.saturating_sub(shmem));
-    check(after == before, format!("{before:?}, then {after:?}"))?;
+    let shmem = shmem_kib()?;
+    hold_no_more(Holdings::now, 0..500, cycle)?;
+    let grown = shmem_kib()?.saturating_sub(shmem);
     // 500 pictures of 256 KiB are 125 MiB.
     check(grown < 4096, format!("{grown} KiB of pictures are left"))?;
     // Nor does a device leave anything; what its driver's threads keep, they keep once.
-    let open = || open("vgem").map(drop);
-    open()?;
-    let before = Holdings::now()?.fds;
-    (0..3).try_for_each(|_| open())?;
-    let after = Holdings::now()?.fds;
-    check(after == before, format!("{before} descriptors, then {after}"))
+    hold_no_more(|| Ok(Holdings::now()?.fds), 1..4, |_| open("vgem").map(drop))
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use bufmap::load::{Load, Manifest, Options, Road, Target, Verify};
 use bufmap::storage::file::{SourceFile, pread};
+use bufmap_bench::dma_buf::bytes;
 use bufmap_bench::drive::pattern;
 use bufmap_bench::{Outcome, check};
 use exporters::vulkan::{Device, Way};
@@ -70,12 +71,10 @@ fn memfd_takes_direct_reads() -> Outcome {
     let answer = pread::read_at(direct, 0, &memory.map());
     check(matches!(answer, Ok(LEN)), format!("{answer:?}"))?;
 
-    let mapping = shared.dma_bufs()[0].map()?;
-    let access = mapping.begin_cpu_access(Intent::Read)?;
-    let mut bytes = vec![0; LEN];
-    access.map().copy_to_slice(0, &mut bytes)?;
-    access.finish()?;
-    check(bytes == pattern(LEN), "the udmabuf shows other bytes than the memfd was given")
+    check(
+        bytes(&shared.dma_bufs()[0], LEN)? == pattern(LEN),
+        "the udmabuf shows other bytes than the memfd was given",
+    )
 }
 
 fn takes_no_direct_reads(dma_buf: &DmaBuf) -> Outcome {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use bufmap_bench::leaks::Holdings;
+use bufmap_bench::leaks::{Holdings, hold_no_more};
+use bufmap_bench::validated::on_device;
 use bufmap_bench::{Outcome, check};
 use exporters::drm::{Card, Node};
 use exporters::frame::{DrmFourcc, DrmModifier, Frame, FramePlane, Picture};
@@ -53,15 +54,6 @@ fn main() -> ExitCode {
             ("images_leave_nothing_behind", || on_device(leaks)),
         ],
     )
-}
-
-/// Runs a test on a device under validation, up to the device's end.
-fn on_device(test: fn(&Device) -> Outcome) -> Outcome {
-    let device = Device::open_validated(None)?;
-    let log = device.validation().cloned().ok_or("no validation")?;
-    test(&device)?;
-    drop(device);
-    check(log.messages().is_empty(), format!("{:#?}", log.messages()))
 }
 
 fn picture(format: DrmFourcc) -> Picture {
@@ -495,9 +487,5 @@ fn leaks(device: &Device) -> Outcome {
         let long = Frame { picture: other, planes: frame.planes.clone() };
         check(device.import_image(&long, ImageUse::COPIES).is_err(), "it does not fit")
     };
-    (0..10).try_for_each(|_| cycle())?;
-    let before = Holdings::now()?;
-    (0..50).try_for_each(|_| cycle())?;
-    let after = Holdings::now()?;
-    check(after.fds == before.fds, format!("{before:?} became {after:?}"))
+    hold_no_more(|| Ok(Holdings::now()?.fds), 10..60, |_| cycle())
 }

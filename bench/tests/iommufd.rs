@@ -17,7 +17,7 @@ use bufmap::load::{
 use bufmap::pci::driver;
 use bufmap::storage::nvme::{Extent, QueueOptions, Target};
 use bufmap_bench::drive::{Drive, pattern};
-use bufmap_bench::leaks::Holdings;
+use bufmap_bench::leaks::{Holdings, hold_no_more};
 use bufmap_bench::ours::Ours;
 use bufmap_bench::{Outcome, check, skip};
 use exporters::Intent;
@@ -163,13 +163,7 @@ fn cycles() -> Outcome {
         drop((pages, bar));
         Ok(())
     };
-    cycle()?;
-    let before = Holdings::now()?;
-    for _ in 0..1000 {
-        cycle()?;
-    }
-    let after = Holdings::now()?;
-    check(before == after, format!("{before:?}, then {after:?}"))?;
+    hold_no_more(Holdings::now, 1..1001, |_| cycle())?;
     drop((memory, region));
     end(ours)
 }

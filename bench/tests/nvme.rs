@@ -13,7 +13,7 @@ use bufmap::storage::nvme::{
 };
 use bufmap_bench::card::card;
 use bufmap_bench::drive::{Drive, pattern};
-use bufmap_bench::leaks::Holdings;
+use bufmap_bench::leaks::{Holdings, hold_no_more};
 use bufmap_bench::{Outcome, check};
 use exporters::Intent;
 use exporters::vfio::{Container, DmaMapping, Mappable, Region};
@@ -28,18 +28,15 @@ const MOST: u64 = 4 << 20;
 
 const PAGE: u64 = 4096;
 
+/// How much is asked for at once where there are many reads.
+const READ: u64 = 512 << 10;
+
 /// The variable that makes this program the victim of a test, and names its drive.
 const VICTIM: &str = "BUFMAP_VICTIM";
 
 fn main() -> ExitCode {
     if let Ok(address) = std::env::var(VICTIM) {
-        return match victim(&address) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{error:?}");
-                ExitCode::FAILURE
-            }
-        };
+        return bufmap_bench::end("the victim", victim(&address));
     }
     bufmap_bench::run(
         "vfio",
@@ -120,6 +117,36 @@ impl Ours {
         let finished = queue.wait().ok_or("nothing came out")?;
         check(finished.id == offset, "another read came out")?;
         Ok(finished.result?)
+    }
+
+    /// Puts reads of all that a target has room for from the drive's start on into a queue.
+    fn read_all(&self, queue: &mut Queue, target: &Arc<Target>) -> Outcome {
+        for at in (0..target.len()).step_by(READ as usize) {
+            queue.read(at, &self.namespace, at, target, at..at + READ)?;
+        }
+        Ok(())
+    }
+
+    /// Fills `part` of a mapping by one read, which leaves the rest alone.
+    fn fill<M: Mappable + Send + Sync + 'static>(
+        &self,
+        queue: &mut Queue,
+        mapping: &Arc<DmaMapping<M>>,
+        part: Range<u64>,
+        offset: u64,
+    ) -> Outcome {
+        mapping.map().fill(0xEE)?;
+        let whole = target(mapping, part.clone())?;
+        self.read(queue, offset, &whole, 0..whole.len())?;
+        holds(mapping, part.clone(), offset)?;
+        untouched(mapping, 0..part.start)?;
+        untouched(mapping, part.end..mapping.len())
+    }
+
+    /// Reads a page, which arrives.
+    fn works(&self, offset: u64) -> Outcome {
+        let mut queue = self.controller.queue(QueueOptions::default())?;
+        self.fill(&mut queue, &self.memory(PAGE)?, 0..PAGE, offset)
     }
 }
 
@@ -206,13 +233,7 @@ fn prps() -> Outcome {
         (20 << 20, 512, MOST - 512),
         (LEN - MOST, MOST, MOST),
     ] {
-        mapping.map().fill(0xEE)?;
-        let part = start..start + len;
-        let whole = target(&mapping, part.clone())?;
-        drive.read(&mut queue, offset, &whole, 0..len)?;
-        holds(&mapping, part.clone(), offset)?;
-        untouched(&mapping, 0..part.start)?;
-        untouched(&mapping, part.end..2 * MOST)?;
+        drive.fill(&mut queue, &mapping, start..start + len, offset)?;
     }
     // Pages in any order, the first of which begins inside and the last of which ends inside.
     mapping.map().fill(0xEE)?;
@@ -242,13 +263,7 @@ fn sgls() -> Outcome {
             (LEN - 3, 0, 3),
             (LEN - MOST, 13, MOST),
         ] {
-            mapping.map().fill(0xEE)?;
-            let part = start..start + len;
-            let whole = target(&mapping, part.clone())?;
-            drive.read(&mut queue, offset, &whole, 0..len)?;
-            holds(&mapping, part.clone(), offset)?;
-            untouched(&mapping, 0..part.start)?;
-            untouched(&mapping, part.end..2 * MOST)?;
+            drive.fill(&mut queue, &mapping, start..start + len, offset)?;
         }
         // More ranges than a page has room for descriptors of, and none of them whole pages.
         mapping.map().fill(0xEE)?;
@@ -271,13 +286,7 @@ fn large_blocks() -> Outcome {
     for (offset, start, len) in
         [(0, 0, 1), (PAGE, 0, PAGE), (PAGE + 1, 3, 10_000), (LEN - 1, 9, 1), (100, 0, 3 * PAGE)]
     {
-        mapping.map().fill(0xEE)?;
-        let part = start..start + len;
-        let some = target(&mapping, part.clone())?;
-        drive.read(&mut queue, offset, &some, 0..len)?;
-        holds(&mapping, part.clone(), offset)?;
-        untouched(&mapping, 0..part.start)?;
-        untouched(&mapping, part.end..1 << 20)?;
+        drive.fill(&mut queue, &mapping, start..start + len, offset)?;
     }
     // PRPs cannot leave out a part of a block.
     drop(queue);
@@ -476,10 +485,7 @@ fn slow() -> Outcome {
     let limit = Duration::from_millis(500);
     let options = QueueOptions { limit, ..QueueOptions::default() };
     let mut queue = drive.controller.queue(options)?;
-    const READ: u64 = 512 << 10;
-    for at in (0..15 << 20).step_by(READ as usize) {
-        queue.read(at, &drive.namespace, at, &whole, at..at + READ)?;
-    }
+    drive.read_all(&mut queue, &whole)?;
     let start = Instant::now();
     let (mut good, mut late, mut with_it) = (Vec::new(), 0, 0);
     while let Some(finished) = queue.wait() {
@@ -503,12 +509,7 @@ fn slow() -> Outcome {
     let address = drive.controller.address().parse()?;
     drop((queue, drive, mapping, whole));
     // And the drive goes on from there.
-    let again = Ours::open_at(address)?;
-    let mapping = again.memory(PAGE)?;
-    let page = target(&mapping, 0..PAGE)?;
-    let mut queue = again.controller.queue(QueueOptions::default())?;
-    again.read(&mut queue, 40 << 20, &page, 0..PAGE)?;
-    holds(&mapping, 0..PAGE, 40 << 20)
+    Ours::open_at(address)?.works(40 << 20)
 }
 
 fn dropped() -> Outcome {
@@ -516,9 +517,7 @@ fn dropped() -> Outcome {
     let mapping = drive.memory(4 << 20)?;
     let whole = target(&mapping, 0..4 << 20)?;
     let mut queue = drive.controller.queue(QueueOptions::default())?;
-    for at in (0..4 << 20).step_by(512 << 10) {
-        queue.read(at, &drive.namespace, at, &whole, at..at + (512 << 10))?;
-    }
+    drive.read_all(&mut queue, &whole)?;
     queue.announce()?;
     drop(whole);
     drop(queue);
@@ -545,9 +544,7 @@ fn stopped() -> Outcome {
     let mapping = drive.memory(8 << 20)?;
     let whole = target(&mapping, 0..8 << 20)?;
     let mut queue = drive.controller.queue(QueueOptions::default())?;
-    for at in (0..8 << 20).step_by(512 << 10) {
-        queue.read(at, &drive.namespace, at, &whole, at..at + (512 << 10))?;
-    }
+    drive.read_all(&mut queue, &whole)?;
     let first = queue.wait().ok_or("nothing came out")?;
     first.result?;
     drive.controller.stop();
@@ -584,27 +581,21 @@ fn stopped() -> Outcome {
 fn endurance() -> Outcome {
     let drive = Ours::open("reader")?;
     let mut queue = drive.queue(Lists::Fitting)?;
-    let mut before = None;
-    for cycle in 0..10_000 {
-        let at = cycle * 13 % (LEN / PAGE - 1) * PAGE;
+    hold_no_more(Holdings::now, 11..10_000, |cycle| {
+        let at = u64::from(cycle) * 13 % (LEN / PAGE - 1) * PAGE;
         let mapping = drive.memory(2 * PAGE)?;
         let some = target(&mapping, 0..2 * PAGE - 512)?;
         drive.read(&mut queue, at, &some, 0..2 * PAGE - 512)?;
-        holds(&mapping, 0..2 * PAGE - 512, at)?;
-        drop((mapping, some));
-        if cycle == 10 {
-            before = Some(Holdings::now()?);
-        }
-    }
-    let after = Holdings::now()?;
-    check(before == Some(after), format!("{before:?}, then {after:?}"))?;
+        holds(&mapping, 0..2 * PAGE - 512, at)
+    })?;
+    let before = Holdings::now()?;
     for _ in 0..200 {
         drop(drive.queue(Lists::Fitting)?);
     }
-    let again = Holdings::now()?;
+    let after = Holdings::now()?;
     // The kernel makes one mapping of neighbours, or does not.
-    let same = Holdings { maps: after.maps, ..again } == after && again.maps < after.maps + 4;
-    check(same, format!("{after:?}, then {again:?}"))
+    let same = Holdings { maps: before.maps, ..after } == before && after.maps < before.maps + 4;
+    check(same, format!("{before:?}, then {after:?}"))
 }
 
 /// Somebody unbinds the drive while it is at work, as when it is pulled out.
@@ -614,9 +605,7 @@ fn recalled() -> Outcome {
     let mapping = drive.memory(8 << 20)?;
     let whole = target(&mapping, 0..8 << 20)?;
     let mut queue = drive.controller.queue(QueueOptions::default())?;
-    for at in (0..8 << 20).step_by(512 << 10) {
-        queue.read(at, &drive.namespace, at, &whole, at..at + (512 << 10))?;
-    }
+    drive.read_all(&mut queue, &whole)?;
     queue.announce()?;
     let unbinder = thread::spawn(move || driver::release(address));
     let start = Instant::now();
@@ -632,7 +621,7 @@ fn recalled() -> Outcome {
     check(start.elapsed() < Duration::from_secs(5), format!("{:?}", start.elapsed()))?;
     check((recalled, good.len() + with_it) == (1, 15), format!("{recalled}, {with_it}"))?;
     for at in good {
-        holds(&mapping, at..at + (512 << 10), at)?;
+        holds(&mapping, at..at + READ, at)?;
     }
     check(!unbinder.is_finished(), "it was taken away before it was let go of")?;
     drop((queue, drive));
@@ -649,9 +638,7 @@ fn victim(address: &str) -> Outcome {
     let whole = target(&mapping, 0..16 << 20)?;
     let mut queue = drive.controller.queue(QueueOptions::default())?;
     loop {
-        for at in (0..16 << 20).step_by(512 << 10) {
-            queue.read(at, &drive.namespace, at, &whole, at..at + (512 << 10))?;
-        }
+        drive.read_all(&mut queue, &whole)?;
         queue.wait().ok_or("nothing came out")?.result?;
         println!("reading");
         while let Some(finished) = queue.wait() {
@@ -673,13 +660,7 @@ fn killed() -> Outcome {
         check(&line == b"reading", "it says something else")?;
         victim.kill()?;
         victim.wait()?;
-        let drive = Ours::open_at(address)?;
-        let mapping = drive.memory(PAGE)?;
-        mapping.map().fill(0xEE)?;
-        let page = target(&mapping, 0..PAGE)?;
-        let mut queue = drive.queue(Lists::Fitting)?;
-        drive.read(&mut queue, 12 << 20, &page, 0..PAGE)?;
-        holds(&mapping, 0..PAGE, 12 << 20)?;
+        Ours::open_at(address)?.works(12 << 20)?;
     }
     Ok(())
 }
@@ -699,39 +680,16 @@ fn unmastered() -> Outcome {
     check(start.elapsed() < Duration::from_secs(5), format!("{:?}", start.elapsed()))?;
     let address = drive.controller.address().parse()?;
     drop((queue, drive, mapping, page));
-    let again = Ours::open_at(address)?;
-    let mapping = again.memory(PAGE)?;
-    let page = target(&mapping, 0..PAGE)?;
-    let mut queue = again.controller.queue(QueueOptions::default())?;
-    again.read(&mut queue, 0, &page, 0..PAGE)?;
-    holds(&mapping, 0..PAGE, 0)
+    Ours::open_at(address)?.works(0)
 }
 
 fn cycles() -> Outcome {
     let address = Drive::returned("reader")?.address()?;
-    let mut before = None;
-    for cycle in 0..100 {
+    hold_no_more(Holdings::now, 4..100, |cycle| {
         driver::bind(address, "vfio-pci")?;
-        let drive = Ours::open_at(address)?;
-        let mapping = drive.memory(PAGE)?;
-        let page = target(&mapping, 0..PAGE)?;
-        let mut queue = drive.controller.queue(QueueOptions::default())?;
-        let at = cycle * 77 * PAGE;
-        drive.read(&mut queue, at, &page, 0..PAGE)?;
-        holds(&mapping, 0..PAGE, at)?;
-        drop((queue, page, mapping, drive));
-        check(driver::release(address)?.as_deref() == Some("nvme"), "the kernel did not take it")?;
-        if cycle == 3 {
-            before = Some(Holdings::now()?);
-        }
-    }
-    let after = Holdings::now()?;
-    check(before == Some(after), format!("{before:?}, then {after:?}"))?;
-    let start = Instant::now();
-    while !Drive::with_serial("reader").is_ok_and(|drive| drive.block.exists()) {
-        check(start.elapsed() < Duration::from_secs(10), "the kernel shows no disk")?;
-        thread::sleep(Duration::from_millis(20));
-    }
-    let bytes = std::fs::read(Drive::with_serial("reader")?.block)?;
+        Ours::open_at(address)?.works(u64::from(cycle) * 77 * PAGE)?;
+        check(driver::release(address)?.as_deref() == Some("nvme"), "the kernel did not take it")
+    })?;
+    let bytes = std::fs::read(Drive::appearing("reader")?.block)?;
     check(bytes == *DRIVE, "other bytes")
 }

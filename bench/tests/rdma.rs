@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::process::{Command, ExitCode, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bufmap_bench::{Outcome, check, said};
+use bufmap_bench::{Outcome, check, comes_true, said};
 
 fn main() -> ExitCode {
     bufmap_bench::run("rdma", &[("two_queue_pairs_ping_each_other", ping)])
@@ -39,13 +38,9 @@ fn ping() -> Outcome {
 fn wait_for_listener() -> Outcome {
     const LISTENS: &str = ":4853 ";
     const STATE: &str = " 0A ";
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(30) {
+    let listens = comes_true(Duration::from_secs(30), || {
         let sockets = fs::read_to_string("/proc/net/tcp")? + &fs::read_to_string("/proc/net/tcp6")?;
-        if sockets.lines().any(|line| line.contains(LISTENS) && line.contains(STATE)) {
-            return Ok(());
-        }
-        sleep(Duration::from_millis(20));
-    }
-    Err("ibv_rc_pingpong does not listen".into())
+        Ok(sockets.lines().any(|line| line.contains(LISTENS) && line.contains(STATE)))
+    })?;
+    check(listens, "ibv_rc_pingpong does not listen")
 }

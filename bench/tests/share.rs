@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bufmap_bench::display::Display;
-use bufmap_bench::leaks::dma_bufs;
+use bufmap_bench::leaks::{dma_bufs, dma_bufs_are};
 use bufmap_bench::monitor::{Monitor, colours};
 use bufmap_bench::programs::{Ended, Program, example};
 use bufmap_bench::{Outcome, check};
@@ -91,12 +91,7 @@ fn pair(exporter: &[&str], importer: &[&str]) -> Outcome {
 fn without_leaks(test: impl FnOnce() -> Outcome) -> Outcome {
     let before = dma_bufs()?;
     test()?;
-    // The kernel closes a dead process's files in its own time.
-    let begun = Instant::now();
-    while dma_bufs()? != before && begun.elapsed() < LONG {
-        thread::sleep(Duration::from_millis(20));
-    }
-    check(dma_bufs()? == before, format!("{before} dma-bufs before, {} now", dma_bufs()?))
+    dma_bufs_are(before, LONG)
 }
 
 /// Every source and every importer: what lies between them is the same, so not each pair.

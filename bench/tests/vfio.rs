@@ -10,8 +10,8 @@ use std::time::Duration;
 use bufmap::pci::{Address, Class, Tree, driver};
 use bufmap_bench::card::card;
 use bufmap_bench::drive::{Drive, pattern};
-use bufmap_bench::leaks::Holdings;
-use bufmap_bench::{Outcome, check};
+use bufmap_bench::leaks::{Holdings, hold_no_more};
+use bufmap_bench::{Outcome, check, comes_true};
 use exporters::movable::{By, Movable};
 use exporters::vfio::{Bar, Container, Device, Interrupt, VfioError};
 use exporters::{DmaBufError, Exporter, Intent, SystemMemory};
@@ -259,11 +259,8 @@ fn release_is_asked_for() -> Outcome {
     check(vram.map().read::<u32>(0)? == 7 && !unbinder.is_finished(), "it was taken away")?;
     let export = card.dma_buf(VRAM, 0..PAGE)?;
     drop((vram, card));
-    let waiting = std::time::Instant::now();
-    while !unbinder.is_finished() && waiting.elapsed() < Duration::from_secs(10) {
-        thread::sleep(Duration::from_millis(10));
-    }
-    check(unbinder.is_finished(), "the device is closed, and still waited for")?;
+    let unbound = comes_true(Duration::from_secs(10), || Ok(unbinder.is_finished()))?;
+    check(unbound, "the device is closed, and still waited for")?;
     let now = unbinder.join().map_err(|_| "the thread panicked")??;
     check(now.is_none(), format!("{now:?}"))?;
     // The dma-buf outlives its device, revoked: it has its size, and nothing behind it.
@@ -277,42 +274,25 @@ fn mappings_leave_nothing() -> Outcome {
     let (container, card, _drive) = devices()?;
     let memory = Memory::anonymous(1 << 20, PageSize::Base)?;
     let vram = card.map_part(VRAM, 0..1 << 20)?;
-    let mut before = None;
-    for cycle in 0..10_000 {
+    hold_no_more(Holdings::now, 11..10_000, |_| {
         let here = container.map_dma(&memory, Intent::Write)?;
         let there = container.map_dma(&vram, Intent::Write)?;
         drop((here, there));
-        if cycle == 10 {
-            before = Some(Holdings::now()?);
-        }
-    }
-    let after = Holdings::now()?;
-    check(before == Some(after), format!("{before:?}, then {after:?}"))
+        Ok(())
+    })
 }
 
 fn bound_and_released() -> Outcome {
     let address = drive()?;
-    let mut before = None;
-    for cycle in 0..100 {
+    hold_no_more(Holdings::now, 4..100, |_| {
         driver::bind(address, "vfio-pci")?;
         let container = Arc::new(Container::new()?);
         let device = container.open(&address.to_string())?;
         let _registers = device.map_region(0)?;
         drop((device, container, _registers));
-        check(driver::release(address)?.as_deref() == Some("nvme"), "the kernel did not take it")?;
-        if cycle == 3 {
-            before = Some(Holdings::now()?);
-        }
-    }
-    let after = Holdings::now()?;
-    check(before == Some(after), format!("{before:?}, then {after:?}"))?;
+        check(driver::release(address)?.as_deref() == Some("nvme"), "the kernel did not take it")
+    })?;
     // And the kernel reads it as ever.
-    let waiting = std::time::Instant::now();
-    while Drive::with_serial("reader").is_ok_and(|drive| !drive.block.exists())
-        && waiting.elapsed() < Duration::from_secs(10)
-    {
-        thread::sleep(Duration::from_millis(20));
-    }
-    let bytes = std::fs::read(Drive::with_serial("reader")?.block)?;
+    let bytes = std::fs::read(Drive::appearing("reader")?.block)?;
     check(bytes == pattern(bytes.len()) && bytes.len() == 64 << 20, "other bytes")
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bufmap_bench::dma_buf::{bytes, fill};
 use bufmap_bench::leaks::Holdings;
 use bufmap_bench::{Outcome, check};
 use exporters::drm::{Card, Node};
@@ -95,22 +96,6 @@ fn is_silent(log: Option<ValidationLog>) -> Outcome {
 /// Bytes that no shader and no driver comes upon by itself.
 fn noise(len: usize, seed: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 7 + i / 251 * 31 + seed * 13 + 1) as u8).collect()
-}
-
-fn fill(dma_buf: &DmaBuf, bytes: &[u8]) -> Outcome {
-    let mapping = dma_buf.map()?;
-    let access = mapping.begin_cpu_access(Intent::Write)?;
-    access.map().copy_from_slice(0, bytes)?;
-    Ok(access.finish()?)
-}
-
-fn bytes(dma_buf: &DmaBuf, len: usize) -> Result<Vec<u8>, Failed> {
-    let mapping = dma_buf.map()?;
-    let access = mapping.begin_cpu_access(Intent::Read)?;
-    let mut bytes = vec![0; len];
-    access.map().copy_to_slice(0, &mut bytes)?;
-    access.finish()?;
-    Ok(bytes)
 }
 
 /// Draws rows of noise through the dma-buf.

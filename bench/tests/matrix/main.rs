@@ -30,16 +30,7 @@ const PICTURE: Picture = Picture::linear(200, 64, DrmFourcc::Argb8888);
 
 fn main() -> ExitCode {
     if std::env::var_os(PRINT).is_some() {
-        return match table() {
-            Ok(table) => {
-                print!("{}", table.text());
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                eprintln!("{}", error.message().unwrap_or("no message"));
-                ExitCode::FAILURE
-            }
-        };
+        return bufmap_bench::end("the matrix", table().map(|table| print!("{}", table.text())));
     }
     let machine = MACHINES.into_iter().find(|machine| *machine == here()).unwrap_or("gpu");
     bufmap_bench::run(machine, &[("the_matrix_is_as_documented", as_documented)])
