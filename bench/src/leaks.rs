@@ -54,7 +54,11 @@ impl Holdings {
 /// Fails the test if debugfs does not tell.
 pub fn dma_bufs() -> Result<usize, Failed> {
     let info = bufinfo()?;
-    let total = info.lines().find_map(|line| line.strip_prefix("Total ")?.split(' ').next());
+    // Each dma-buf has a total too, that of the devices attached to it.
+    let total = info.lines().find_map(|line| {
+        let (count, _) = line.strip_prefix("Total ")?.split_once(" objects, ")?;
+        Some(count)
+    });
     Ok(total.ok_or("no total of dma-bufs")?.parse().map_err(io::Error::other)?)
 }
 

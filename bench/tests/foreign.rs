@@ -45,8 +45,11 @@ const PICTURE: Picture = Picture::linear(WIDTH as u32, HEIGHT as u32, DrmFourcc:
 struct Asking(Card);
 
 impl Asking {
+    /// Looks at the console first: once somebody has, the kernel keeps a dma-buf of it.
     fn of(driver: &str) -> Result<Self, Failed> {
-        Ok(Self(Card::find(driver, Node::Primary)?))
+        let asking = Self(Card::find(driver, Node::Primary)?);
+        asking.shown()?;
+        Ok(asking)
     }
 
     /// What another process shows on the first display.
@@ -91,8 +94,8 @@ fn pixels(frame: &Frame) -> Result<Vec<Colours>, Failed> {
 }
 
 fn kmscube() -> Outcome {
-    let before = dma_bufs()?;
     let asking = Asking::of("virtio_gpu")?;
+    let before = dma_bufs()?;
     let mut monitor = Monitor::open()?;
     let node = asking.0.path().display().to_string();
     let mut kmscube = Program::start(&mut Command::new("kmscube"), &["-D", &node])?;
@@ -134,13 +137,13 @@ const SINK: [&str; 4] =
     ["kmssink", "driver-name=bochs-drm", "force-modesetting=true", "sync=false"];
 
 fn gstreamer_shows() -> Outcome {
-    let before = dma_bufs()?;
     let file = ["num-buffers=1", "!", RAW, "!", "filesink", "location=/tmp/pattern"];
     gst_ends(gst(&[&PATTERN[..], &file].concat())?)?;
     let wanted = colours(&fs::read("/tmp/pattern")?);
     check(wanted.len() == WIDTH * HEIGHT, wanted.len())?;
 
     let asking = Asking::of("bochs-drm")?;
+    let before = dma_bufs()?;
     let shows = gst(&[&PATTERN[..], &["!", RAW, "!"], &SINK].concat())?;
     asking.waits_for(|pixels| pixels == wanted)?;
     Monitor::open()?.shows("bochs-drm", WIDTH, &wanted)?;
@@ -265,8 +268,8 @@ fn gstreamer_reads() -> Outcome {
 }
 
 fn gstreamer_shows_ours() -> Outcome {
-    let before = dma_bufs()?;
     let asking = Asking::of("bochs-drm")?;
+    let before = dma_bufs()?;
     let mut monitor = Monitor::open()?;
     let (shows, mut to) = given_to(&SINK, DMA_BUF_CAPS)?;
     let frames = cards(4)?;
