@@ -33,6 +33,7 @@ const LEN: usize = ROWS * PITCH;
 
 /// How long nothing must happen for a test to believe that nothing does.
 const SHORT: Duration = Duration::from_millis(200);
+/// Less than the ten seconds after which the kernel signals a fence of vgem's itself.
 const LONG: Duration = Duration::from_secs(8);
 
 fn main() -> ExitCode {
