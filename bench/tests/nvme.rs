@@ -197,6 +197,24 @@ fn is<M: Mappable>(mapping: &DmaMapping<M>, part: &Range<u64>, expected: &[u8]) 
     Err(format!("another byte at {at:#x?} of {part:#x?}").into())
 }
 
+/// How all that is in a queue ends: the numbers of the reads that arrive, and how many end for this cause
+/// and with the controller. No other end is allowed.
+fn ends(
+    queue: &mut Queue,
+    is_cause: impl Fn(&NvmeError) -> bool,
+) -> Result<(Vec<u64>, usize, usize), NvmeError> {
+    let (mut arrived, mut for_it, mut with_it) = (Vec::new(), 0, 0);
+    while let Some(Finished { id, result, .. }) = queue.wait() {
+        match result {
+            Ok(()) => arrived.push(id),
+            Err(error) if is_cause(&error) => for_it += 1,
+            Err(NvmeError::Stopped { .. }) => with_it += 1,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((arrived, for_it, with_it))
+}
+
 fn identified() -> Outcome {
     let drive = Ours::open("reader")?;
     let identity = drive.controller.identity();
@@ -487,15 +505,7 @@ fn slow() -> Outcome {
     let mut queue = drive.controller.queue(options)?;
     drive.read_all(&mut queue, &whole)?;
     let start = Instant::now();
-    let (mut good, mut late, mut with_it) = (Vec::new(), 0, 0);
-    while let Some(finished) = queue.wait() {
-        match finished.result {
-            Ok(()) => good.push(finished.id),
-            Err(NvmeError::TimedOut { .. }) => late += 1,
-            Err(NvmeError::Stopped { .. }) => with_it += 1,
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let (good, late, with_it) = ends(&mut queue, |e| matches!(e, NvmeError::TimedOut { .. }))?;
     let took = start.elapsed();
     println!("{} arrived, {late} too late, {with_it} with them, in {took:?}", good.len());
     // Those that arrived have arrived, whatever became of the others.
@@ -550,15 +560,8 @@ fn stopped() -> Outcome {
     drive.controller.stop();
     // What is on the drive from now on does not reach memory any more.
     mapping.map().fill(0xEE)?;
-    let (mut before, mut with_it) = (1, 0);
-    while let Some(finished) = queue.wait() {
-        match finished.result {
-            Ok(()) => before += 1,
-            Err(NvmeError::Stopped { .. }) => with_it += 1,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    check(with_it > 0 && before + with_it == 16, format!("{before} and {with_it}"))?;
+    let (good, _, with_it) = ends(&mut queue, |_| false)?;
+    check(with_it > 0 && good.len() + with_it == 15, format!("{} and {with_it}", good.len()))?;
     thread::sleep(Duration::from_secs(3));
     untouched(&mapping, 0..8 << 20)?;
     let error = drive.controller.namespaces().expect_err("it is stopped").to_string();
@@ -609,15 +612,7 @@ fn recalled() -> Outcome {
     queue.announce()?;
     let unbinder = thread::spawn(move || driver::release(address));
     let start = Instant::now();
-    let (mut good, mut recalled, mut with_it) = (Vec::new(), 0, 0);
-    while let Some(finished) = queue.wait() {
-        match finished.result {
-            Ok(()) => good.push(finished.id),
-            Err(NvmeError::Recalled { .. }) => recalled += 1,
-            Err(NvmeError::Stopped { .. }) => with_it += 1,
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let (good, recalled, with_it) = ends(&mut queue, |e| matches!(e, NvmeError::Recalled { .. }))?;
     check(start.elapsed() < Duration::from_secs(5), format!("{:?}", start.elapsed()))?;
     check((recalled, good.len() + with_it) == (1, 15), format!("{recalled}, {with_it}"))?;
     for at in good {
