@@ -58,6 +58,9 @@ struct Arguments {
     slow: u64,
 }
 
+/// How long the other process has, after Ctrl-C, for the frames that it was given.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// Set by Ctrl-C.
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -98,7 +101,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         thread::sleep(due.saturating_duration_since(Instant::now()));
         // Who is late does not hurry: the display has its own pace.
         due = due.max(Instant::now()) + period;
-        let free: Free = patiently(patience, |limit| source.free(limit))?;
+        let free: Free = match patiently(patience, |limit| source.free(limit)) {
+            Err(SocketError::TimedOut { .. }) if STOP.load(Ordering::Relaxed) => break,
+            free => free?,
+        };
         if let Some(fence) = &free.fence {
             fence.wait(patience)?;
         }
@@ -111,7 +117,11 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         painter.draw(slot, &TestCard::new(picture, number)?, slow, &mut ready)?;
         number += 1;
     }
-    patiently(patience, |limit| source.finish(limit))?;
+    // Frames that are out may be looked at to the end, after Ctrl-C as well, but not for long.
+    match STOP.load(Ordering::Relaxed) {
+        true => source.finish(patience.min(FAREWELL))?,
+        false => patiently(patience, |limit| source.finish(limit))?,
+    }
     let took = begun.elapsed().as_secs_f64();
     println!("{number} frames in {took:.2} s: {:.1} a second", number as f64 / took);
     Ok(())

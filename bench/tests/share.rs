@@ -160,7 +160,7 @@ fn slow_writer() -> Outcome {
 }
 
 fn killed() -> Outcome {
-    let endless = ["--picture", SMALL, "--frames", "0", "--rate", "30", "--patience", "2"];
+    let endless = ["--picture", SMALL, "--frames", "0", "--rate", "30", "--patience", "8"];
     without_leaks(|| {
         for (source, to, points) in [
             ("udmabuf", "cpu", &[0, 20, 100, 400][..]),
@@ -171,7 +171,7 @@ fn killed() -> Outcome {
                 for first in ["exporter", "importer"] {
                     let mut exporter = export(&[&endless[..], &["--source", source]].concat())?;
                     exporter.says("LINEAR")?;
-                    let importer = import(&["--to", to, "--patience", "2"])?;
+                    let importer = import(&["--to", to, "--patience", "8"])?;
                     thread::sleep(Duration::from_millis(after));
                     let what = format!("{first}, {source} to {to}, after {after} ms");
                     let (dead, left) = match first {
@@ -239,9 +239,9 @@ fn interrupted() -> Outcome {
     check(alone.status == Some(130), format!("{alone:?}"))?;
     check(!Path::new(SOCKET).exists(), "the socket's file is still there")?;
 
-    // An exporter that is told to end has its frames taken to the last.
+    // An exporter that is told to end has its frames taken to the last, however slowly.
     let exporter = export(&["--frames", "0", "--picture", SMALL])?;
-    let mut importer = import(&[])?;
+    let mut importer = import(&["--slow", "150"])?;
     importer.says("to cpu")?;
     thread::sleep(Duration::from_millis(300));
     exporter.signal(Signal::INT)?;
@@ -267,6 +267,11 @@ fn send(link: &Link, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Outcome {
     }
     rustix::net::sendmsg(link, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
+}
+
+/// How long an example waits: what is not about that does not depend on how fast the machine is.
+fn patience(words: &str) -> &'static str {
+    if words.starts_with("within 1s") { "1" } else { "20" }
 }
 
 fn hostile_exporters() -> Outcome {
@@ -302,7 +307,7 @@ fn hostile_exporters() -> Outcome {
     without_leaks(|| {
         for (words, messages) in &cases {
             let listener = Listener::bind(SOCKET)?;
-            let importer = import(&["--patience", "1"])?;
+            let importer = import(&["--patience", patience(words)])?;
             let link = listener.accept(LONG)?;
             messages.iter().try_for_each(|(bytes, fds)| send(&link, bytes, fds))?;
             ended(words, &importer.ends(LONG)?, 1, words)?;
@@ -325,7 +330,8 @@ fn hostile_importers() -> Outcome {
     ];
     without_leaks(|| {
         for (words, bytes, fds) in &cases {
-            let exporter = export(&["--picture", SMALL, "--frames", "0", "--patience", "1"])?;
+            let endless = ["--picture", SMALL, "--frames", "0", "--patience", patience(words)];
+            let exporter = export(&endless)?;
             let link = Link::connect(SOCKET, LONG)?;
             // Until its first frame is out there is nothing to release.
             let mut sink = Sink::accept(link, LONG)?;
