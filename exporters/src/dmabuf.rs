@@ -186,6 +186,7 @@ impl DmaBuf {
     }
 
     /// Takes what the kernel has just made as a dma-buf.
+    #[inline]
     pub(crate) fn made(fd: OwnedFd) -> Result<Self, DmaBufError> {
         let end = rustix::fs::SeekFrom::End(0);
         let len = rustix::fs::seek(&fd, end).map_err(new_failed("lseek"))? as usize;

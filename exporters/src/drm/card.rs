@@ -80,6 +80,7 @@ struct Inner {
 pub(super) struct Device(File);
 
 impl AsFd for Device {
+    #[inline]
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
