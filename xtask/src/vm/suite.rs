@@ -117,8 +117,14 @@ fn own_names(counted: bool) -> Vec<String> {
     Machine::all()
         .filter(|machine| machine.counted == counted)
         .map(|machine| machine.name().replace('-', "_"))
-        .filter(|name| child::workspace().join(format!("bench/tests/{name}.rs")).is_file())
+        .filter(|name| is_program(name))
         .collect()
+}
+
+/// Whether the bench has a program of this name: a file, or a directory with a `main.rs`.
+fn is_program(name: &str) -> bool {
+    let tests = child::workspace().join("bench/tests");
+    tests.join(format!("{name}.rs")).is_file() || tests.join(name).join("main.rs").is_file()
 }
 
 /// A program of the bench that is run for what it prints, and not for its tests.
@@ -238,6 +244,18 @@ fn run_in(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_is_a_file_or_a_directory() {
+        let counted = own_names(true);
+        assert!(
+            ["vfio_counted", "gpu_counted"]
+                .iter()
+                .all(|name| counted.contains(&(*name).to_owned()))
+        );
+        assert!(is_program("gpu") && is_program("matrix"));
+        assert!(!is_program("peer") && !is_program("nothing"));
+    }
 
     #[test]
     fn programs_are_read_from_cargos_messages() {
