@@ -56,31 +56,25 @@ fn name(buffer: &Buffer) -> String {
 
 /// Whether a device is there and answers accesses to its memory.
 fn answers(device: &vfio::Device) -> bool {
-    let (mut command, mut class) = ([0; 2], [0xff; 4]);
-    let read = device
-        .read_config(COMMAND, &mut command)
-        .and_then(|()| device.read_config(CLASS_AND_REVISION, &mut class));
-    read.is_ok() && is_class(class) && decodes(command)
+    decodes(|register, bytes| device.read_config(register, bytes)) == Some(true)
 }
 
 /// The same of the function at an address, by what everybody may read.
 pub(super) fn answers_at(function: &str) -> bool {
     let directory = Path::new("/sys/bus/pci/devices").join(function);
+    let Ok(config) = File::open(directory.join("config")) else { return false };
+    match decodes(|register, bytes| config.read_exact_at(bytes, register)) {
+        // A virtual function has no switch of its own; VFIO shows one that is on.
+        Some(is_on) => is_on || directory.join("physfn").exists(),
+        None => false,
+    }
+}
+
+/// Whether a function's memory is switched on, by its registers; none if there is no function. What is
+/// read of nothing is ones, which is no class.
+fn decodes<E>(read: impl Fn(u64, &mut [u8]) -> Result<(), E>) -> Option<bool> {
     let (mut command, mut class) = ([0; 2], [0xff; 4]);
-    let read = File::open(directory.join("config")).and_then(|config| {
-        config.read_exact_at(&mut command, COMMAND)?;
-        config.read_exact_at(&mut class, CLASS_AND_REVISION)
-    });
-    // A virtual function has no switch of its own; VFIO shows one that is on.
-    let is_virtual = || directory.join("physfn").exists();
-    read.is_ok() && is_class(class) && (decodes(command) || is_virtual())
-}
-
-/// What is read of nothing is ones, which is no class.
-fn is_class(class: [u8; 4]) -> bool {
-    class != [0xff; 4]
-}
-
-fn decodes(command: [u8; 2]) -> bool {
-    u16::from_le_bytes(command) & MEMORY_SPACE != 0
+    read(COMMAND, &mut command).ok()?;
+    read(CLASS_AND_REVISION, &mut class).ok()?;
+    (class != [0xff; 4]).then(|| u16::from_le_bytes(command) & MEMORY_SPACE != 0)
 }
