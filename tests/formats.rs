@@ -6,7 +6,7 @@
 //! textures by the KTX 2.0 specification.
 
 use bufmap::load::format::{
-    self, Checksum, Contents, Format, FormatError, Item, Refusal, ShardIndex,
+    self, Checksum, Contents, Format, FormatError, Item, Opened, Refusal, ShardIndex,
 };
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
@@ -295,8 +295,8 @@ fn each_tensor_is_an_item() {
     let dir = dir_with(&[("m.safetensors", &bytes)]);
     let path = dir.path().join("m.safetensors");
     let read = format::read(&path, None).unwrap();
-    let [(read_path, contents)] = &read[..] else { panic!("one file: {read:?}") };
-    assert_eq!((read_path, contents.format), (&path, Format::Safetensors));
+    let [Opened { file, contents }] = &read[..] else { panic!("one file: {read:?}") };
+    assert_eq!((file.path(), contents.format), (&*path, Format::Safetensors));
     assert_eq!(contents.items.len(), tensors().len());
     assert_inside(contents, bytes.len());
     for (name, _, _, data) in tensors() {
@@ -393,12 +393,14 @@ fn a_sharded_model_is_read_by_its_index() {
             "embeddings.weight": "m-1.safetensors", "layer.0.bias": "m-1.safetensors"}}"#,
     );
     let read = format::read(&path, None).unwrap();
-    let paths: Vec<_> = read.iter().map(|(path, _)| path.clone()).collect();
+    let paths: Vec<_> = read.iter().map(|opened| opened.file.path().to_owned()).collect();
     assert_eq!(paths, ["m-1.safetensors", "m-2.safetensors"].map(|name| dir.path().join(name)));
     for (name, _, _, data) in tensors() {
         let (path, item) = read
             .iter()
-            .find_map(|(path, contents)| Some((path, contents.select(path, &[name]).ok()?[0])))
+            .find_map(|Opened { file, contents }| {
+                Some((file.path(), contents.select(file.path(), &[name]).ok()?[0]))
+            })
             .unwrap();
         assert_eq!(slice(&fs::read(path).unwrap(), item), data, "{name}");
     }
@@ -408,7 +410,7 @@ fn a_sharded_model_is_read_by_its_index() {
 fn a_shard_gives_only_what_the_index_takes_from_it() {
     let (_dir, path) = sharded(r#"{"weight_map":{"layer.0.bias":"m-1.safetensors"}}"#);
     let read = format::read(&path, None).unwrap();
-    let names: Vec<_> = read[0].1.items.iter().map(|item| item.name.as_str()).collect();
+    let names: Vec<_> = read[0].contents.items.iter().map(|item| item.name.as_str()).collect();
     assert_eq!((read.len(), names), (1, vec!["layer.0.bias"]));
 }
 
@@ -765,14 +767,15 @@ fn a_raw_file_is_one_item() {
     let read = format::read(&path, None).unwrap();
     let item = Item { name: "data.bin".into(), offset: 0, len: 1001, checksum: None };
     let contents = Contents { format: Format::Raw, items: vec![item], refused: vec![] };
-    assert_eq!(read, [(path, contents)]);
+    let [opened] = &read[..] else { panic!("one file: {read:?}") };
+    assert_eq!((opened.file.path(), &opened.contents), (&*path, &contents));
 }
 
 #[test]
 fn a_named_format_is_not_guessed() {
     let dir = dir_with(&[("t.ktx2", &ktx2())]);
     let path = dir.path().join("t.ktx2");
-    assert_eq!(format::read(&path, Some(Format::Raw)).unwrap()[0].1.format, Format::Raw);
+    assert_eq!(format::read(&path, Some(Format::Raw)).unwrap()[0].contents.format, Format::Raw);
     assert!(format::read(&path, Some(Format::Zip)).is_err());
 }
 
@@ -836,7 +839,7 @@ fn the_seeds_are_read() {
         assert!(!paths.is_empty());
         for path in paths {
             let bytes = fs::read(&path).unwrap();
-            for item in &format::read(&path, None).unwrap()[0].1.items {
+            for item in &format::read(&path, None).unwrap()[0].contents.items {
                 let Some(Checksum::Crc32(crc32)) = item.checksum else { continue };
                 assert_eq!(crc32fast::hash(slice(&bytes, item)), crc32, "{path:?}: {item:?}");
             }

@@ -230,9 +230,7 @@ impl ExtentMap {
                     crc32: Some(crc32),
                 });
             }
-            let extents = File::open(&path)
-                .map_err(ExtentError::from)
-                .and_then(|file| extents(&file, start))
+            let extents = extents(file, start)
                 .map_err(|source| ExtentMapError::Extents { path: path.clone(), source })?;
             files.push(MappedFile { path, format: *format, extents, items });
         }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::LoadError;
-use super::format::{self, Checksum, Contents, Format, FormatError};
+use super::format::{self, Checksum, Contents, Format, FormatError, Opened};
 use super::layout::{self, Layout};
 use super::request::Request;
 use super::road::Road;
@@ -44,36 +44,34 @@ pub struct Placed<'m> {
 impl Manifest {
     /// Opens `paths` and places the items called `names`, or all if there are none. A `format` is
     /// taken as given; without one it is found out for each file. A sharded model's index stands
-    /// for all its shards.
+    /// for all its shards. Each path is opened once: what a load reads is of the files whose contents
+    /// were read here, whatever their paths name by then.
     ///
     /// # Errors
-    /// [`LoadError::Open`], [`LoadError::Format`], and [`LoadError::Empty`] when there is not one
+    /// [`LoadError::Format`], and [`LoadError::Empty`] when there is not one
     /// byte to load.
     pub fn open(
         paths: &[PathBuf],
         format: Option<Format>,
         names: &[String],
     ) -> Result<Self, LoadError> {
-        let mut contents = Vec::new();
+        let mut opened = Vec::new();
         for path in paths {
-            contents.extend(format::read(path, format)?);
+            opened.extend(format::read(path, format)?);
         }
-        let mut files = Vec::new();
         let mut items = Vec::new();
         let mut requests = Vec::new();
-        for (path, contents) in &contents {
-            for item in select(path, contents, names)? {
+        for (index, Opened { file, contents }) in opened.iter().enumerate() {
+            for item in select(file.path(), contents, names)? {
                 let crc32 = item.checksum.map(|Checksum::Crc32(crc)| crc);
-                let request = Request::new(files.len(), item.offset, item.len, 0);
+                let request = Request::new(index, item.offset, item.len, 0);
                 requests.push(Request { crc32, ..request });
                 items.push(item.name.clone());
             }
-            let opened = SourceFile::open(path)
-                .map_err(|source| LoadError::Open { path: path.clone(), source })?;
-            files.push(opened);
         }
-        all_found(&contents, names)?;
-        let formats = contents.iter().map(|(_, contents)| contents.format).collect();
+        all_found(&opened, names)?;
+        let (files, formats) =
+            opened.into_iter().map(|opened| (opened.file, opened.contents.format)).unzip();
         Self::of(files, formats, items, requests)
     }
 }
@@ -144,10 +142,12 @@ fn holds(contents: &Contents, name: &str) -> bool {
 }
 
 /// Fails for the first name that no file holds.
-fn all_found(contents: &[(PathBuf, Contents)], names: &[String]) -> Result<(), FormatError> {
-    let missing = names.iter().find(|name| !contents.iter().any(|(_, c)| holds(c, name)));
-    match (missing, contents.last()) {
-        (Some(name), Some((path, last))) => last.select(path, &[name]).map(drop),
+fn all_found(opened: &[Opened], names: &[String]) -> Result<(), FormatError> {
+    let missing = names.iter().find(|name| !opened.iter().any(|o| holds(&o.contents, name)));
+    match (missing, opened.last()) {
+        (Some(name), Some(Opened { file, contents })) => {
+            contents.select(file.path(), &[name]).map(drop)
+        }
         _ => Ok(()),
     }
 }

@@ -32,9 +32,10 @@
 //! use std::path::Path;
 //!
 //! # fn main() -> Result<(), format::FormatError> {
-//! for (path, contents) in format::read(Path::new("model.safetensors.index.json"), None)? {
-//!     for item in &contents.items {
-//!         println!("{}: {} bytes at {} of {}", item.name, item.len, item.offset, path.display());
+//! for opened in format::read(Path::new("model.safetensors.index.json"), None)? {
+//!     let path = opened.file.path().display();
+//!     for item in &opened.contents.items {
+//!         println!("{}: {} bytes at {} of {path}", item.name, item.len, item.offset);
 //!     }
 //! }
 //! # Ok(())
@@ -52,14 +53,15 @@ mod zip;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
 pub use error::FormatError;
 pub use shards::ShardIndex;
 
+use crate::storage::file::SourceFile;
 use serde::{Deserialize, Serialize};
-use source::{Opened, Source};
+use source::Source;
 
 /// How many bytes of a file's start [`detect`] looks at. A shorter file is given whole.
 pub const HEAD_LEN: usize = 12;
@@ -191,6 +193,16 @@ impl Contents {
     }
 }
 
+/// A file that is open, and what it holds. The bytes that an item names are those of this very file,
+/// whatever its path names by now.
+#[derive(Debug)]
+pub struct Opened {
+    /// The file.
+    pub file: SourceFile,
+    /// What it holds.
+    pub contents: Contents,
+}
+
 /// A file format that can be loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -271,8 +283,8 @@ pub fn detect(path: &Path, head: &[u8]) -> Format {
 
 /// Opens a file and reads its table of contents.
 ///
-/// Without a `format`, [`detect`] tells it. One file gives one [`Contents`] with `path` itself; an
-/// index gives one for each of its shards, in the order of their names, with the shard's own path.
+/// Without a `format`, [`detect`] tells it. A file is opened once, and given back with its contents; an
+/// index gives its shards, in the order of their names.
 ///
 /// Only a regular file or a block device can be read; a block device's size is asked of the device.
 ///
@@ -281,17 +293,18 @@ pub fn detect(path: &Path, head: &[u8]) -> Format {
 /// Any [`FormatError`] but [`Refused`](FormatError::Refused) and
 /// [`NoSuchItem`](FormatError::NoSuchItem): a file that holds refused members is read, and says so
 /// in [`Contents::refused`].
-pub fn read(path: &Path, format: Option<Format>) -> Result<Vec<(PathBuf, Contents)>, FormatError> {
-    let opened = Opened::open(path)?;
+pub fn read(path: &Path, format: Option<Format>) -> Result<Vec<Opened>, FormatError> {
+    let file = source::open(path)?;
     let format = match format {
         Some(format) => format,
-        None => detect(path, &opened.head(HEAD_LEN)?),
+        None => detect(path, &source::head(&file)?),
     };
-    let source = opened.source(format);
+    let source = Source::of(&file, format)?;
     if format == Format::SafetensorsIndex {
         return ShardIndex::from_source(&source)?.read_shards(path);
     }
-    Ok(vec![(path.to_owned(), contents(&source)?)])
+    let contents = contents(&source)?;
+    Ok(vec![Opened { file, contents }])
 }
 
 /// Reads the table of contents of a file whose bytes are in memory; `path` only names it.

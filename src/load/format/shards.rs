@@ -6,12 +6,12 @@
 //! nowhere else.
 
 use super::safetensors::{self, MAX_JSON_LEN, Tensors};
-use super::source::{Opened, Source};
-use super::{Contents, Format, FormatError};
+use super::source::{self, Source};
+use super::{Contents, Format, FormatError, Opened};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 /// Which tensor lies in which file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,16 +97,15 @@ impl ShardIndex {
     }
 
     /// Reads every shard beside the index at `path`.
-    pub(super) fn read_shards(&self, path: &Path) -> Result<Vec<(PathBuf, Contents)>, FormatError> {
+    pub(super) fn read_shards(&self, path: &Path) -> Result<Vec<Opened>, FormatError> {
         self.shards
             .iter()
             .map(|(shard, tensors)| {
-                let file = path.with_file_name(shard);
-                let opened =
-                    Opened::open(&file).map_err(|error| missing(error, path, &tensors[0]))?;
-                let contents = safetensors::contents(&opened.source(Format::Safetensors))?;
-                let contents = self.claim(&file, shard, contents)?;
-                Ok((file, contents))
+                let file = source::open(&path.with_file_name(shard))
+                    .map_err(|error| missing(error, path, &tensors[0]))?;
+                let contents = safetensors::contents(&Source::of(&file, Format::Safetensors)?)?;
+                let contents = self.claim(file.path(), shard, contents)?;
+                Ok(Opened { file, contents })
             })
             .collect()
     }

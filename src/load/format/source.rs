@@ -2,16 +2,15 @@
 //! checked against the size first. A source also knows what it is called and how it is read, so
 //! that an error made from it is complete.
 
-use super::{Format, FormatError};
-use std::fs::{File, FileType, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use super::{Format, FormatError, HEAD_LEN};
+use crate::storage::file::{NotAFile, SourceFile};
+use std::io::{self, Read};
+use std::path::Path;
 
 /// Bytes that can be read at any position.
 #[derive(Clone, Copy)]
 enum Bytes<'a> {
-    File(&'a File),
+    File(&'a SourceFile),
     Memory(&'a [u8]),
 }
 
@@ -19,7 +18,7 @@ impl Bytes<'_> {
     /// Reads some bytes at `offset`; zero of them only at the end.
     fn read_at(self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         match self {
-            Self::File(file) => file.read_at(buf, offset),
+            Self::File(file) => Ok(rustix::io::pread(file, buf, offset)?),
             Self::Memory(bytes) => {
                 let rest = usize::try_from(offset).ok().and_then(|start| bytes.get(start..));
                 rest.unwrap_or_default().read(buf)
@@ -28,56 +27,21 @@ impl Bytes<'_> {
     }
 }
 
-/// A file that is open and holds at least one byte.
-pub(super) struct Opened {
-    path: PathBuf,
-    file: File,
-    len: u64,
-}
-
-impl Opened {
-    /// Opens a regular file or a block device.
-    pub fn open(path: &Path) -> Result<Self, FormatError> {
-        let failed = |source| FormatError::Open { path: path.to_owned(), source };
-        // Without O_NONBLOCK the open of a pipe would wait for its writer.
-        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-        let mut file = opened.map_err(failed)?;
-        let kind = file.metadata().map_err(failed)?.file_type();
-        if let Some((what, fix)) = not_a_file(kind) {
-            return Err(FormatError::NotAFile { path: path.to_owned(), what, fix });
+/// Opens a regular file or a block device.
+pub(super) fn open(path: &Path) -> Result<SourceFile, FormatError> {
+    SourceFile::open(path).map_err(|source| {
+        let path = path.to_owned();
+        match source.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(&NotAFile { what, fix }) => FormatError::NotAFile { path, what, fix },
+            None => FormatError::Open { path, source },
         }
-        // A block device's metadata say 0; its end is where it can be sought to.
-        let len = file.seek(SeekFrom::End(0)).map_err(failed)?;
-        if len == 0 {
-            return Err(FormatError::Empty { path: path.to_owned() });
-        }
-        Ok(Self { path: path.to_owned(), file, len })
-    }
-
-    /// The first bytes: `most` of them, or all there are.
-    pub fn head(&self, most: usize) -> Result<Vec<u8>, FormatError> {
-        let source = self.source(Format::Raw);
-        source.bytes(0, self.len.min(most as u64), "the start")
-    }
-
-    /// The file as a source for the reader of `format`.
-    pub fn source(&self, format: Format) -> Source<'_> {
-        Source { path: &self.path, format, bytes: Bytes::File(&self.file), len: self.len }
-    }
-}
-
-/// What a path names that is neither a regular file nor a block device, and what to give instead.
-fn not_a_file(kind: FileType) -> Option<(&'static str, &'static str)> {
-    if kind.is_file() || kind.is_block_device() {
-        return None;
-    }
-    Some(if kind.is_dir() {
-        ("a directory", "name a file in it, for a sharded model its `.safetensors.index.json`")
-    } else if kind.is_fifo() {
-        ("a pipe", "write its output to a file first")
-    } else {
-        ("a character device or socket", "copy what it gives to a file first")
     })
+}
+
+/// The first bytes of a file: as many as tell its format, or all there are.
+pub(super) fn head(file: &SourceFile) -> Result<Vec<u8>, FormatError> {
+    let source = Source::of(file, Format::Raw)?;
+    source.bytes(0, source.len.min(HEAD_LEN as u64), "the start")
 }
 
 /// The bytes of one file, read as one format.
@@ -89,6 +53,14 @@ pub(super) struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
+    /// A file that is open, for the reader of `format`.
+    pub fn of(file: &'a SourceFile, format: Format) -> Result<Self, FormatError> {
+        if file.is_empty() {
+            return Err(FormatError::Empty { path: file.path().to_owned() });
+        }
+        Ok(Self { path: file.path(), format, bytes: Bytes::File(file), len: file.len() })
+    }
+
     /// A file whose bytes are in memory.
     pub fn in_memory(path: &'a Path, format: Format, bytes: &'a [u8]) -> Result<Self, FormatError> {
         if bytes.is_empty() {
@@ -210,9 +182,10 @@ mod tests {
     fn a_file_that_shrinks_is_an_error_with_its_new_end() {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(100).unwrap();
-        let opened = Opened::open(file.path()).unwrap();
+        let opened = open(file.path()).unwrap();
         file.as_file().set_len(40).unwrap();
-        let error = opened.source(Format::Raw).bytes(30, 20, "something").unwrap_err();
+        let source = Source::of(&opened, Format::Raw).unwrap();
+        let error = source.bytes(30, 20, "something").unwrap_err();
         assert!(
             matches!(&error, FormatError::Shrank { offset: 40, len: 100, .. }),
             "{error}: {error:?}"

@@ -10,9 +10,9 @@ pub mod cache;
 pub mod pread;
 pub mod ring;
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -44,6 +44,30 @@ impl AsFd for Direct {
     }
 }
 
+/// What a path names that is neither a regular file nor a block device. It is what
+/// [`SourceFile::open`] has in its error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is {what}")]
+pub struct NotAFile {
+    /// What it is.
+    pub what: &'static str,
+    /// What to give instead.
+    pub fix: &'static str,
+}
+
+impl NotAFile {
+    fn of(kind: FileType) -> Self {
+        let (what, fix) = if kind.is_dir() {
+            ("a directory", "name a file in it, for a sharded model its `.safetensors.index.json`")
+        } else if kind.is_fifo() {
+            ("a pipe", "write its output to a file first")
+        } else {
+            ("a character device or socket", "copy what it gives to a file first")
+        };
+        Self { what, fix }
+    }
+}
+
 /// A regular file or block device to load from.
 #[derive(Debug)]
 pub struct SourceFile {
@@ -61,8 +85,9 @@ impl SourceFile {
     /// That a file cannot be read directly is no error: [`direct`](Self::direct) keeps the reason.
     ///
     /// # Errors
-    /// The kernel's answer to opening it, or [`io::ErrorKind::InvalidInput`] for what is neither a
-    /// regular file nor a block device.
+    /// The kernel's answer to opening it. For what is neither a regular file nor a block device, an
+    /// error that holds [`NotAFile`], of the kind [`io::ErrorKind::IsADirectory`] or
+    /// [`io::ErrorKind::InvalidInput`].
     pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
         // O_NONBLOCK keeps a FIFO from hanging the open; regular files ignore it.
@@ -72,17 +97,15 @@ impl SourceFile {
             .open(&path)?;
         let metadata = buffered.metadata()?;
         let kind = metadata.file_type();
-        if kind.is_dir() {
-            return Err(io::Error::from(io::ErrorKind::IsADirectory));
-        }
         if !kind.is_file() && !kind.is_block_device() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "neither a regular file nor a block device",
-            ));
+            let error = match kind.is_dir() {
+                true => io::ErrorKind::IsADirectory,
+                false => io::ErrorKind::InvalidInput,
+            };
+            return Err(io::Error::new(error, NotAFile::of(kind)));
         }
         let len = buffered.seek(SeekFrom::End(0))?;
-        let direct = open_direct(&path);
+        let direct = open_direct(&buffered, &path);
         let (device, drive) = (metadata.dev(), kind.is_block_device());
         Ok(Self { path, len, device, drive, buffered, direct })
     }
@@ -133,15 +156,55 @@ impl AsFd for SourceFile {
     }
 }
 
-fn open_direct(path: &Path) -> Result<Direct, String> {
-    let flags = (OFlags::DIRECT | OFlags::NONBLOCK).bits() as i32;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)
-        .map_err(|e| format!("the file system does not open it with O_DIRECT ({e})"))?;
+const NO_PROC: &str =
+    "there is no /proc to open it again by, and its path names another file by now: mount /proc";
+
+/// Opens the file of a descriptor once more, past the page cache. A path is another file's by now if
+/// somebody renamed one to it: it is taken only where there is no `/proc`, and only if it is not.
+fn open_direct(opened: &File, path: &Path) -> Result<Direct, String> {
+    let open = |path: &Path| {
+        let flags = (OFlags::DIRECT | OFlags::NONBLOCK).bits() as i32;
+        OpenOptions::new().read(true).custom_flags(flags).open(path)
+    };
+    let refused = |error| format!("the file system does not open it with O_DIRECT ({error})");
+    let own = format!("/proc/self/fd/{}", opened.as_raw_fd());
+    let file = match open(own.as_ref()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let found = open(path).map_err(refused)?;
+            match (Identity::of(opened), Identity::of(&found)) {
+                (Ok(own), Ok(other)) if own == other => found,
+                _ => return Err(NO_PROC.into()),
+            }
+        }
+        answer => answer.map_err(refused)?,
+    };
     let alignment = ask_alignment(&file)?;
     Ok(Direct { file, alignment })
+}
+
+/// What tells a file from every other, by statx(2). Its birth and its length are compared too, because
+/// a file that was removed gives its number to the next one.
+#[derive(PartialEq, Eq)]
+struct Identity {
+    device: (u32, u32),
+    inode: u64,
+    mount: u64,
+    born: (i64, u32),
+    len: u64,
+}
+
+impl Identity {
+    fn of(file: &File) -> io::Result<Self> {
+        let asked = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
+        let stat = statx(file, "", AtFlags::EMPTY_PATH, asked)?;
+        Ok(Self {
+            device: (stat.stx_dev_major, stat.stx_dev_minor),
+            inode: stat.stx_ino,
+            mount: stat.stx_mnt_id,
+            born: (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec),
+            len: stat.stx_size,
+        })
+    }
 }
 
 /// Asks the kernel by `STATX_DIOALIGN` (since Linux 6.1, statx(2)).

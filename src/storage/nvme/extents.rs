@@ -4,11 +4,11 @@
 //! kernel, the file system is asked where a file's bytes lie (FIEMAP), and unmounted; then they can
 //! be read as a [`DriveFile`](super::DriveFile).
 
-use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 
 use fiemap::{Fiemap, FiemapExtentFlags as Flags};
-use rustix::fs::fstatfs;
+use rustix::fs::{fstat, fstatfs};
 use serde::{Deserialize, Serialize};
 
 /// A run of a file's bytes, and where a namespace has them.
@@ -57,8 +57,9 @@ pub enum ExtentError {
 ///
 /// # Errors
 /// [`ExtentError`], at the first byte that a drive cannot read alone.
-pub fn extents(file: &File, partition: u64) -> Result<Vec<Extent>, ExtentError> {
-    let len = file.metadata()?.len();
+pub fn extents(file: impl AsFd, partition: u64) -> Result<Vec<Extent>, ExtentError> {
+    let file = file.as_fd();
+    let len = fstat(file).map_err(io::Error::from)?.st_size.unsigned_abs();
     if !TELL.contains(&fstatfs(file).map_err(io::Error::from)?.f_type) {
         return Err(ExtentError::FileSystem);
     }
