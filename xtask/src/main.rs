@@ -1,4 +1,4 @@
-//! The developer commands: `cargo xtask demo`, `test`, `bench`, `fuzz`, `matrix` and `vm`.
+//! The developer commands: `cargo xtask demo`, `test`, `bench`, `fuzz`, `hardware`, `matrix` and `vm`.
 //!
 //! Each command is one file and reads from top to bottom as what it does. They share the running of children
 //! ([`child`]), the list of steps with its summary ([`steps`]), the packages of the system ([`packages`]) and the
@@ -9,9 +9,11 @@
 mod apt_sources;
 mod bench;
 mod child;
+mod debian;
 mod demo;
 mod files;
 mod fuzz;
+mod hardware;
 mod inputs;
 mod matrix;
 mod packages;
@@ -44,6 +46,8 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Try every source of frames against every importer, and write docs/matrix.md
     Matrix,
+    /// Make a directory that finds out what a real machine does, and runs where nothing is installed
+    Hardware(hardware::Options),
     /// Boot a machine in software and run a command in it
     Vm(vm::Options),
 }
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Matrix => matrix::run(),
+        Command::Hardware(options) => hardware::run(&options),
         Command::Vm(options) => match vm::run(&options) {
             Ok(status) => return ExitCode::from(status.clamp(0, 255) as u8),
             Err(error) => Err(error),

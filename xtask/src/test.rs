@@ -6,6 +6,7 @@
 use clap::Args;
 
 use crate::child::{self, Error, cargo};
+use crate::hardware;
 use crate::inputs;
 use crate::packages::{self, FIO, TOOLS, VULKAN};
 use crate::steps::{Outcome, Steps};
@@ -50,6 +51,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     } else {
         test(&mut steps, &mut tally, "tests", &["--tests", "--examples"]);
         test_documentation(&mut steps, &mut tally);
+        run_on_this_hardware(&mut steps);
         vm::suite::run(&mut steps, &mut tally, !options.no_install);
     }
     end(&steps, &tally)
@@ -107,6 +109,14 @@ fn test_documentation(steps: &mut Steps, tally: &mut Tally) {
     steps.run("documentation", || {
         let mut doc = cargo(&["doc", "--workspace", "--no-deps"]);
         child::run(doc.args(FEATURES).env("RUSTDOCFLAGS", "-D warnings"), WHY)?;
+        Ok(Outcome::Done)
+    });
+}
+
+/// Makes the directory for real machines and runs it on this one, with less time and a shorter file.
+fn run_on_this_hardware(steps: &mut Steps) {
+    steps.run("hardware", || {
+        hardware::run_here(&hardware::make()?, &["--size", "512MiB", "--limit", "100"])?;
         Ok(Outcome::Done)
     });
 }

@@ -284,6 +284,22 @@ impl Bare {
         origin: Option<Origin<'_>>,
     ) -> Result<Raw, VulkanError> {
         let need = self.need(matches!(origin, Some(Origin::Host { .. })));
+        self.with_memory(need, wishes, origin)
+    }
+
+    /// Allocates memory of one type and binds it.
+    pub(super) fn allocate_of_type(self, index: u32) -> Result<Raw, VulkanError> {
+        let mut need = self.need(false);
+        need.requirements.memory_type_bits &= 1 << index;
+        self.with_memory(need, &[Flags::empty()], None)
+    }
+
+    fn with_memory(
+        self,
+        need: Need,
+        wishes: &[Flags],
+        origin: Option<Origin<'_>>,
+    ) -> Result<Raw, VulkanError> {
         let memory = Allocation::new(&self.device, need, wishes, origin)?;
         // SAFETY: buffer and memory are ours, fresh and of one device.
         unsafe { self.device.ash().bind_buffer_memory(self.buffer, memory.memory, 0) }

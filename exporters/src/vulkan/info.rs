@@ -12,6 +12,7 @@ use std::fmt;
 use ash::{ext, khr, vk};
 
 use super::error::{VulkanError, failed};
+use super::heap::{Heap, MemoryType};
 use super::instance::{Instance, has};
 use crate::Absent;
 
@@ -136,6 +137,13 @@ pub struct DeviceInfo {
     pub pci_address: Option<String>,
     /// The longest buffer in bytes: the lesser of `maxMemoryAllocationSize` and `maxBufferSize`.
     pub max_buffer: usize,
+    /// The memories it has, in the driver's order.
+    pub heaps: Vec<Heap>,
+    /// How memory of the heaps can be had, in the driver's order, best first among equals (Vulkan,
+    /// "Device Memory Properties").
+    pub memory_types: Vec<MemoryType>,
+    /// Every extension of its driver, sorted by name.
+    pub offered: Vec<String>,
 }
 
 impl DeviceInfo {
@@ -184,7 +192,15 @@ pub(super) fn describe(
     let available = unsafe { instance.raw.enumerate_device_extension_properties(device) }
         .map_err(failed("vkEnumerateDeviceExtensionProperties"))?;
     // SAFETY: as above.
-    let version = unsafe { instance.raw.get_physical_device_properties(device) }.api_version;
+    let (version, memory) = unsafe {
+        (
+            instance.raw.get_physical_device_properties(device).api_version,
+            instance.raw.get_physical_device_memory_properties(device),
+        )
+    };
+    let mut names: Vec<_> =
+        available.iter().map(|extension| text(extension.extension_name_as_c_str().ok())).collect();
+    names.sort_unstable();
 
     let mut allocation = vk::PhysicalDeviceMaintenance3Properties::default();
     let mut driver = vk::PhysicalDeviceDriverProperties::default();
@@ -242,6 +258,9 @@ pub(super) fn describe(
             format!("{:04x}:{bus:02x}:{device:02x}.{function:x}", pci.pci_domain)
         }),
         max_buffer: max as usize,
+        heaps: memory.memory_heaps_as_slice().iter().map(Heap::from).collect(),
+        memory_types: memory.memory_types_as_slice().iter().map(MemoryType::from).collect(),
+        offered: names,
         name,
     })
 }

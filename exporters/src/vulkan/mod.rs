@@ -4,6 +4,7 @@
 //! ([`VulkanError::NoLoader`]). A program goes through these files in order:
 //!
 //! * `info`: [`devices`] lists what there is, [`DeviceInfo`] says what each can do;
+//! * `heap`: its memories, and the types in which buffers lie there;
 //! * `device`: [`Device::open`] opens one;
 //! * `import`: [`Device::import_memory`] and [`Device::import_dma_buf`] make existing memory a
 //!   [`Buffer`], without a copy;
@@ -36,6 +37,7 @@ pub(crate) mod error;
 mod export;
 mod fence;
 pub(crate) mod format;
+mod heap;
 mod image;
 mod import;
 mod info;
@@ -52,6 +54,7 @@ pub use buffer::{Buffer, Way};
 pub use copy::CopyRegion;
 pub use device::Device;
 pub use error::VulkanError;
+pub use heap::{Heap, MemoryType};
 pub use image::Image;
 pub use info::{ApiVersion, DeviceInfo, DeviceKind, devices};
 pub use layout::{ImageLayout, ImageUse};

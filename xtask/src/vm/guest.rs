@@ -12,6 +12,7 @@ use clap::Args;
 use super::kernel::Kernel;
 use crate::apt_sources::Mirror;
 use crate::child::{self, Error};
+use crate::debian;
 use crate::files;
 use crate::inputs;
 use crate::packages;
@@ -159,7 +160,7 @@ impl Given {
 fn make(place: &Path) -> Result<(), Error> {
     let root = place.join("root");
     remove_root(&root)?;
-    make_root(&root, &inputs::mirror()?)?;
+    make_root(&root, &debian::mirror()?)?;
     let kernel = Kernel::of(&root)?;
     make_initramfs(place, &root, &kernel)?;
     kernel.unpack(&place.join(UNPACKED))?;
