@@ -84,3 +84,7 @@ pub use p2pmem::{P2pmem, P2pmemError, PeerMemory};
 pub use sync_file::{SyncFile, SyncFileError};
 pub use system::SystemMemory;
 pub use udmabuf::Udmabuf;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -37,3 +37,7 @@ pub use pagemap::PagemapError;
 pub use phyr::{CompactPhyr, Limits, Phyr, PhyrError, PhyrKind, PhyrList};
 pub use pin::{PinError, Pinned};
 pub use plane::{Plane, PlaneError, Planes, Rect};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

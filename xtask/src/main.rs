@@ -16,6 +16,7 @@ mod fuzz;
 mod hardware;
 mod inputs;
 mod matrix;
+mod packaged;
 mod packages;
 mod steps;
 mod tally;

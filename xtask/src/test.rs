@@ -8,6 +8,7 @@ use clap::Args;
 use crate::child::{self, Error, cargo};
 use crate::hardware;
 use crate::inputs;
+use crate::packaged;
 use crate::packages::{self, FIO, TOOLS, VULKAN};
 use crate::steps::{Outcome, Steps};
 use crate::tally::Tally;
@@ -82,6 +83,7 @@ fn lint(steps: &mut Steps) {
         child::run(clippy.args(FEATURES).args(["--", "-D", "warnings"]), WHY)?;
         Ok(Outcome::Done)
     });
+    steps.run("what is packaged", packaged::check);
 }
 
 /// Builds the tests first: only the output of the tests themselves is read for totals and skips.
