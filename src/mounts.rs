@@ -1,4 +1,4 @@
-//! The mounts of this process (`/proc/self/mountinfo`, proc_pid_mountinfo(5)).
+//! The mounts of a process (`/proc/self/mountinfo`, proc_pid_mountinfo(5)).
 
 use std::path::PathBuf;
 
@@ -19,29 +19,34 @@ pub(crate) struct Mount {
     pub options: String,
 }
 
-/// All of them, in order; lines that make no sense are left out.
-pub(crate) fn parse(mountinfo: &str) -> impl Iterator<Item = Mount> + '_ {
-    mountinfo.lines().filter_map(|line| {
-        let (place, what) = line.split_once(" - ")?;
-        let mut place = place.split(' ');
-        let id = place.next()?.parse().ok()?;
-        let (_parent, device, _root, on) =
-            (place.next()?, place.next()?, place.next()?, place.next()?);
-        let mut what = what.split(' ');
-        let (kind, source, options) = (what.next()?, what.next()?, what.next()?);
-        Some(Mount {
-            id,
-            device: device.to_owned(),
-            on: PathBuf::from(unescaped(on)),
-            kind: kind.to_owned(),
-            source: unescaped(source),
-            options: unescaped(options),
-        })
+/// A line that makes no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BadLine<'a>(pub &'a str);
+
+/// All of them, in order.
+pub(crate) fn parse(mountinfo: &str) -> impl Iterator<Item = Result<Mount, BadLine<'_>>> {
+    mountinfo.lines().map(|line| mount(line).ok_or(BadLine(line)))
+}
+
+fn mount(line: &str) -> Option<Mount> {
+    let (place, what) = line.split_once(" - ")?;
+    let mut place = place.split(' ');
+    let id = place.next()?.parse().ok()?;
+    let (_parent, device, _root, on) = (place.next()?, place.next()?, place.next()?, place.next()?);
+    let mut what = what.split(' ');
+    let (kind, source, options) = (what.next()?, what.next()?, what.next()?);
+    Some(Mount {
+        id,
+        device: device.to_owned(),
+        on: PathBuf::from(unescaped(on)),
+        kind: kind.to_owned(),
+        source: unescaped(source),
+        options: unescaped(options),
     })
 }
 
 /// A word whose white space and backslashes are written as three octal digits.
-fn unescaped(text: &str) -> String {
+pub(crate) fn unescaped(text: &str) -> String {
     let mut parts = text.split('\\');
     let mut plain = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -73,7 +78,9 @@ mod tests {
 nonsense
 37 22 x
 ";
-        let mounts: Vec<_> = parse(text).collect();
+        let lines: Vec<_> = parse(text).collect();
+        assert_eq!(lines[2..], [Err(BadLine("nonsense")), Err(BadLine("37 22 x"))]);
+        let mounts: Vec<_> = lines.into_iter().flatten().collect();
         assert_eq!(mounts.len(), 2);
         assert_eq!((mounts[0].id, mounts[0].device.as_str()), (22, "259:2"));
         assert_eq!(mounts[1].on, PathBuf::from("/mnt/my disk\\"));

@@ -287,6 +287,89 @@ fn a_function_that_is_not_there_is_not_bound() {
     assert!(stderr(&output).contains("0 to 5"), "{}", stderr(&output));
 }
 
+/// A driver's name leads nowhere else, and a driver that is not there is not said to get a function.
+#[test]
+fn a_driver_is_one_that_is_there() {
+    for name in ["..", ".", "", "/", "../devices", "vfio-pci/..", "a\nb"] {
+        let output = bufmap(&["bind", "ffff:ff:1f.7", "--driver", name, "--dry-run"]);
+        assert_eq!(output.status.code(), Some(2), "{name:?}: {}", stderr(&output));
+    }
+    let tree = bufmap::pci::Tree::read();
+    let Some(function) = tree.as_ref().ok().and_then(|tree| tree.functions().next()) else {
+        println!("SKIPPED: there is no PCI function here; run on a machine with one");
+        return;
+    };
+    let address = function.address.to_string();
+    let output = bufmap(&["bind", &address, "--driver", "no-such-driver", "--dry-run"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("modprobe no-such-driver"), "{}", stderr(&output));
+}
+
+/// A function whose disk this machine has mounted, the disk, and a driver that could be asked for it.
+fn mounted_disk() -> Option<(String, String, String)> {
+    let tree = bufmap::pci::Tree::read().ok()?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    for function in tree.functions() {
+        let numbers = |disk: &str| fs::read_to_string(format!("/sys/class/block/{disk}/dev")).ok();
+        let is_mounted = |disk: &str| {
+            numbers(disk).is_some_and(|numbers| mounts.contains(&format!(" {} ", numbers.trim())))
+        };
+        let mounted = function.block_devices.iter().find(|disk| is_mounted(&disk.name));
+        let Some(disk) = mounted else { continue };
+        let drivers = fs::read_dir("/sys/bus/pci/drivers").ok()?.flatten();
+        let mut names = drivers.filter_map(|driver| driver.file_name().into_string().ok());
+        let other =
+            names.find(|name| Some(name) != function.driver.as_ref() && name != "vfio-pci")?;
+        return Some((function.address.to_string(), disk.name.clone(), other));
+    }
+    None
+}
+
+/// Runs a command in a container of its own: with all of sysfs, its own processes, and no device.
+const CONTAINER: &str = r#"set -e
+R=$1 B=$2; shift 2
+mount -t tmpfs none "$R"
+mkdir "$R/proc" "$R/sys" "$R/dev"
+mount -t proc proc "$R/proc"
+mount --rbind /sys "$R/sys"
+cp "$B" "$R/bufmap"
+for library in $(ldd "$B" | grep -o '/[^ ]*'); do
+    mkdir -p "$R$(dirname "$library")"
+    cp -L "$library" "$R$library"
+done
+echo inside
+exec chroot "$R" /bufmap "$@""#;
+
+#[test]
+fn a_mounted_disk_is_refused_here_and_in_a_container_without_devices() {
+    let Some((address, disk, driver)) = mounted_disk() else {
+        println!("SKIPPED: no disk of a PCI function is mounted here; run on a machine with one");
+        return;
+    };
+    let bind = ["bind", &address, "--driver", &driver, "--dry-run"];
+    let output = bufmap(&bind);
+    assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+    let said = stderr(&output);
+    assert!(said.contains(&format!("{disk} is mounted on")), "{said}");
+
+    let root = tempfile::tempdir().expect("a directory");
+    let mut container = Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        container.arg("--map-root-user");
+    }
+    container.args(["--mount", "--pid", "--fork", "sh", "-c", CONTAINER, "sh"]);
+    container.arg(root.path()).arg(env!("CARGO_BIN_EXE_bufmap")).args(bind);
+    let output = container.output().expect("unshare runs");
+    let (told, said) = (stdout(&output), stderr(&output));
+    if !told.starts_with("inside") {
+        println!("SKIPPED: no container can be made here: {said}; run as root");
+        return;
+    }
+    assert_eq!((output.status.code(), told.as_str()), (Some(1), "inside\n"), "{said}");
+    assert!(said.contains(&format!("there is no /dev/{disk} here")), "{said}");
+    assert!(said.contains("outside of a container"), "{said}");
+}
+
 /// What is explained is what a load then does.
 #[test]
 fn a_load_does_what_was_explained() {

@@ -5,6 +5,7 @@
 //! and runs its program inside; anywhere else its tests are counted as ignored.
 #![deny(unsafe_code)]
 
+pub mod by_hand;
 pub mod card;
 pub mod cut_short;
 pub mod display;

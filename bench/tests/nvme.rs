@@ -14,7 +14,7 @@ use bufmap::storage::nvme::{
 use bufmap_bench::card::card;
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::leaks::{Holdings, hold_no_more};
-use bufmap_bench::{Outcome, check};
+use bufmap_bench::{Outcome, by_hand, check};
 use exporters::Intent;
 use exporters::vfio::{Container, DmaMapping, Mappable, Region};
 use iomap::{Memory, PageSize};
@@ -610,7 +610,7 @@ fn recalled() -> Outcome {
     let mut queue = drive.controller.queue(QueueOptions::default())?;
     drive.read_all(&mut queue, &whole)?;
     queue.announce()?;
-    let unbinder = thread::spawn(move || driver::release(address));
+    let unbinder = thread::spawn(move || by_hand::unbind(address));
     let start = Instant::now();
     let (good, recalled, with_it) = ends(&mut queue, |e| matches!(e, NvmeError::Recalled { .. }))?;
     check(start.elapsed() < Duration::from_secs(5), format!("{:?}", start.elapsed()))?;

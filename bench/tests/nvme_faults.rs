@@ -25,7 +25,7 @@ use bufmap_bench::cut_short::{LEN, SOON, holds, is_true};
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::leaks::Holdings;
 use bufmap_bench::monitor::Monitor;
-use bufmap_bench::{Outcome, check, said, slot};
+use bufmap_bench::{Outcome, by_hand, check, said, slot};
 use exporters::vfio::{Container, Device, Region};
 use libtest_mimic::Failed;
 
@@ -254,7 +254,7 @@ fn stopped() -> Outcome {
 
 /// Gives a device back to the kernel, on a thread, because that waits until this process lets go.
 fn unbind(device: Address) -> JoinHandle<Result<Option<String>, Failed>> {
-    thread::spawn(move || Ok(driver::release(device)?))
+    thread::spawn(move || by_hand::unbind(device))
 }
 
 /// Waits for a thread that waited for this process to let go of a device.

@@ -429,7 +429,8 @@ fn mappers() -> Outcome {
     let mut found = vec![0; LEN];
     shared.map().copy_to_slice(0, &mut found)?;
     check(found == expected, "other bytes in the dma-buf")?;
-    drop((queue, ours));
+    // Whoever has the container has the drive's group, which is not taken then.
+    drop((queue, vram, ours, type1, bounce));
     driver::release(drive)?;
     Ok(())
 }

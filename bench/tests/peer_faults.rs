@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use bufmap::load::{
     Around, Destination, Load, LoadError, Options, Progress, Receipt, Request, Road, Verify,
 };
-use bufmap::pci::{Address, driver};
+use bufmap::pci::Address;
 use bufmap::storage::file::SourceFile;
 use bufmap_bench::cut_short::{LEN, SOON, holds, is_true};
 use bufmap_bench::drive::Drive;
 use bufmap_bench::monitor::Monitor;
-use bufmap_bench::{Outcome, check, slot};
+use bufmap_bench::{Outcome, by_hand, check, slot};
 use exporters::{P2pmem, PeerMemory};
 use libtest_mimic::Failed;
 
@@ -226,7 +226,7 @@ fn killed() -> Outcome {
 /// Unbinds the provider's driver, which waits for nobody, and has it take the function again.
 fn unbind_provider() -> Outcome {
     let provider = peer::address("provider")?;
-    let unbinder = thread::spawn(move || Ok::<_, Failed>(driver::release(provider)?));
+    let unbinder = thread::spawn(move || by_hand::unbind(provider));
     let start = Instant::now();
     while !unbinder.is_finished() {
         check(start.elapsed() < AT_ONCE, "the unbinding waits for who holds the memory")?;

@@ -11,7 +11,7 @@ use bufmap::pci::{Address, Class, Tree, driver};
 use bufmap_bench::card::card;
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::leaks::{Holdings, hold_no_more};
-use bufmap_bench::{Outcome, check, comes_true};
+use bufmap_bench::{Outcome, by_hand, check, comes_true};
 use exporters::movable::{By, Movable};
 use exporters::vfio::{Bar, Container, Device, Interrupt, VfioError};
 use exporters::{DmaBufError, Exporter, Intent, SystemMemory};
@@ -250,7 +250,7 @@ fn release_is_asked_for() -> Outcome {
     let address = card_address(&card)?;
     let asked = card.listen(Interrupt::Release, 1)?;
     let vram = card.map_region(VRAM)?;
-    let unbinder = thread::spawn(move || driver::release(address));
+    let unbinder = thread::spawn(move || by_hand::unbind(address));
     let mut wait = [PollFd::new(&asked[0], PollFlags::IN)];
     let ten_seconds = Timespec { tv_sec: 10, tv_nsec: 0 };
     check(poll(&mut wait, Some(&ten_seconds))? == 1, "nobody asked")?;

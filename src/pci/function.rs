@@ -36,6 +36,11 @@ impl Class {
         self.base_and_sub() == 0x0604
     }
 
+    /// Whether it is a display that the firmware may have set up.
+    pub(super) const fn is_vga(self) -> bool {
+        matches!(self.base_and_sub(), 0x0300 | 0x0001)
+    }
+
     /// Whether it is a display controller, or computes like one.
     pub const fn is_gpu(self) -> bool {
         matches!(self.0 >> 16, 0x03) || self.base_and_sub() == 0x1200

@@ -4,7 +4,7 @@
 //! its [BARs](Bar), its IOMMU group, its disks, its memory for peers, and what its configuration space
 //! says of [redirection](Acs). [`can_peer`] answers by the kernel's own rules, with the reason in
 //! words. [`classify`] says what really lies at physical addresses before a device is given them.
-//! [`driver`] gives a function to another driver, once nobody [uses](users) it.
+//! [`driver`] gives a function to another driver, which it does only while nobody else uses it ([`hold`]).
 //!
 //! A tree is read once and then only asked. Whether data arrives is another question than whether
 //! the kernel would try: see [`can_peer`].
@@ -44,5 +44,5 @@ pub use host::HostBridge;
 pub use peer::{can_peer, route};
 pub use ram::{RamError, SystemRam};
 pub use tree::Tree;
-pub use users::{User, users};
+pub use users::{Held, NotFree, Process, User, hold};
 pub use verdict::{Detour, Distrust, Outcome, Reason, Redirect, Trust, Verdict};

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use bufmap::iomap::PageSize;
 use bufmap::load::format::Format;
 use bufmap::load::{Road, Verify};
+use bufmap::pci::driver::DriverName;
 use bufmap::pci::{Address, PciError};
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -213,19 +214,25 @@ pub struct PhyrsArgs {
 }
 
 /// Moves PCI functions to another driver, vfio-pci unless asked otherwise, by their driver_override.
-/// A function in use is refused: a disk that is mounted, swapped to, part of another or open for one
-/// program alone, a network interface that is up, the console's screen. Needs root.
+/// All are checked before the first is moved, and each is moved only if nobody uses it. In use is a disk
+/// that is mounted in any mount namespace, swapped to, part of a volume or open in a program; a GPU, a
+/// sound card or another device that a program has open; a network interface that is up; the console's
+/// screen; a function of which other functions hang. What hangs below a function counts, as a USB
+/// disk below its controller. Where it cannot be told whether a function is in use, it is refused: the
+/// files of /dev, /sys and /proc must be there and readable, which they often are not in a container.
+/// A disk is held exclusively from the check until its driver has let it go. Needs root.
 #[derive(clap::Args)]
 pub struct BindArgs {
     /// Their addresses, as `lspci -D` and `bufmap probe` write them
     #[arg(required = true, value_name = "ADDRESS")]
     pub addresses: Vec<Address>,
 
-    /// The driver that is to have them
+    /// The driver that is to have them, one that is loaded
     #[arg(long, default_value = "vfio-pci", value_name = "NAME")]
-    pub driver: String,
+    pub driver: DriverName,
 
-    /// Say what would be done, and do nothing
+    /// Check all that would be checked, say what would be done, and change nothing. The exit status is 1 where the
+    /// functions would be refused; root is needed for this, too
     #[arg(long)]
     pub dry_run: bool,
 
@@ -234,14 +241,16 @@ pub struct BindArgs {
     pub json: bool,
 }
 
-/// Lets the kernel choose a driver for PCI functions again, as at boot. Needs root.
+/// Lets the kernel choose a driver for PCI functions again, as at boot. A function in use is refused as
+/// by `bufmap bind`, and so is one whose IOMMU group a program has open through VFIO: the kernel would
+/// wait for that program, however long, and could not be interrupted. Needs root.
 #[derive(clap::Args)]
 pub struct UnbindArgs {
     /// Their addresses
     #[arg(required = true, value_name = "ADDRESS")]
     pub addresses: Vec<Address>,
 
-    /// Say what would be done, and do nothing
+    /// Check all that would be checked, say what would be done, and change nothing
     #[arg(long)]
     pub dry_run: bool,
 

@@ -49,7 +49,7 @@ fn mount(file: &SourceFile, mountinfo: &str, device: &str) -> Option<Mount> {
         Some(id) => mount.id == id,
         None => mount.device == device,
     };
-    mounts::parse(mountinfo).find(fits)
+    mounts::parse(mountinfo).flatten().find(fits)
 }
 
 /// Why a file system's files cannot be read by a drive alone.
@@ -102,7 +102,7 @@ mod tests {
     fn file_systems_that_move_bytes_are_named() {
         let mount = |kind: &str, options: &str| {
             let line = format!("7 1 0:9 / /x rw - {kind} source {options}");
-            mounts::parse(&line).next().expect("a mount")
+            mounts::parse(&line).flatten().next().expect("a mount")
         };
         for kind in ["ext4", "xfs", "btrfs", "vfat", "f2fs"] {
             assert_eq!(hindrance(&mount(kind, "rw")), None, "{kind}");

@@ -21,6 +21,7 @@ const GUESTS: &[(&str, &str, &str)] = &[
     ("switch", "bufmap-bench", "matrix"),
     ("vfio", "bufmap-bench", "matrix"),
     ("vfio", "bufmap-bench", "iommufd"),
+    ("vfio", "bufmap-bench", "bind"),
     ("vfio", "bufmap-bench", "nvme"),
     ("vfio", "bufmap-bench", "nvme_faults"),
     ("vfio", "bufmap-bench", "nvme_files"),
