@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         anywhere("little_locked_memory_is_said", |()| in_child("little_locked_memory")),
         as_root("an_error_of_the_drive_in_the_middle", |()| drive_error()),
         as_root("a_file_system_without_o_direct", |()| squashfs()),
+        as_root("writes_within_one_step_of_the_clock", |()| one_step_of_the_clock()),
         as_root("a_file_of_somebody_else", |()| in_child("somebody_else")),
     ];
     support::run(trials)
@@ -255,6 +256,25 @@ fn drive_error() {
     assert_eq!(valid.ranges(), std::slice::from_ref(&(0..10 << 20)));
     assert_same(&contents(&memory)[..10 * MIB], &bytes_of(16 * MIB)[..10 * MIB]);
     assert!(text.contains("dmesg"), "{text}");
+}
+
+/// On a ramfs, all that is written within some milliseconds has one time.
+fn one_step_of_the_clock() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let mount = directory.path().to_string_lossy().into_owned();
+    sh("mount", &["-t", "ramfs", "ramfs", &mount]);
+    let _undo = Undo("umount", vec![mount]);
+    let path = directory.path().join("file");
+    let memory = memory_of(8192);
+    for round in 0..20 {
+        std::fs::write(&path, bytes_of(8192)).expect("a file");
+        let source = source(&path);
+        let writer = std::fs::File::options().write(true).open(&path).expect("the file");
+        std::os::unix::fs::FileExt::write_all_at(&writer, b"new", 8000).expect("a write");
+        let loaded = load(&source, &whole(&source), Around::Untouched, &memory, Options::default());
+        let error = loaded.expect_err("it was written to after it was opened");
+        assert!(matches!(error, LoadError::Changed { .. }), "round {round}: {error}");
+    }
 }
 
 fn squashfs() {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::road::Road;
 use super::valid::Valid;
-use crate::storage::file::SourceFile;
+use crate::storage::file::{Changed, SourceFile};
 use crate::storage::nvme::NvmeError;
 
 /// Why a load failed. Every variant says what failed, where, and what to do; those that end a load
@@ -110,6 +110,18 @@ pub enum LoadError {
         file_len: u64,
         /// What of the buffer can be used all the same.
         valid: Valid,
+    },
+    /// Something may have changed the file while it was loaded: the buffer may hold bytes from before
+    /// and after.
+    #[error(
+        "{}: {why}; the buffer may hold old and new bytes and must not be used: load it again when nothing writes to it",
+        path.display()
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// What is not as it was.
+        why: Changed,
     },
     /// The bytes in the buffer are not those of the file.
     #[error(

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::format::Format;
 use super::source::Recorded;
+use super::source::engine::Readable;
 use super::{LoadError, Manifest, Request, Source, Valid, check};
 use crate::pci::PciError;
 use crate::storage::file::SourceFile;
@@ -196,7 +197,8 @@ impl ExtentMap {
     /// drive is taken from the kernel.
     ///
     /// # Errors
-    /// [`LoadError`]: a file cannot be read, or lies where no drive has it as it is.
+    /// [`LoadError`]: a file cannot be read, was changed meanwhile, or lies where no drive has it as it
+    /// is.
     pub fn record(
         paths: &[PathBuf],
         format: Option<Format>,
@@ -234,6 +236,7 @@ impl ExtentMap {
                 .map_err(|source| ExtentMapError::Extents { path: path.clone(), source })?;
             files.push(MappedFile { path, format: *format, extents, items });
         }
+        manifest.files().iter().try_for_each(Readable::check_unchanged)?;
         let drive = on.ok_or(LoadError::Options("there is no file to record"))?;
         Ok(Self { drive, files })
     }

@@ -12,6 +12,26 @@
 //! * `check`: what was proved about the bytes;
 //! * `nofault` and `there`: the memory of a device, which can go away under a load.
 //!
+//! # Files that something writes to
+//!
+//! What is in the buffer after a load is the file as it was when it was opened, or the load ends in an
+//! error. A file is opened once: one that is replaced by another (a rename to its name, as programs do
+//! that write with care) is loaded whole as it was. For one that is written to in place, its length and
+//! its times are compared when its last byte has been read, the second time too with [`Verify::Full`];
+//! if any is not as it was when the file was opened, the load ends with [`LoadError::Changed`]. So it
+//! does if only the file's rights or its name were changed, which cannot be told from a write.
+//!
+//! This is not promised of
+//!
+//! * a program that has mapped the file for writing: the kernel stamps a file at the first store into a
+//!   page, and again only when it has written the page back;
+//! * one write call that began before the file was opened and goes on while it is loaded;
+//! * a block device, which has no such times;
+//! * a file system on the network whose server does not tell times as they are, and files that are
+//!   written to by one machine and loaded by another whose kernel does not yet know.
+//!
+//! # Memory that goes away
+//!
 //! The memory of a device goes away with its device or its driver, and then the CPU's accesses to it end
 //! in `SIGBUS`. Those of a load do not end the process: the first load that touches such memory by the CPU
 //! (to check it, to prove a peer road, to bounce) installs a handler of that signal, which passes on what is
@@ -63,6 +83,7 @@ mod target;
 mod there;
 mod valid;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -272,22 +293,18 @@ impl<'a, S: Source> Load<'a, S> {
         again: SecondRead<'_, S>,
     ) -> Result<Receipt, LoadError> {
         self.destination.check_there()?;
-        let mut checked = Checked { verify: self.options.verify, ..Checked::default() };
-        checked.read_back = accounts.read_back();
+        let read_back = accounts.read_back();
         let fingerprints = accounts.fingerprints();
         let (parts, valid) = accounts.finish(self.stop.load(Ordering::Relaxed))?;
-        if self.options.verify != Verify::None {
-            checked.fingerprints = fingerprints.whole(parts);
-            checked.format_checksums = self.compare_checksums(&checked.fingerprints)?;
-        }
         let (elapsed, cpu) = clock.elapsed();
-        let place = self.destination.place();
-        if self.options.verify == Verify::Full {
-            checked.compared = check::compare(self, &valid, again)?;
-            if matches!(place, Place::Peer | Place::Bar) {
-                checked.read_back += checked.compared;
-            }
+        let checked = self.check(fingerprints.whole(parts), &valid, again);
+        // A file that something changes is not the one that its checksums are of.
+        if matches!(checked, Ok(_) | Err(LoadError::Mismatch { .. })) {
+            self.check_unchanged()?;
         }
+        let mut checked = checked?;
+        checked.read_back += read_back;
+        let place = self.destination.place();
         let device = place == Place::Gpu;
         Ok(Receipt {
             bytes: valid.wanted(),
@@ -303,6 +320,34 @@ impl<'a, S: Source> Load<'a, S> {
             proofs: decided.proofs,
             checked,
         })
+    }
+
+    /// Proves what the options ask for of the bytes in the buffer.
+    fn check(
+        &self,
+        fingerprints: Vec<u32>,
+        valid: &Valid,
+        again: SecondRead<'_, S>,
+    ) -> Result<Checked, LoadError> {
+        let mut checked = Checked { verify: self.options.verify, ..Checked::default() };
+        if self.options.verify == Verify::None {
+            return Ok(checked);
+        }
+        checked.format_checksums = self.compare_checksums(&fingerprints)?;
+        checked.fingerprints = fingerprints;
+        if self.options.verify == Verify::Full {
+            checked.compared = check::compare(self, valid, again)?;
+            if matches!(self.destination.place(), Place::Peer | Place::Bar) {
+                checked.read_back = checked.compared;
+            }
+        }
+        Ok(checked)
+    }
+
+    /// Fails for the first file that something may have changed, of those that were read.
+    fn check_unchanged(&self) -> Result<(), LoadError> {
+        let read: BTreeSet<_> = self.requests.iter().map(|request| request.file).collect();
+        read.into_iter().try_for_each(|file| self.files[file].check_unchanged())
     }
 
     fn compare_checksums(&self, fingerprints: &[u32]) -> Result<usize, LoadError> {

@@ -43,6 +43,9 @@ pub(super) mod engine {
         /// Whether reads can succeed at all, as far as is known.
         fn can_be_read(&self) -> bool;
 
+        /// Fails if something may have changed its bytes since it was opened.
+        fn check_unchanged(&self) -> Result<(), LoadError>;
+
         /// What it means that a read found no bytes at `at`, where there were some before.
         fn ended(&self, at: u64, valid: Valid) -> LoadError;
     }
@@ -79,6 +82,10 @@ impl engine::Readable for SourceFile {
         true
     }
 
+    fn check_unchanged(&self) -> Result<(), LoadError> {
+        self.check_unchanged().map_err(|why| LoadError::Changed { path: self.path().into(), why })
+    }
+
     fn ended(&self, at: u64, valid: Valid) -> LoadError {
         LoadError::ended(self, at, valid)
     }
@@ -108,6 +115,11 @@ impl engine::Readable for DriveFile {
 
     fn can_be_read(&self) -> bool {
         self.is_at_work()
+    }
+
+    /// No other process has the drive, and this one only reads it.
+    fn check_unchanged(&self) -> Result<(), LoadError> {
+        Ok(())
     }
 
     fn ended(&self, at: u64, valid: Valid) -> LoadError {
@@ -151,6 +163,10 @@ impl engine::Readable for Recorded {
 
     fn can_be_read(&self) -> bool {
         false
+    }
+
+    fn check_unchanged(&self) -> Result<(), LoadError> {
+        Ok(())
     }
 
     fn ended(&self, at: u64, valid: Valid) -> LoadError {

@@ -2,6 +2,7 @@
 //! the remedy.
 
 use super::{Format, Refusal, Refused};
+use crate::storage::file::Changed;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -71,6 +72,15 @@ pub enum FormatError {
         offset: u64,
         /// Its length when it was opened.
         len: u64,
+    },
+
+    /// Something may have changed the file while its table of contents was read.
+    #[error("{}: {why}; load it again when nothing writes to it", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// What is not as it was.
+        why: Changed,
     },
 
     /// Something that the file describes runs past its end.
@@ -212,6 +222,7 @@ impl FormatError {
             | Self::Empty { path }
             | Self::Read { path, .. }
             | Self::Shrank { path, .. }
+            | Self::Changed { path, .. }
             | Self::Truncated { path, .. }
             | Self::Malformed { path, .. }
             | Self::Unsupported { path, .. }
@@ -235,6 +246,7 @@ impl FormatError {
             Self::Empty { .. } => Some(0),
             Self::Open { .. }
             | Self::NotAFile { .. }
+            | Self::Changed { .. }
             | Self::MissingShard { .. }
             | Self::NotInShard { .. }
             | Self::NoSuchItem { .. } => None,

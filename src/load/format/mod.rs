@@ -301,9 +301,12 @@ pub fn read(path: &Path, format: Option<Format>) -> Result<Vec<Opened>, FormatEr
     };
     let source = Source::of(&file, format)?;
     if format == Format::SafetensorsIndex {
-        return ShardIndex::from_source(&source)?.read_shards(path);
+        let index = ShardIndex::from_source(&source)?;
+        source::check_unchanged(&file)?;
+        return index.read_shards(path);
     }
     let contents = contents(&source)?;
+    source::check_unchanged(&file)?;
     Ok(vec![Opened { file, contents }])
 }
 

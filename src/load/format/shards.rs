@@ -104,6 +104,7 @@ impl ShardIndex {
                 let file = source::open(&path.with_file_name(shard))
                     .map_err(|error| missing(error, path, &tensors[0]))?;
                 let contents = safetensors::contents(&Source::of(&file, Format::Safetensors)?)?;
+                source::check_unchanged(&file)?;
                 let contents = self.claim(file.path(), shard, contents)?;
                 Ok(Opened { file, contents })
             })

@@ -38,6 +38,12 @@ pub(super) fn open(path: &Path) -> Result<SourceFile, FormatError> {
     })
 }
 
+/// Fails if something may have changed a file since it was opened, so that what was read of it is of
+/// two versions.
+pub(super) fn check_unchanged(file: &SourceFile) -> Result<(), FormatError> {
+    file.check_unchanged().map_err(|why| FormatError::Changed { path: file.path().to_owned(), why })
+}
+
 /// The first bytes of a file: as many as tell its format, or all there are.
 pub(super) fn head(file: &SourceFile) -> Result<Vec<u8>, FormatError> {
     let source = Source::of(file, Format::Raw)?;
@@ -195,6 +201,20 @@ mod tests {
             text.contains("offset 40") && text.contains("wait until its writer is done"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_file_that_is_written_to_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(100).unwrap();
+        let opened = open(file.path()).unwrap();
+        check_unchanged(&opened).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(file.as_file(), b"x", 50).unwrap();
+        let error = check_unchanged(&opened).unwrap_err();
+        assert!(matches!(error, FormatError::Changed { .. }), "{error:?}");
+        assert_eq!(error.path(), file.path());
+        let text = error.to_string();
+        assert!(text.contains("(mtime)") && text.contains("; load it again"), "{text}");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 pub mod cache;
 pub mod pread;
 pub mod ring;
+mod stamps;
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -17,6 +18,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
+
+use stamps::Stamps;
+pub use stamps::{Changed, Difference};
 
 /// What the kernel asks of a direct read, in bytes. Both are powers of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +79,8 @@ pub struct SourceFile {
     len: u64,
     device: u64,
     drive: bool,
+    /// Of a regular file, unless it did not stop changing.
+    stamps: Option<Stamps>,
     buffered: File,
     direct: Result<Direct, String>,
 }
@@ -83,6 +89,9 @@ impl SourceFile {
     /// Opens `path` for reading, both through the page cache and past it.
     ///
     /// That a file cannot be read directly is no error: [`direct`](Self::direct) keeps the reason.
+    /// For a file that was written to within the last step of the file system's clock (10 ms at most,
+    /// but 2 seconds where it counts whole ones), the end of that step is waited for: see
+    /// [`check_unchanged`](Self::check_unchanged).
     ///
     /// # Errors
     /// The kernel's answer to opening it. For what is neither a regular file nor a block device, an
@@ -104,10 +113,14 @@ impl SourceFile {
             };
             return Err(io::Error::new(error, NotAFile::of(kind)));
         }
+        let stamps = match kind.is_file() {
+            true => Stamps::settled(&buffered)?,
+            false => None,
+        };
         let len = buffered.seek(SeekFrom::End(0))?;
         let direct = open_direct(&buffered, &path);
         let (device, drive) = (metadata.dev(), kind.is_block_device());
-        Ok(Self { path, len, device, drive, buffered, direct })
+        Ok(Self { path, len, device, drive, stamps, buffered, direct })
     }
 
     /// The path it was opened by.
@@ -126,6 +139,23 @@ impl SourceFile {
     /// The kernel's answer.
     pub fn current_len(&self) -> io::Result<u64> {
         (&self.buffered).seek(SeekFrom::End(0))
+    }
+
+    /// Fails if something may have changed the file's bytes since it was opened, by what statx(2) says
+    /// of its length and its times. A load asks when it has read the last of its bytes.
+    ///
+    /// It cannot tell what a program stores in memory that it has mapped, in a page that is dirty
+    /// already; nor what a write call stores that began before the file was opened and still goes on;
+    /// nor anything of a block device. On a network's file system it is as good as the server's times.
+    ///
+    /// # Errors
+    /// [`Changed`]: what is not as it was.
+    pub fn check_unchanged(&self) -> Result<(), Changed> {
+        match &self.stamps {
+            _ if self.drive => Ok(()),
+            Some(stamps) => stamps.check(&self.buffered),
+            None => Err(Changed::Restless),
+        }
     }
 
     /// Whether it was empty when it was opened.
