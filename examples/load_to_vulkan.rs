@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use bufmap::exporters::vulkan::Device;
-use bufmap::load::{Around, Load, Manifest, Options, Target};
+use bufmap::load::{Around, Load, Manifest, Options, Selection, Target};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let path = PathBuf::from(std::env::args_os().nth(1).ok_or("name a file")?);
 
     // What the file holds, and where each item goes: offsets keep their alignment, so that the
     // drive writes straight into the buffer.
-    let manifest = Manifest::open(&[path], None, &[])?;
+    let manifest = Manifest::open(&[path], &Selection::default())?;
 
     // On a GPU that shares the system's memory the buffer is made of pages that the drive fills; on
     // one with memory of its own, the GPU copies from a small ring of such pages.

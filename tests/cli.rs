@@ -158,8 +158,146 @@ fn bad_headers_are_refused_with_file_offset_and_remedy() {
     refused(&[&ktx2], &[&ktx2]);
     let zip = files.write("broken.zip", b"PK\x03\x04 and then nothing of a zip");
     refused(&[&zip], &[&zip]);
-    let nothing = files.write("nothing.bin", b"");
-    refused(&[&nothing], &[&nothing, "nothing to load"]);
+}
+
+/// A valid file without a byte to load is loaded: nothing is what it holds.
+#[test]
+fn a_file_with_nothing_in_it_is_a_success_of_no_bytes() {
+    let files = Files::new();
+    let shape = r#"{"t":{"dtype":"F32","shape":[0,5],"data_offsets":[0,0]}}"#;
+    let paths = [
+        files.write("nothing.bin", b""),
+        files.write("metadata.safetensors", &safetensors(r#"{"__metadata__":{"a":"b"}}"#, b"")),
+        files.write("empty.safetensors", &safetensors(shape, b"")),
+        files.write("none.zip", &[&b"PK\x05\x06"[..], &[0; 18]].concat()),
+    ];
+    for path in &paths {
+        for verify in ["none", "hash", "full"] {
+            let output = bufmap(&["load", path, "--json", "--verify", verify]);
+            assert_eq!(output.status.code(), Some(0), "{path}: {}", stderr(&output));
+            let json: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+            let receipt = &json["receipt"];
+            assert_eq!((&receipt["bytes"], &receipt["reads"]), (&0.into(), &0.into()), "{json:#}");
+            for rate in ["gib_per_s", "cpu_s_per_gib"] {
+                assert_eq!(receipt[rate], 0.0, "{json:#}");
+            }
+        }
+        let output = bufmap(&["load", path]);
+        let table = stdout(&output);
+        assert_eq!(output.status.code(), Some(0), "{path}: {}", stderr(&output));
+        assert!(table.contains("nothing to read") && table.contains("0 B"), "{table}");
+        assert!(!table.contains("NaN") && !table.contains("inf"), "{table}");
+        assert_eq!(bufmap(&["explain", path]).status.code(), Some(0), "{path}");
+    }
+    let mut all = vec!["load", "--json"];
+    all.extend(paths.iter().map(String::as_str));
+    assert_eq!(bufmap(&all).status.code(), Some(0));
+}
+
+fn pack(files: &Files) -> String {
+    use std::io::Write;
+    use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
+    let mut writer = ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    for name in ["one", "two", "three"] {
+        writer.start_file(name, stored).expect("a member");
+        writer.write_all(name.as_bytes()).expect("room");
+    }
+    let mut bytes = writer.finish().expect("a pack").into_inner();
+    // The second is said to be deflated, in its own header and in the directory.
+    for (signature, method) in [(&b"PK\x03\x04"[..], 8), (b"PK\x01\x02", 10)] {
+        let starts = bytes.windows(4).enumerate().filter(|(_, window)| *window == signature);
+        let at = starts.map(|(at, _)| at).nth(1).expect("a second member");
+        bytes[at + method] = 8;
+    }
+    files.write("pack.zip", &bytes)
+}
+
+/// What a pack's load would lack is refused, unless it is chosen or allowed, and then it is told.
+#[test]
+fn members_that_cannot_be_loaded_are_never_left_out_in_silence() {
+    let files = Files::new();
+    let path = pack(&files);
+    let words =
+        ["1 of its members", "`two`", "compressed with deflate", "--skip-compressed", "--item"];
+    refused(&[&path], &words);
+    for command in ["explain", "extents"] {
+        let output = bufmap(&[command, &path]);
+        assert_eq!(output.status.code(), Some(1), "{command}");
+        assert!(stderr(&output).contains("`two`"), "{command}: {}", stderr(&output));
+    }
+    let output = bufmap(&["load", &path, "--item", "one", "--item", "three", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    assert_eq!(json["receipt"]["bytes"], 8, "{json:#}");
+    assert_eq!(json["receipt"]["left_out"], serde_json::json!([]), "the caller chose");
+    refused(&[&path, "--item", "two"], &["`two`", "deflate"]);
+
+    let output = bufmap(&["load", &path, "--skip-compressed", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    assert_eq!(json["receipt"]["bytes"], 8, "{json:#}");
+    let left_out = &json["receipt"]["left_out"];
+    assert_eq!(left_out.as_array().map(Vec::len), Some(1), "{json:#}");
+    assert_eq!((&left_out[0]["name"], &left_out[0]["file"]), (&"two".into(), &0.into()));
+    for command in ["load", "explain"] {
+        let table = stdout(&bufmap(&[command, &path, "--skip-compressed"]));
+        assert!(
+            table.contains("left out") && table.contains("two: compressed with deflate"),
+            "{table}"
+        );
+    }
+}
+
+/// Many names of many items, and metadata longer than the rest: neither time nor memory may grow with the
+/// product of the names and the items, or with what is passed over.
+#[test]
+fn many_items_and_long_metadata_cost_little() {
+    const ITEMS: usize = 100_000;
+    const NAMES: usize = 20_000;
+    let files = Files::new();
+    let mut header = String::from("{\"__metadata__\":{");
+    for i in 0..400_000 {
+        header.push_str(&format!(
+            "{}\"key {i}\":\"{}\"",
+            if i == 0 { "" } else { "," },
+            "x".repeat(40)
+        ));
+    }
+    header.push('}');
+    for i in 0..ITEMS {
+        header.push_str(&format!(
+            ",\"t{i}\":{{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[{i},{}]}}",
+            i + 1
+        ));
+    }
+    header.push('}');
+    let long = header.len() as u64;
+    let path = files.write("many.safetensors", &safetensors(&header, &bytes_of(ITEMS)));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bufmap"));
+    command.args(["explain", &path, "--json"]);
+    for i in 0..NAMES {
+        command.args(["--item", &format!("t{}", i * 5)]);
+    }
+    let mut child = command.stdout(std::process::Stdio::null()).spawn().expect("the command runs");
+    // The quadratic way takes 20,000 times 100,000 comparisons: minutes without optimisation.
+    let limit = rustix::process::Rlimit { current: Some(60), maximum: Some(60) };
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::prlimit(Some(pid), rustix::process::Resource::Cpu, limit).expect("a limit");
+    let mut peak = 0;
+    let status = loop {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib =
+            line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+        peak = peak.max(kib.unwrap_or(0) << 10);
+        if let Some(status) = child.try_wait().expect("an end") {
+            break status;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    };
+    assert!(status.success(), "{status}");
+    println!("a header of {long} bytes: at most {peak} bytes resident");
+    // The header once, and the items; a map of the metadata alone would take twice as much again.
+    assert!(peak > long && peak < 3 * long, "{peak} bytes for a header of {long}");
 }
 
 #[test]

@@ -410,8 +410,18 @@ fn a_sharded_model_is_read_by_its_index() {
 fn a_shard_gives_only_what_the_index_takes_from_it() {
     let (_dir, path) = sharded(r#"{"weight_map":{"layer.0.bias":"m-1.safetensors"}}"#);
     let read = format::read(&path, None).unwrap();
-    let names: Vec<_> = read[0].contents.items.iter().map(|item| item.name.as_str()).collect();
+    let contents = &read[0].contents;
+    let names: Vec<_> = contents.items.iter().map(|item| item.name.as_str()).collect();
     assert_eq!((read.len(), names), (1, vec!["layer.0.bias"]));
+    // The rest is told, and keeps nobody from loading what the index names.
+    let refused: Vec<_> = contents.refused.iter().map(|one| (one.name.as_str(), one.why)).collect();
+    assert!(refused.contains(&("embeddings.weight", Refusal::NotInIndex)), "{refused:?}");
+    assert_eq!(contents.select::<&str>(&path, &[]).unwrap().len(), 1);
+    let error = contents.select(&path, &["embeddings.weight"]).unwrap_err().to_string();
+    assert!(
+        error.contains("not named by the model's index") && error.contains("by itself"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -463,7 +473,7 @@ fn bad_indexes() {
         (r#"{"weight_map":{}}"#, 0, "names no tensor"),
         (r#"{"weight_map":{"a":"b","a":"c"}}"#, 26, "`a` comes twice"),
         (r#"{"weight_map":{"a":1}}"#, 20, "expected a string"),
-        ("", 0, "empty"),
+        ("", 0, "EOF"),
         ("\u{0}", 1, "JSON"),
     ] {
         let error = ShardIndex::parse(Path::new("bad.file"), json.as_bytes()).unwrap_err();
@@ -526,7 +536,7 @@ fn bad_ktx2_headers() {
     bad(LEVEL_1, &(len - 8).to_le_bytes(), len - 8, &["level 1", "the file ends at"]);
     bad(LEVEL_1, &(len - 32).to_le_bytes(), len - 32, &["level 1 begins inside level 0"]);
     bad(56, &180_u32.to_le_bytes(), 180, &["the key/value data begins inside the data format"]);
-    bad(64, &[len.to_le_bytes(), [1; 8]].concat(), len, &["the supercompression data"]);
+    bad(64, &[len.to_le_bytes(), [1; 8]].concat(), len, &["the supercompression global data"]);
 }
 
 // ---- zip ---------------------------------------------------------------------------------------
@@ -628,7 +638,8 @@ fn compressed_and_encrypted_members_are_refused_by_name() {
     );
 
     let path = Path::new("bad.file");
-    assert_eq!(contents.select::<&str>(path, &[]).unwrap().len(), 1);
+    let whole = contents.select::<&str>(path, &[]).unwrap_err();
+    assert!(matches!(whole, FormatError::Incomplete { refused: 4, items: 1, .. }), "{whole}");
     assert_eq!(contents.select(path, &["plain"]).unwrap(), [&contents.items[0]]);
     for (refused, word) in contents.refused.iter().zip([
         "compressed with deflate",
@@ -646,11 +657,26 @@ fn compressed_and_encrypted_members_are_refused_by_name() {
 }
 
 #[test]
-fn a_pack_of_refused_members_only_is_refused_as_a_whole() {
-    let bytes = zip_by_hand(&[Member::deflated("a", b"some"), Member::deflated("b", b"data")]);
+fn a_pack_with_refused_members_is_refused_as_a_whole() {
+    let members = [
+        Member::stored("s", b"stored"),
+        Member::deflated("a", b"some"),
+        Member { method: 9, ..Member::deflated("b", b"data") },
+        Member { flags: 1, ..Member::stored("c", b"secret") },
+    ];
+    let bytes = zip_by_hand(&members);
     let contents = parse(Format::Zip, &bytes).unwrap();
     let error = contents.select::<&str>(Path::new("bad.file"), &[]).unwrap_err();
-    assert!(matches!(&error, FormatError::Refused { name, .. } if name == "a"), "{error}");
+    let header = contents.refused[0].offset;
+    assert!(
+        matches!(&error, FormatError::Incomplete { name, refused: 3, items: 1, .. } if name == "a"),
+        "{error}"
+    );
+    assert_names_all(&error, header);
+    let text = error.to_string();
+    assert!(text.contains("3 of its members") && text.contains("--skip-compressed"), "{text}");
+    let items = contents.select(Path::new("bad.file"), &["s"]).unwrap();
+    assert_eq!(slice(&bytes, items[0]), b"stored");
 }
 
 #[test]
@@ -731,9 +757,9 @@ fn bad_zip64_end_records() {
 #[test]
 fn formats_are_told_by_content_then_by_name() {
     let zip = zip_of(&members());
-    let cases: [(&str, &[u8], Format); 10] = [
+    let model = safetensors_of(&tensors());
+    let cases: [(&str, &[u8], Format); 15] = [
         ("x", &ktx2(), Format::Ktx2),
-        ("x.zip", &ktx2(), Format::Ktx2),
         ("x.wz", &zip, Format::Zip),
         ("x", b"PK\x05\x06", Format::Zip),
         ("M.SafeTensors", b"", Format::Safetensors),
@@ -742,10 +768,127 @@ fn formats_are_told_by_content_then_by_name() {
         ("x.zip", b"no", Format::Zip),
         ("m.json", b"{}", Format::Raw),
         ("..", b"", Format::Raw),
+        // A cache names its files by their hashes.
+        ("53aa51172d142c89d9012cce15ae4d6c", &model, Format::Safetensors),
+        ("model.bin", &model, Format::Safetensors),
+        (
+            "blob",
+            b" {\n \"metadata\": {}, \"weight_map\": {\"t\": \"m\"}}",
+            Format::SafetensorsIndex,
+        ),
+        ("config.json", b"{\"architectures\": []}", Format::Raw),
+        ("numbers.bin", b"\x20\0\0\0\0\0\0\0{no", Format::Raw),
+        ("numbers.bin", b"\x20\0\0\0\0\0\0\x01{\"a\"", Format::Raw),
     ];
     for (name, bytes, format) in cases {
         let head = &bytes[..bytes.len().min(format::HEAD_LEN)];
-        assert_eq!(format::detect(Path::new(name), head), format, "{name}");
+        assert_eq!(format::detect(Path::new(name), head).unwrap(), format, "{name}");
+    }
+}
+
+#[test]
+fn a_name_that_contradicts_the_content_is_said() {
+    let (zip, model, texture) = (zip_of(&members()), safetensors_of(&tensors()), ktx2());
+    for (name, bytes, named, found) in [
+        ("bad.file.zip", &model, "zip", "safetensors"),
+        ("bad.file.zip", &texture, "zip", "KTX2"),
+        ("bad.file.safetensors", &zip, "safetensors", "zip"),
+        ("bad.file.ktx2", &zip, "KTX2", "zip"),
+        ("bad.file.safetensors.index.json", &model, "safetensors-index", "safetensors"),
+    ] {
+        let dir = dir_with(&[(name, bytes)]);
+        let path = dir.path().join(name);
+        let error = format::read(&path, None).unwrap_err();
+        assert!(matches!(error, FormatError::Contradiction { .. }), "{error}");
+        assert_eq!((error.path(), error.offset()), (&*path, Some(0)));
+        let text = error.to_string();
+        let words =
+            [format!("a {named} file"), format!("give --format {found}"), "offset 0".into()];
+        words.iter().for_each(|word| assert!(text.contains(word), "no `{word}` in: {text}"));
+        // Told what it is, it is read.
+        let told = found.parse().unwrap();
+        assert_eq!(format::read(&path, Some(told)).unwrap()[0].contents.format, told);
+    }
+}
+
+/// As Hugging Face's cache has it: a link with a speaking name to a file named by its hash.
+#[test]
+fn a_model_in_a_cache_is_found_by_its_link_and_by_its_hash() {
+    let dir = dir_with(&[("1f0c", &safetensors_of(&tensors())), ("2d9e", b"")]);
+    let [shard, blob, index] = ["m-1.safetensors", "2d9e", "model.safetensors.index.json"];
+    let weight_map = r#"{"weight_map":{"layer.0.bias":"m-1.safetensors"}}"#;
+    fs::write(dir.path().join(blob), weight_map).unwrap();
+    let link = |target: &str, name: &str| {
+        std::os::unix::fs::symlink(dir.path().join(target), dir.path().join(name)).unwrap();
+    };
+    link("1f0c", shard);
+    link(blob, index);
+    for name in ["1f0c", shard] {
+        let read = format::read(&dir.path().join(name), None).unwrap();
+        assert_eq!(read[0].contents.format, Format::Safetensors, "{name}");
+        assert_eq!(read[0].contents.items.len(), tensors().len(), "{name}");
+    }
+    for name in [blob, index] {
+        let read = format::read(&dir.path().join(name), None).unwrap();
+        assert_eq!((read.len(), read[0].contents.items.len()), (1, 1), "{name}");
+    }
+}
+
+#[test]
+fn a_supercompressed_texture_says_so_and_has_its_global_data() {
+    let plain = parse(Format::Ktx2, &ktx2()).unwrap();
+    assert_eq!(plain.note, None);
+    for (scheme, name) in [(1, "BasisLZ"), (2, "Zstandard"), (3, "zlib")] {
+        let bytes = replace(&ktx2(), 44, &u32::to_le_bytes(scheme));
+        let contents = parse(Format::Ktx2, &bytes).unwrap();
+        let note = contents.note.expect("a note");
+        assert!(note.contains(name) && note.contains("as they are stored"), "{note}");
+    }
+    // Global data behind all else.
+    let mut bytes = replace(&ktx2(), 44, &1_u32.to_le_bytes());
+    let at = bytes.len() as u64;
+    bytes.extend(b"codebooks");
+    bytes = replace(&bytes, 64, &at.to_le_bytes());
+    bytes = replace(&bytes, 72, &9_u64.to_le_bytes());
+    let contents = parse(Format::Ktx2, &bytes).unwrap();
+    let item = contents.items.iter().find(|item| item.name == "supercompression global data");
+    assert_eq!(slice(&bytes, item.expect("an item")), b"codebooks");
+    assert!(contents.note.expect("a note").contains("supercompression global data"));
+}
+
+/// A file that is valid and has nothing in it holds nothing; one that is no file of its format is bad.
+#[test]
+fn a_file_with_nothing_in_it_is_read_if_its_format_allows_it() {
+    let header = |json: &str| {
+        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(json.bytes());
+        bytes
+    };
+    let none = |format, bytes: &[u8]| {
+        let contents = parse(format, bytes).unwrap();
+        assert!(contents.items.iter().all(|item| item.len == 0), "{contents:?}");
+        contents.items.len()
+    };
+    assert_eq!(none(Format::Raw, b""), 1);
+    assert_eq!(none(Format::Safetensors, &header("{}")), 0);
+    assert_eq!(none(Format::Safetensors, &header(r#"{"__metadata__":{"a":"b"}}"#)), 0);
+    assert_eq!(none(Format::Safetensors, &header(r#"{"__metadata__":null}"#)), 0);
+    let empty = r#"{"t":{"dtype":"F32","shape":[0,5],"data_offsets":[0,0]}}"#;
+    assert_eq!(none(Format::Safetensors, &header(empty)), 1);
+    assert_eq!(none(Format::Zip, &zip_of(&[])), 0);
+    for format in [Format::Safetensors, Format::Ktx2, Format::Zip] {
+        assert_fault(format, b"", 0, &[]);
+    }
+}
+
+#[test]
+fn metadata_that_are_no_strings_are_refused() {
+    for metadata in [r#"{"a":1}"#, r#"{"a":null}"#, r#"{"a":{}}"#, "[]", "7", r#""s""#] {
+        let json = format!(r#"{{"__metadata__":{metadata}}}"#);
+        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(json.bytes());
+        let error = parse(Format::Safetensors, &bytes).unwrap_err();
+        assert!(matches!(error, FormatError::Malformed { .. }), "{metadata}: {error}");
     }
 }
 
@@ -766,7 +909,7 @@ fn a_raw_file_is_one_item() {
     let path = dir.path().join("data.bin");
     let read = format::read(&path, None).unwrap();
     let item = Item { name: "data.bin".into(), offset: 0, len: 1001, checksum: None };
-    let contents = Contents { format: Format::Raw, items: vec![item], refused: vec![] };
+    let contents = Contents { format: Format::Raw, items: vec![item], refused: vec![], note: None };
     let [opened] = &read[..] else { panic!("one file: {read:?}") };
     assert_eq!((opened.file.path(), &opened.contents), (&*path, &contents));
 }
@@ -786,7 +929,7 @@ fn what_is_no_file_is_refused() {
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     for (path, words) in [
-        (dir.path().join("empty.zip"), ["empty", "downloaded completely"]),
+        (dir.path().join("empty.zip"), ["no end record", "fetch or pack the archive again"]),
         (dir.path().join("gone"), ["cannot open", "see that the path is right"]),
         (dir.path().to_owned(), ["a directory", "name a file in it"]),
         (pipe, ["a pipe", "write its output to a file"]),

@@ -10,7 +10,8 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use bufmap::load::{
-    Around, Destination, Load, LoadError, Manifest, Options, Receipt, Request, Road, Verify,
+    Around, Destination, Load, LoadError, Manifest, Options, Receipt, Request, Road, Selection,
+    Verify,
 };
 use iomap::{Memory, PageSize};
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
@@ -63,7 +64,8 @@ fn a_file_that_is_replaced_stays_the_one_that_was_opened() {
     for road in [Road::Direct, Road::Buffered] {
         fs::write(&path, of_one(b'a', LEN)).expect("a file");
         fs::write(&other, of_one(b'b', LEN)).expect("a file");
-        let manifest = Manifest::open(std::slice::from_ref(&path), None, &[]).expect("a manifest");
+        let manifest =
+            Manifest::open(std::slice::from_ref(&path), &Selection::default()).expect("a manifest");
         fs::rename(&other, &path).expect("a rename");
         let (_, found) = run(&manifest, Some(road)).expect("a load");
         assert_of_one_file(&manifest, &found);
@@ -98,7 +100,8 @@ fn a_file_that_is_replaced_while_it_is_opened_is_one_of_both() {
         let paths = [at("model.safetensors"), at("model.safetensors.index.json")];
         for round in 0..400 {
             // An index names a tensor that only one of both files has.
-            let Ok(manifest) = Manifest::open(&paths[round % 2..][..1], None, &[]) else {
+            let Ok(manifest) = Manifest::open(&paths[round % 2..][..1], &Selection::default())
+            else {
                 continue;
             };
             let road = [Road::Direct, Road::Buffered][round / 2 % 2];

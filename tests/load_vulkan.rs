@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bufmap::load::{
-    Around, Load, LoadError, Manifest, Options, Receipt, Request, Road, Target, Verify,
+    Around, Load, LoadError, Manifest, Options, Receipt, Request, Road, Selection, Target, Verify,
 };
 use exporters::vulkan::Device;
 use support::*;
@@ -43,8 +43,8 @@ fn main() -> ExitCode {
     }
     for input in ["model.safetensors", "high.wz"] {
         trials.push(trial(&format!("{input}_into_system_memory"), real_input(input), |path| {
-            let manifest =
-                Manifest::open(std::slice::from_ref(&path), None, &[]).expect("a real file");
+            let manifest = Manifest::open(std::slice::from_ref(&path), &Selection::default())
+                .expect("a real file");
             let target = Target::memory(manifest.buffer_len()).expect("memory");
             let receipt = load_manifest(&manifest, &target, Some(Road::Direct)).expect("a load");
             assert_eq!(receipt.cpu_copied, 0);
@@ -92,7 +92,7 @@ fn assert_items(manifest: &Manifest, path: &Path, receipt: &Receipt) {
 }
 
 fn real_input_arrives(device: &Device, path: &Path, road: Option<Road>) {
-    let manifest = Manifest::open(&[path.to_owned()], None, &[]).expect("a real file");
+    let manifest = Manifest::open(&[path.to_owned()], &Selection::default()).expect("a real file");
     let (target, _) = Target::vulkan(device, manifest.buffer_len(), road).expect("a buffer");
     let receipt = load_manifest(&manifest, &target, road).expect("a load");
     if road.is_some() {

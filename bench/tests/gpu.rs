@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use bufmap::load::{Load, Manifest, Options, Road, Target, Verify};
+use bufmap::load::{Load, Manifest, Options, Road, Selection, Target, Verify};
 use bufmap::storage::file::{SourceFile, pread};
 use bufmap_bench::dma_buf::bytes;
 use bufmap_bench::drive::pattern;
@@ -92,7 +92,7 @@ fn takes_no_direct_reads(dma_buf: &DmaBuf) -> Outcome {
 
 fn load_lands_in_a_udmabuf() -> Outcome {
     let path = source()?.path().to_owned();
-    let manifest = Manifest::open(&[path], None, &[])?;
+    let manifest = Manifest::open(&[path], &Selection::default())?;
     let device = Device::open(None)?;
     let (target, _) = Target::vulkan(&device, manifest.buffer_len(), Some(Road::Direct))?;
     let Target::Imported { buffer, .. } = &target else { return Err("not imported".into()) };

@@ -11,7 +11,7 @@ use bufmap::dma::{Bounce, Iommu, Mapper};
 use bufmap::load::format::Format;
 use bufmap::load::{
     Around, Destination, ExtentMap, Load, LoadError, Manifest, MappedFile, MappedItem, Options,
-    Receipt, Road, Verify,
+    Receipt, Road, Selection, Verify,
 };
 use bufmap::pci::{Address, driver};
 use bufmap::storage::nvme::{
@@ -103,7 +103,7 @@ fn recorded(inputs: &Path) -> Result<(Address, Vec<(PathBuf, ExtentMap)>), Faile
     let record = |name| -> Result<_, Failed> {
         let (original, path) = (inputs.join(name), Path::new(PLACE).join(name));
         fs::copy(&original, &path)?;
-        Ok((original, ExtentMap::record(&[path], None, &[], &mut |_| ())?))
+        Ok((original, ExtentMap::record(&[path], &Selection::default(), &mut |_| ())?))
     };
     let maps: Result<_, _> = INPUTS.into_iter().map(record).collect();
     unmount()?;

@@ -26,12 +26,6 @@ pub enum LoadError {
     /// A file cannot be written down for the driver in user space, or was written down wrong.
     #[error(transparent)]
     ExtentMap(#[from] super::extent_map::ExtentMapError),
-    /// There is not one byte to load.
-    #[error("{}: is empty or holds only empty items: there is nothing to load", path.display())]
-    Empty {
-        /// The first file.
-        path: PathBuf,
-    },
     /// Options outside their ranges.
     #[error("{0}")]
     Options(&'static str),

@@ -6,6 +6,7 @@
 //! system image whose extents somebody else knows. Whatever it says wrong shows in a load: each item
 //! must meet its fingerprint.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::format::Format;
 use super::source::Recorded;
 use super::source::engine::Readable;
-use super::{LoadError, Manifest, Request, Source, Valid, check};
+use super::{LoadError, Manifest, Request, Selection, Source, Valid, check};
 use crate::pci::PciError;
 use crate::storage::file::SourceFile;
 use crate::storage::nvme::{BadExtent, Controller, DriveFile, Extent, ExtentError, extents};
@@ -34,12 +35,12 @@ const CHUNK: usize = 1 << 20;
 ///
 /// ```no_run
 /// use std::sync::Arc;
-/// use bufmap::load::ExtentMap;
+/// use bufmap::load::{ExtentMap, Selection};
 /// use bufmap::storage::nvme::Controller;
 /// use exporters::vfio::Container;
 ///
 /// // While the file system is mounted:
-/// let map = ExtentMap::record(&["model.safetensors".into()], None, &[], &mut |_| ())?;
+/// let map = ExtentMap::record(&["model.safetensors".into()], &Selection::default(), &mut |_| ())?;
 /// map.write("model.extents.json".as_ref())?;
 ///
 /// // When it is unmounted, and the drive is bound to vfio-pci:
@@ -189,8 +190,8 @@ impl ExtentMap {
         path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(".extents.json"))
     }
 
-    /// Records where files lie, all of them on one drive of the kernel's, and what they hold: the
-    /// items called `names`, or all. Every byte is read once, through the page cache, for the
+    /// Records where files lie, all of them on one drive of the kernel's, and what they hold of
+    /// what is selected. Every byte is read once, through the page cache, for the
     /// fingerprints; `progress` is told how many have been.
     ///
     /// The map is true until the files are written to or moved: unmount their file system before the
@@ -201,11 +202,10 @@ impl ExtentMap {
     /// is.
     pub fn record(
         paths: &[PathBuf],
-        format: Option<Format>,
-        names: &[String],
+        selection: &Selection<'_>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, LoadError> {
-        let manifest = Manifest::open(paths, format, names)?;
+        let manifest = Manifest::open(paths, selection)?;
         let mut on: Option<Drive> = None;
         let mut files = Vec::new();
         let mut done = 0;
@@ -316,11 +316,12 @@ impl ExtentMap {
         names: &[String],
         mut open: impl FnMut(&MappedFile) -> Result<S, LoadError>,
     ) -> Result<Manifest<S>, LoadError> {
+        let wanted: HashSet<&str> = names.iter().map(String::as_str).collect();
         let (mut files, mut formats) = (Vec::new(), Vec::new());
         let (mut found, mut requests) = (Vec::new(), Vec::new());
         for file in &self.files {
             for item in &file.items {
-                if names.is_empty() || names.contains(&item.name) {
+                if names.is_empty() || wanted.contains(item.name.as_str()) {
                     let request = Request::new(files.len(), item.offset, item.len, 0);
                     requests.push(Request { crc32: item.crc32, ..request });
                     found.push(item.name.clone());
@@ -329,10 +330,11 @@ impl ExtentMap {
             files.push(open(file)?);
             formats.push(file.format);
         }
-        if let Some(name) = names.iter().find(|name| !found.contains(name)) {
+        let all: HashSet<&str> = found.iter().map(String::as_str).collect();
+        if let Some(name) = names.iter().find(|name| !all.contains(name.as_str())) {
             return Err(ExtentMapError::NoSuchItem { name: name.clone() }.into());
         }
-        Manifest::of(files, formats, found, requests)
+        Ok(Manifest::of(files, formats, found, requests))
     }
 }
 

@@ -3,10 +3,13 @@
 //! A [`Manifest`] opens files, reads what they hold, picks the items asked for and lays them out:
 //! what a [`Load`](super::Load) needs but the buffer.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use super::LoadError;
-use super::format::{self, Checksum, Contents, Format, FormatError, Opened};
+use super::format::{self, Checksum, Contents, Format, FormatError, Item, Opened, Refused};
 use super::layout::{self, Layout};
 use super::request::Request;
 use super::road::Road;
@@ -16,9 +19,11 @@ use crate::storage::file::SourceFile;
 /// Files opened, their items named and placed.
 ///
 /// ```no_run
-/// use bufmap::load::Manifest;
+/// use bufmap::load::{Manifest, Selection};
 ///
-/// let manifest = Manifest::open(&["model.safetensors".into()], None, &["embeddings.weight".into()])?;
+/// let items = ["embeddings.weight".into()];
+/// let selection = Selection { items: &items, ..Selection::default() };
+/// let manifest = Manifest::open(&["model.safetensors".into()], &selection)?;
 /// for item in manifest.items() {
 ///     println!("{} lies at byte {} of the buffer", item.name, item.request.buffer_offset);
 /// }
@@ -29,7 +34,31 @@ pub struct Manifest<S = SourceFile> {
     files: Vec<S>,
     formats: Vec<Format>,
     names: Vec<String>,
+    notes: Vec<Option<String>>,
+    left_out: Vec<LeftOut>,
     layout: Layout,
+}
+
+/// What of files is to be loaded. By default all of it, as whatever format each is found to be.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Selection<'s> {
+    /// What the files are read as; found out for each file if absent.
+    pub format: Option<Format>,
+    /// The names of the items; all, if there are none.
+    pub items: &'s [String],
+    /// Whether members that are compressed or encrypted may be left out where no items are named.
+    pub skip_compressed: bool,
+}
+
+/// A part of a file that is not loaded although nobody chose other parts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// The file, by its index.
+    pub file: usize,
+    /// The name that its format gives the part.
+    pub name: String,
+    /// Why it is left out.
+    pub why: String,
 }
 
 /// An item and its place.
@@ -42,37 +71,47 @@ pub struct Placed<'m> {
 }
 
 impl Manifest {
-    /// Opens `paths` and places the items called `names`, or all if there are none. A `format` is
-    /// taken as given; without one it is found out for each file. A sharded model's index stands
+    /// Opens `paths` and places the items that are selected. A sharded model's index stands
     /// for all its shards. Each path is opened once: what a load reads is of the files whose contents
-    /// were read here, whatever their paths name by then.
+    /// were read here, whatever their paths name by then. Files without a byte to load are no error.
     ///
     /// # Errors
-    /// [`LoadError::Format`], and [`LoadError::Empty`] when there is not one
-    /// byte to load.
-    pub fn open(
-        paths: &[PathBuf],
-        format: Option<Format>,
-        names: &[String],
-    ) -> Result<Self, LoadError> {
+    /// [`LoadError::Format`]: a file that cannot be read, an item that no file has, and members that
+    /// cannot be loaded ([`FormatError::Incomplete`]) unless they may be left out.
+    pub fn open(paths: &[PathBuf], selection: &Selection<'_>) -> Result<Self, LoadError> {
         let mut opened = Vec::new();
         for path in paths {
-            opened.extend(format::read(path, format)?);
+            opened.extend(format::read(path, selection.format)?);
         }
+        let mut wanted = Wanted::new(selection.items);
         let mut items = Vec::new();
         let mut requests = Vec::new();
+        let mut left_out = Vec::new();
         for (index, Opened { file, contents }) in opened.iter().enumerate() {
-            for item in select(file.path(), contents, names)? {
+            let selected = match selection.items {
+                [] if selection.skip_compressed => contents.items.iter().collect(),
+                [] => contents.select::<String>(file.path(), &[])?,
+                [..] => wanted.of(file.path(), contents)?,
+            };
+            for item in selected {
                 let crc32 = item.checksum.map(|Checksum::Crc32(crc)| crc);
                 let request = Request::new(index, item.offset, item.len, 0);
                 requests.push(Request { crc32, ..request });
                 items.push(item.name.clone());
             }
+            if selection.items.is_empty() {
+                left_out.extend(contents.refused.iter().map(|Refused { name, why, .. }| LeftOut {
+                    file: index,
+                    name: name.clone(),
+                    why: why.to_string(),
+                }));
+            }
         }
-        all_found(&opened, names)?;
+        wanted.all_found(&opened)?;
+        let notes = opened.iter().map(|opened| opened.contents.note.clone()).collect();
         let (files, formats) =
             opened.into_iter().map(|opened| (opened.file, opened.contents.format)).unzip();
-        Self::of(files, formats, items, requests)
+        Ok(Self { notes, left_out, ..Self::of(files, formats, items, requests) })
     }
 }
 
@@ -83,14 +122,12 @@ impl<S: Source> Manifest<S> {
         formats: Vec<Format>,
         names: Vec<String>,
         requests: Vec<Request>,
-    ) -> Result<Self, LoadError> {
-        if requests.iter().all(|request| request.len == 0) {
-            let path = files.first().map(|file| file.path().to_owned()).unwrap_or_default();
-            return Err(LoadError::Empty { path });
-        }
+    ) -> Self {
         let alignments = files.iter().map(|file| file.alignment(Road::Direct).offset);
         let alignment = alignments.max().unwrap_or(1);
-        Ok(Self { files, formats, names, layout: layout::place(requests, alignment) })
+        let notes = vec![None; files.len()];
+        let layout = layout::place(requests, alignment);
+        Self { files, formats, names, notes, left_out: Vec::new(), layout }
     }
 
     /// The files, in the order in which requests name them.
@@ -101,6 +138,16 @@ impl<S: Source> Manifest<S> {
     /// What each file was read as.
     pub fn formats(&self) -> &[Format] {
         &self.formats
+    }
+
+    /// What must be known of each file's bytes, if anything ([`Contents::note`]).
+    pub fn notes(&self) -> &[Option<String>] {
+        &self.notes
+    }
+
+    /// What the files hold beside the items, where none were named.
+    pub fn left_out(&self) -> &[LeftOut] {
+        &self.left_out
     }
 
     /// The requests, one an item.
@@ -120,34 +167,47 @@ impl<S: Source> Manifest<S> {
     }
 }
 
-/// The items of one file among those asked for.
-fn select<'c>(
-    path: &Path,
-    contents: &'c Contents,
-    names: &[String],
-) -> Result<Vec<&'c format::Item>, FormatError> {
-    if names.is_empty() {
-        return contents.select::<String>(path, &[]);
-    }
-    let here: Vec<&String> = names.iter().filter(|name| holds(contents, name)).collect();
-    match here.is_empty() {
-        true => Ok(Vec::new()),
-        false => contents.select(path, &here),
-    }
+/// The names asked for, and which of them were found.
+struct Wanted<'n> {
+    names: &'n [String],
+    /// Where each name is in the order asked for.
+    order: HashMap<&'n str, usize>,
+    found: Vec<bool>,
 }
 
-fn holds(contents: &Contents, name: &str) -> bool {
-    contents.items.iter().any(|item| item.name == name)
-        || contents.refused.iter().any(|refused| refused.name == name)
-}
+impl<'n> Wanted<'n> {
+    fn new(names: &'n [String]) -> Self {
+        let order = names.iter().enumerate().map(|(place, name)| (name.as_str(), place)).collect();
+        Self { names, order, found: vec![false; names.len()] }
+    }
 
-/// Fails for the first name that no file holds.
-fn all_found(opened: &[Opened], names: &[String]) -> Result<(), FormatError> {
-    let missing = names.iter().find(|name| !opened.iter().any(|o| holds(&o.contents, name)));
-    match (missing, opened.last()) {
-        (Some(name), Some(Opened { file, contents })) => {
-            contents.select(file.path(), &[name]).map(drop)
+    /// The items of one file that are asked for, in the order asked for.
+    fn of<'c>(
+        &mut self,
+        path: &Path,
+        contents: &'c Contents,
+    ) -> Result<Vec<&'c Item>, FormatError> {
+        let place = |name: &String| self.order.get(name.as_str()).copied();
+        if let Some(refused) = contents.refused.iter().find(|one| place(&one.name).is_some()) {
+            return Err(FormatError::refused(path, refused));
         }
-        _ => Ok(()),
+        let mut here: Vec<_> =
+            contents.items.iter().filter_map(|item| Some((place(&item.name)?, item))).collect();
+        here.sort_by_key(|(place, _)| *place);
+        here.iter().for_each(|(place, _)| self.found[*place] = true);
+        Ok(here.into_iter().map(|(_, item)| item).collect())
+    }
+
+    /// Fails for the first name that no file holds.
+    fn all_found(&self, opened: &[Opened]) -> Result<(), FormatError> {
+        // Of a name that was given twice, the last place stands for both.
+        let is_found = |name: &str| self.order.get(name).is_some_and(|place| self.found[*place]);
+        let missing = self.names.iter().find(|name| !is_found(name));
+        match (missing, opened.last()) {
+            (Some(name), Some(Opened { file, contents })) => {
+                contents.select(file.path(), &[name]).map(drop)
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -97,7 +97,7 @@ pub use check::{Checked, Verify};
 pub use error::LoadError;
 pub use explain::{Explain, Explanation};
 pub use extent_map::{Drive, ExtentMap, ExtentMapError, MappedFile, MappedItem};
-pub use manifest::{Manifest, Placed};
+pub use manifest::{LeftOut, Manifest, Placed, Selection};
 pub use peer::Proof;
 pub use receipt::{Receipt, Share, StepDown};
 pub use request::{Around, Request};
@@ -308,6 +308,7 @@ impl<'a, S: Source> Load<'a, S> {
         let device = place == Place::Gpu;
         Ok(Receipt {
             bytes: valid.wanted(),
+            left_out: Vec::new(),
             cpu_copied: decided.cpu_copied(device),
             gpu_copied: if device { valid.wanted() } else { 0 },
             reads: decided.reads(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::check::Checked;
+use super::manifest::LeftOut;
 use super::peer::Proof;
 use super::road::Road;
 
@@ -33,6 +34,9 @@ pub struct StepDown {
 pub struct Receipt {
     /// The bytes requested and loaded.
     pub bytes: u64,
+    /// What the files hold beside what was requested. Empty unless the caller, who has it from
+    /// [`Manifest::left_out`](super::Manifest::left_out), adds it.
+    pub left_out: Vec<LeftOut>,
     /// How many bytes took which road, best first.
     pub roads: Vec<Share>,
     /// Why not a better road.
@@ -68,9 +72,12 @@ impl Receipt {
         self.gib() / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE)
     }
 
-    /// CPU seconds for each GiB loaded.
+    /// CPU seconds for each GiB loaded; 0 if nothing was.
     pub fn cpu_seconds_per_gib(&self) -> f64 {
-        self.cpu.as_secs_f64() / self.gib().max(f64::MIN_POSITIVE)
+        match self.bytes {
+            0 => 0.0,
+            _ => self.cpu.as_secs_f64() / self.gib(),
+        }
     }
 
     fn gib(&self) -> f64 {

@@ -55,7 +55,7 @@ impl Target {
         road: Option<Road>,
     ) -> Result<(Self, Option<StepDown>), LoadError> {
         let own_memory = || {
-            let buffer = device.allocate(in_memory(len)?, false)?;
+            let buffer = device.allocate(in_memory(len)?.max(1), false)?;
             Ok::<_, LoadError>(Self::Device(Arc::new(buffer)))
         };
         let share = match road {

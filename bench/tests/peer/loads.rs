@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use bufmap::load::{Around, Load, LoadError, Manifest, Options, Receipt, Road, Target, Verify};
+use bufmap::load::{
+    Around, Load, LoadError, Manifest, Options, Receipt, Road, Selection, Target, Verify,
+};
 use bufmap::storage::file::{SourceFile, cache};
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::{Outcome, check, said, skip};
@@ -45,7 +47,7 @@ struct Into {
 
 impl Into {
     fn of(path: &Path) -> Result<Self, Failed> {
-        let manifest = Manifest::open(&[path.to_owned()], None, &[])?;
+        let manifest = Manifest::open(&[path.to_owned()], &Selection::default())?;
         // Of the file's table, too: nothing is to be had from the page cache.
         fs::write("/proc/sys/vm/drop_caches", "3")?;
         let target = Target::p2pmem(&address("provider")?.to_string(), manifest.buffer_len())?;

@@ -100,6 +100,11 @@ pub struct LoadArgs {
     #[arg(long = "item", value_name = "NAME")]
     pub items: Vec<String>,
 
+    /// Leave out the members of packs that are compressed or encrypted, and list them; without this a file
+    /// that has such members is refused, unless --item names others
+    #[arg(long)]
+    pub skip_compressed: bool,
+
     /// What the files are: raw, safetensors, safetensors-index, ktx2 or zip; found out if not given
     #[arg(long)]
     pub format: Option<Format>,
@@ -144,6 +149,11 @@ pub struct ExtentsArgs {
     #[arg(long = "item", value_name = "NAME")]
     pub items: Vec<String>,
 
+    /// Leave out the members of packs that are compressed or encrypted, and list them; without this a file
+    /// that has such members is refused, unless --item names others
+    #[arg(long)]
+    pub skip_compressed: bool,
+
     /// What the files are: raw, safetensors, safetensors-index, ktx2 or zip; found out if not given
     #[arg(long)]
     pub format: Option<Format>,
@@ -169,6 +179,11 @@ pub struct ExplainArgs {
     /// Only this item; may be given several times
     #[arg(long = "item", value_name = "NAME")]
     pub items: Vec<String>,
+
+    /// Leave out the members of packs that are compressed or encrypted, and list them; without this a file
+    /// that has such members is refused, unless --item names others
+    #[arg(long)]
+    pub skip_compressed: bool,
 
     /// What the files are: raw, safetensors, safetensors-index, ktx2 or zip; found out if not given
     #[arg(long)]

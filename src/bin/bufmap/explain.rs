@@ -2,7 +2,9 @@
 
 use bufmap::exporters::vulkan::{self, DeviceInfo};
 use bufmap::load::format::Format;
-use bufmap::load::{Around, Drive, Explain, Explanation, ExtentMap, Manifest, Options, Place};
+use bufmap::load::{
+    Around, Drive, Explain, Explanation, ExtentMap, LeftOut, Manifest, Options, Place, Selection,
+};
 use bufmap::pci::Address;
 use bufmap::storage::stack::Stack;
 use bytesize::ByteSize;
@@ -20,7 +22,12 @@ pub fn run(args: &ExplainArgs) -> Result<(), Failure> {
         };
         return of_map(args, &ExtentMap::read(map)?);
     }
-    let manifest = Manifest::open(&args.files, args.format, &args.items)?;
+    let selection = Selection {
+        format: args.format,
+        items: &args.items,
+        skip_compressed: args.skip_compressed,
+    };
+    let manifest = Manifest::open(&args.files, &selection)?;
     let (place, provider) = place(args)?;
     let explanation = Explain {
         files: manifest.files(),
@@ -38,7 +45,7 @@ pub fn run(args: &ExplainArgs) -> Result<(), Failure> {
         format: *format,
         lies_on: Stack::below(file).to_string(),
     });
-    report(args, &files.collect::<Vec<_>>(), &explanation)
+    report(args, &files.collect::<Vec<_>>(), manifest.left_out(), &explanation)
 }
 
 /// Of files on a drive that the kernel does not have.
@@ -55,7 +62,7 @@ fn of_map(args: &ExplainArgs, map: &ExtentMap) -> Result<(), Failure> {
         format: file.format,
         lies_on: lies_on.clone(),
     });
-    report(args, &files.collect::<Vec<_>>(), &explanation)
+    report(args, &files.collect::<Vec<_>>(), &[], &explanation)
 }
 
 /// A file and what it lies on, in words.
@@ -97,25 +104,34 @@ fn vulkan_device(selector: Option<&str>) -> Result<DeviceInfo, Failure> {
     })
 }
 
-fn report(args: &ExplainArgs, files: &[Lying], explanation: &Explanation) -> Result<(), Failure> {
+fn report(
+    args: &ExplainArgs,
+    files: &[Lying],
+    left_out: &[LeftOut],
+    explanation: &Explanation,
+) -> Result<(), Failure> {
     match args.json {
-        true => print(&format!("{:#}", as_json(files, explanation))),
-        false => print(&as_text(files, explanation)),
+        true => print(&format!("{:#}", as_json(files, left_out, explanation))),
+        false => print(&as_text(files, left_out, explanation)),
     }
 }
 
-fn as_json(files: &[Lying], explanation: &Explanation) -> serde_json::Value {
+fn as_json(files: &[Lying], left_out: &[LeftOut], explanation: &Explanation) -> serde_json::Value {
     let files = files.iter().map(|file| json!({ "path": file.path, "lies_on": file.lies_on }));
     let mut report = json!(explanation);
     report["files"] = json!(files.collect::<Vec<_>>());
+    report["left_out"] = json!(left_out);
     report
 }
 
-fn as_text(files: &[Lying], explanation: &Explanation) -> String {
+fn as_text(files: &[Lying], left_out: &[LeftOut], explanation: &Explanation) -> String {
     let mut facts = table();
     for Lying { path, format, lies_on } in files {
         facts.add_row(["file", &format!("{path} ({format})")]);
         facts.add_row(["lies on", lies_on]);
+    }
+    for left_out in crate::load::left_out(left_out) {
+        facts.add_row(["left out", &left_out]);
     }
     for share in &explanation.roads {
         facts.add_row(["road", &format!("{}: {}", share.road, size(share.bytes))]);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use bufmap::load::ExtentMap;
+use bufmap::load::{ExtentMap, Selection};
 use serde_json::json;
 
 use crate::args::ExtentsArgs;
@@ -13,7 +13,12 @@ pub fn run(args: &ExtentsArgs) -> Result<(), Failure> {
     // Each byte is read for a fingerprint: at most all of the files.
     let lens = args.files.iter().filter_map(|file| Some(fs::metadata(file).ok()?.len()));
     let bar = bar(lens.sum());
-    let map = ExtentMap::record(&args.files, args.format, &args.items, &mut |done| {
+    let selection = Selection {
+        format: args.format,
+        items: &args.items,
+        skip_compressed: args.skip_compressed,
+    };
+    let map = ExtentMap::record(&args.files, &selection, &mut |done| {
         bar.set_position(done);
     });
     bar.finish_and_clear();

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bufmap::exporters::outside::outside;
 use bufmap::exporters::vfio::Container;
 use bufmap::exporters::vulkan::{Device, VulkanError};
 use bufmap::load::{
-    Around, ExtentMap, Load, LoadError, Manifest, Options, Progress, Proof, Receipt, Source,
-    StepDown, Target, Verify,
+    Around, ExtentMap, LeftOut, Load, LoadError, Manifest, Options, Progress, Proof, Receipt,
+    Selection, Source, StepDown, Target, Verify,
 };
 use bufmap::storage::nvme::Controller;
 use bytesize::ByteSize;
@@ -32,7 +33,12 @@ pub fn run(args: &LoadArgs) -> Result<(), Failure> {
         let target = target(args, manifest.buffer_len(), Some(&container))?;
         return report(args, &manifest, target, &stop, |load, progress| load.run(progress));
     }
-    let manifest = Manifest::open(&args.files, args.format, &args.items)?;
+    let selection = Selection {
+        format: args.format,
+        items: &args.items,
+        skip_compressed: args.skip_compressed,
+    };
+    let manifest = Manifest::open(&args.files, &selection)?;
     let target = target(args, manifest.buffer_len(), None)?;
     report(args, &manifest, target, &stop, |load, progress| load.run(progress))
 }
@@ -73,6 +79,7 @@ fn report<S: Source>(
         Err(error) => return Err(error.into()),
     };
     receipt.step_downs.extend(step_down);
+    receipt.left_out = manifest.left_out().to_vec();
     if args.json {
         return print(&format!("{:#}", as_json(manifest, &target, &receipt)));
     }
@@ -162,6 +169,7 @@ fn as_json<S: Source>(
     json!({
         "to": target.to_string(),
         "no_udmabuf": target.no_udmabuf(),
+        "notes": manifest.notes(),
         "buffer_len": target.destination().len(),
         "items": items.collect::<Vec<_>>(),
         "receipt": receipt_json,
@@ -176,6 +184,12 @@ fn as_text<S: Source>(manifest: &Manifest<S>, target: &Target, receipt: &Receipt
     let items = manifest.items().len();
     let plural = if items == 1 { "" } else { "s" };
     facts.add_row(["", &format!("{items} item{plural}, {}", size(receipt.bytes))]);
+    for note in manifest.notes().iter().flatten() {
+        facts.add_row(["note", note]);
+    }
+    for left_out in left_out(manifest.left_out()) {
+        facts.add_row(["left out", &left_out]);
+    }
     facts.add_row(["to", &target.to_string()]);
     if let Some(why) = target.no_udmabuf() {
         facts.add_row(["why not", &format!("udmabuf import: {why}")]);
@@ -191,13 +205,26 @@ fn as_text<S: Source>(manifest: &Manifest<S>, target: &Target, receipt: &Receipt
         facts.add_row(["proof", &proved(proof)]);
     }
     let reads = if receipt.reads == 1 { "read" } else { "reads" };
-    facts.add_row(["by", &format!("{}, {} {reads}", receipt.engine, receipt.reads)]);
+    let by = match receipt.engine.as_str() {
+        "" => "nothing to read".to_owned(),
+        engine => format!("{engine}, {} {reads}", receipt.reads),
+    };
+    facts.add_row(["by", &by]);
     facts.add_row(["speed", &format!("{:.2} GiB/s", receipt.gib_per_second())]);
     let cpu = format!("{:.3} CPU seconds per GiB", receipt.cpu_seconds_per_gib());
     facts.add_row(["cost", &cpu]);
     facts.add_row(["copied", &copied(receipt)]);
     facts.add_row(["check", &check(receipt)]);
     facts.trim_fmt()
+}
+
+/// What was left out, for people: the first of them, and how many more.
+pub fn left_out(all: &[LeftOut]) -> impl Iterator<Item = String> + '_ {
+    const SHOWN: usize = 8;
+    let first =
+        all.iter().take(SHOWN).map(|LeftOut { name, why, .. }| format!("{}: {why}", outside(name)));
+    let more = all.len().checked_sub(SHOWN).filter(|&more| more > 0);
+    first.chain(more.map(|more| format!("and {more} more, which --json lists")))
 }
 
 fn proved(proof: &Proof) -> String {

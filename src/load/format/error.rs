@@ -3,6 +3,7 @@
 
 use super::{Format, Refusal, Refused};
 use crate::storage::file::Changed;
+use exporters::outside::outside;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -29,17 +30,6 @@ pub enum FormatError {
         what: &'static str,
         /// What to give instead.
         fix: &'static str,
-    },
-
-    /// The file holds no bytes.
-    #[error(
-        "{}: the file is empty (0 bytes at offset 0), there is nothing to load; see whether it \
-         was written or downloaded completely",
-        path.display()
-    )]
-    Empty {
-        /// The file.
-        path: PathBuf,
     },
 
     /// The system failed to read.
@@ -163,11 +153,10 @@ pub enum FormatError {
         tensor: String,
     },
 
-    /// A member was asked for whose bytes in the file are not its content.
+    /// A member was asked for that cannot be loaded.
     #[error(
-        "{}: the member `{name}` (header at offset {offset}) is {why}, so its bytes cannot be \
-         loaded as they lie; pack it again without compression and encryption (`zip -0`)",
-        path.display()
+        "{}: the member `{}` (at offset {offset}) is {why}, so it cannot be loaded as it lies; {}",
+        outside(path), outside(name), why.remedy()
     )]
     Refused {
         /// The file.
@@ -178,6 +167,44 @@ pub enum FormatError {
         offset: u64,
         /// Why it cannot be loaded.
         why: Refusal,
+    },
+
+    /// A file was to be loaded whole, and some of its members cannot be.
+    #[error(
+        "{}: {refused} of its members cannot be loaded as they lie; the first is `{}` (header at offset \
+         {offset}), which is {why}; name the members that you want (--item), leave these out \
+         (--skip-compressed), or pack the file again without compression and encryption (`zip -0`)",
+        outside(path),
+        outside(name)
+    )]
+    Incomplete {
+        /// The file.
+        path: PathBuf,
+        /// The first such member.
+        name: String,
+        /// Where the file describes it, in bytes.
+        offset: u64,
+        /// Why it cannot be loaded.
+        why: Refusal,
+        /// How many such members there are.
+        refused: usize,
+        /// How many can be loaded.
+        items: usize,
+    },
+
+    /// A file's bytes are of another format than its name says.
+    #[error(
+        "{}: its name is that of a {named} file, and its bytes at offset 0 are those of a {found} file; \
+         rename it, or say what it is to be read as: give --format {found}",
+        outside(path)
+    )]
+    Contradiction {
+        /// The file.
+        path: PathBuf,
+        /// What the name says.
+        named: Format,
+        /// What the bytes say.
+        found: Format,
     },
 
     /// An item was asked for that the file does not hold.
@@ -219,7 +246,6 @@ impl FormatError {
         match self {
             Self::Open { path, .. }
             | Self::NotAFile { path, .. }
-            | Self::Empty { path }
             | Self::Read { path, .. }
             | Self::Shrank { path, .. }
             | Self::Changed { path, .. }
@@ -227,6 +253,8 @@ impl FormatError {
             | Self::Malformed { path, .. }
             | Self::Unsupported { path, .. }
             | Self::Refused { path, .. }
+            | Self::Incomplete { path, .. }
+            | Self::Contradiction { path, .. }
             | Self::NoSuchItem { path, .. }
             | Self::NoMemory { path, .. } => path,
             Self::MissingShard { shard, .. } | Self::NotInShard { shard, .. } => shard,
@@ -243,7 +271,8 @@ impl FormatError {
             | Self::Unsupported { offset, .. }
             | Self::Refused { offset, .. }
             | Self::NoMemory { offset, .. } => Some(*offset),
-            Self::Empty { .. } => Some(0),
+            Self::Incomplete { offset, .. } => Some(*offset),
+            Self::Contradiction { .. } => Some(0),
             Self::Open { .. }
             | Self::NotAFile { .. }
             | Self::Changed { .. }
@@ -253,7 +282,7 @@ impl FormatError {
         }
     }
 
-    pub(super) fn refused(path: &Path, refused: &Refused) -> Self {
+    pub(in crate::load) fn refused(path: &Path, refused: &Refused) -> Self {
         Self::Refused {
             path: path.to_owned(),
             name: refused.name.clone(),

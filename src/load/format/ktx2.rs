@@ -6,11 +6,15 @@
 use super::layout::{self, Part};
 use super::source::Source;
 use super::{Contents, Format, FormatError, Item};
-use ::ktx2::{Header, LevelIndex, ParseError};
+use ::ktx2::{Header, LevelIndex, ParseError, SupercompressionScheme};
 
 const FIX: &str = "fetch or write the texture again";
 
-/// Each mip level as an item named `level N`, of which `level 0` is the largest image.
+/// The item of what a texture's levels share, without which some schemes' levels cannot be decoded.
+const GLOBAL_DATA: &str = "supercompression global data";
+
+/// Each mip level as an item named `level N`, of which `level 0` is the largest image, and the
+/// supercompression global data if there are any (section 3.12).
 pub(super) fn contents(source: &Source<'_>) -> Result<Contents, FormatError> {
     let header = Header::from_bytes(&source.array(0, "the header")?)
         .map_err(|error| header_fault(source, &error))?;
@@ -23,7 +27,7 @@ pub(super) fn contents(source: &Source<'_>) -> Result<Contents, FormatError> {
     for (what, offset, len) in [
         ("the data format descriptor", index.dfd_byte_offset.into(), index.dfd_byte_length.into()),
         ("the key/value data", index.kvd_byte_offset.into(), index.kvd_byte_length.into()),
-        ("the supercompression data", index.sgd_byte_offset, index.sgd_byte_length),
+        ("the supercompression global data", index.sgd_byte_offset, index.sgd_byte_length),
     ] {
         if len > 0 {
             parts.push(Part { what: what.into(), offset, len });
@@ -37,8 +41,26 @@ pub(super) fn contents(source: &Source<'_>) -> Result<Contents, FormatError> {
     layout::check(source, &mut parts, FIX)?;
 
     let mut items = levels;
+    if index.sgd_byte_length > 0 {
+        let (offset, len) = (index.sgd_byte_offset, index.sgd_byte_length);
+        items.push(Item { name: GLOBAL_DATA.into(), offset, len, checksum: None });
+    }
     items.sort_by_key(|item| item.offset);
-    Ok(Contents { format: Format::Ktx2, items, refused: Vec::new() })
+    let note = header.supercompression_scheme.map(|scheme| note(scheme, index.sgd_byte_length));
+    Ok(Contents { format: Format::Ktx2, items, refused: Vec::new(), note })
+}
+
+/// What the levels' bytes are.
+fn note(scheme: SupercompressionScheme, global_data: u64) -> String {
+    let name = match scheme {
+        SupercompressionScheme::BasisLZ => "BasisLZ".to_owned(),
+        SupercompressionScheme::Zstandard => "Zstandard".to_owned(),
+        SupercompressionScheme::ZLIB => "zlib".to_owned(),
+        other => format!("{other:?}"),
+    };
+    let with =
+        if global_data > 0 { ", to be decoded with the supercompression global data" } else { "" };
+    format!("the levels are supercompressed with {name} and loaded as they are stored{with}")
 }
 
 /// The levels of the index, as yet unchecked against the file, level 0 first.

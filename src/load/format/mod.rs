@@ -4,7 +4,8 @@
 //! readers here do: each turns the table of contents of one format into [`Item`]s, a name with an
 //! offset and a length in the file. They never touch the payload, and they never decode anything: a
 //! member that is compressed or encrypted cannot be moved by DMA into its final form, so it is
-//! [`Refused`] by name.
+//! [`Refused`] by name. Nothing is left out in silence: what a reader does not give as an item is in
+//! [`Contents::refused`], and what must be known of the items' bytes in [`Contents::note`].
 //!
 //! | format | an item is | checksum |
 //! |---|---|---|
@@ -64,7 +65,7 @@ use serde::{Deserialize, Serialize};
 use source::Source;
 
 /// How many bytes of a file's start [`detect`] looks at. A shorter file is given whole.
-pub const HEAD_LEN: usize = 12;
+pub const HEAD_LEN: usize = 4096;
 
 /// One named run of bytes in a file that a user wants in a buffer: a tensor, a mip level, a zip
 /// member, or the whole file.
@@ -121,6 +122,26 @@ pub enum Refusal {
     },
     /// It is encrypted.
     Encrypted,
+    /// It is a tensor of a shard, and the index of the model does not name it.
+    NotInIndex,
+}
+
+impl Refusal {
+    /// Whether a load of the whole file goes on without it. What the index of a model does not name is no
+    /// part of the model; what is compressed or encrypted is a part that would be missing.
+    pub const fn is_expected(self) -> bool {
+        matches!(self, Self::NotInIndex)
+    }
+
+    /// What to do to load it all the same.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::Compressed { .. } | Self::Encrypted => {
+                "pack it again without compression and encryption (`zip -0`)"
+            }
+            Self::NotInIndex => "give its shard by itself to load it",
+        }
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -131,6 +152,7 @@ impl fmt::Display for Refusal {
                 None => write!(f, "compressed with method {method}"),
             },
             Self::Encrypted => f.write_str("encrypted"),
+            Self::NotInIndex => f.write_str("not named by the model's index"),
         }
     }
 }
@@ -142,8 +164,12 @@ pub struct Contents {
     pub format: Format,
     /// What can be loaded, in file order.
     pub items: Vec<Item>,
-    /// What is there and cannot be loaded, in file order. Only a zip pack has such members.
+    /// What is there and is no item, in file order: members of a zip pack that are compressed or
+    /// encrypted, and tensors of a shard that the index does not name.
     pub refused: Vec<Refused>,
+    /// What must be known of the items' bytes, if they are not plainly what the format is about: the
+    /// levels of a texture that is supercompressed.
+    pub note: Option<String>,
 }
 
 impl Contents {
@@ -153,23 +179,40 @@ impl Contents {
     ///
     /// # Errors
     ///
-    /// [`FormatError::Refused`] for a name whose member cannot be loaded, and, when no name is
-    /// given, for a file that holds members but none that can be loaded.
-    /// [`FormatError::NoSuchItem`] for a name that is not there.
+    /// [`FormatError::Refused`] for a name whose member cannot be loaded.
+    /// [`FormatError::Incomplete`], when no name is given, for a file that holds members which cannot be
+    /// loaded. [`FormatError::NoSuchItem`] for a name that is not there.
     pub fn select<S: AsRef<str>>(
         &self,
         path: &Path,
         names: &[S],
     ) -> Result<Vec<&Item>, FormatError> {
         if names.is_empty() {
-            return match self.refused.first() {
-                Some(refused) if self.items.is_empty() => Err(FormatError::refused(path, refused)),
-                _ => Ok(self.items.iter().collect()),
-            };
+            self.check_complete(path)?;
+            return Ok(self.items.iter().collect());
         }
         let items: HashMap<&str, &Item> =
             self.items.iter().map(|item| (item.name.as_str(), item)).collect();
         names.iter().map(|name| self.find(path, &items, name.as_ref())).collect()
+    }
+
+    /// Fails if a load of all items would lack a part of what the file is.
+    ///
+    /// # Errors
+    /// [`FormatError::Incomplete`].
+    pub fn check_complete(&self, path: &Path) -> Result<(), FormatError> {
+        let mut missing = self.refused.iter().filter(|refused| !refused.why.is_expected());
+        match missing.next() {
+            None => Ok(()),
+            Some(first) => Err(FormatError::Incomplete {
+                path: path.to_owned(),
+                name: first.name.clone(),
+                offset: first.offset,
+                why: first.why,
+                refused: missing.count() + 1,
+                items: self.items.len(),
+            }),
+        }
     }
 
     fn find<'a>(
@@ -257,28 +300,46 @@ impl FromStr for Format {
 /// Tells the format of a file from its first bytes (`head`, [`HEAD_LEN`] of them or the whole of a
 /// shorter file), or, where they say nothing, from its name.
 ///
-/// The KTX2 identifier and a zip archive's signatures are recognised in the bytes. Safetensors has
-/// no signature, so it goes by the name, and so does a damaged file: `x.ktx2` without its
-/// identifier is still a KTX2 file, to be refused as such and not loaded as something else. A file
-/// that no rule fits is [`Format::Raw`].
-pub fn detect(path: &Path, head: &[u8]) -> Format {
+/// The KTX2 identifier and a zip archive's signatures are recognised in the bytes. A safetensors file has
+/// no signature: it begins with a length that its format allows and the brace of a JSON object. The index
+/// of a sharded model is a JSON object whose `weight_map` is seen in the head. So a model is found that a
+/// cache stores under a hash for a name. A damaged file goes by its name: `x.ktx2` without its identifier
+/// is still a KTX2 file, to be refused as such and not loaded as something else. A file that no rule fits
+/// is [`Format::Raw`].
+///
+/// # Errors
+/// [`FormatError::Contradiction`] if the bytes are of one format and the name says another.
+pub fn detect(path: &Path, head: &[u8]) -> Result<Format, FormatError> {
+    match (by_content(head), by_name(path)) {
+        (Some(found), Some(named)) if found != named => {
+            Err(FormatError::Contradiction { path: path.to_owned(), named, found })
+        }
+        (found, named) => Ok(found.or(named).unwrap_or(Format::Raw)),
+    }
+}
+
+fn by_content(head: &[u8]) -> Option<Format> {
     if head.starts_with(&::ktx2::MAGIC) {
-        return Format::Ktx2;
+        return Some(Format::Ktx2);
     }
     if zip::SIGNATURES.iter().any(|signature| head.starts_with(signature)) {
-        return Format::Zip;
+        return Some(Format::Zip);
     }
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    if safetensors::is_begun(head) {
+        return Some(Format::Safetensors);
+    }
+    shards::is_begun(head).then_some(Format::SafetensorsIndex)
+}
+
+fn by_name(path: &Path) -> Option<Format> {
     const ENDINGS: [(&str, Format); 4] = [
         (".safetensors.index.json", Format::SafetensorsIndex),
         (".safetensors", Format::Safetensors),
         (".ktx2", Format::Ktx2),
         (".zip", Format::Zip),
     ];
-    ENDINGS
-        .into_iter()
-        .find_map(|(ending, format)| name.ends_with(ending).then_some(format))
-        .unwrap_or(Format::Raw)
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    ENDINGS.into_iter().find_map(|(ending, format)| name.ends_with(ending).then_some(format))
 }
 
 /// Opens a file and reads its table of contents.
@@ -297,9 +358,9 @@ pub fn read(path: &Path, format: Option<Format>) -> Result<Vec<Opened>, FormatEr
     let file = source::open(path)?;
     let format = match format {
         Some(format) => format,
-        None => detect(path, &source::head(&file)?),
+        None => detect(path, &source::head(&file)?)?,
     };
-    let source = Source::of(&file, format)?;
+    let source = Source::of(&file, format);
     if format == Format::SafetensorsIndex {
         let index = ShardIndex::from_source(&source)?;
         source::check_unchanged(&file)?;
@@ -317,7 +378,7 @@ pub fn read(path: &Path, format: Option<Format>) -> Result<Vec<Opened>, FormatEr
 /// As [`read`]. An index names other files and so has no contents of its own: see
 /// [`ShardIndex::parse`].
 pub fn parse(path: &Path, format: Format, bytes: &[u8]) -> Result<Contents, FormatError> {
-    contents(&Source::in_memory(path, format, bytes)?)
+    contents(&Source::in_memory(path, format, bytes))
 }
 
 fn contents(source: &Source<'_>) -> Result<Contents, FormatError> {

@@ -10,7 +10,7 @@ use super::source::Source;
 use super::{Contents, Format, FormatError, Item};
 use ::safetensors::tensor::TensorInfo;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -39,7 +39,16 @@ pub(super) fn contents(source: &Source<'_>) -> Result<Contents, FormatError> {
     let mut tensors: Tensors<TensorInfo> = from_json(source, LENGTH_LEN, &json)?;
     tensors.0.sort_by_key(|(_, info)| info.data_offsets);
     let items = place(source, LENGTH_LEN + json_len, tensors.0)?;
-    Ok(Contents { format: Format::Safetensors, items, refused: Vec::new() })
+    Ok(Contents { format: Format::Safetensors, items, refused: Vec::new(), note: None })
+}
+
+/// Whether a file's first bytes are those of a safetensors file: a length that the format allows, and the
+/// brace of the header's JSON, followed by a name, a blank or the closing brace.
+pub(super) fn is_begun(head: &[u8]) -> bool {
+    let Some((len, json)) = head.split_first_chunk::<8>() else { return false };
+    let allowed = (2..=MAX_JSON_LEN).contains(&u64::from_le_bytes(*len));
+    let follows = |byte: &u8| b"\"} \t\r\n".contains(byte);
+    allowed && json.first() == Some(&b'{') && json.get(1).is_some_and(follows)
 }
 
 /// Gives each tensor its place in the file, whose data begin at `data`. The tensors are sorted by
@@ -142,11 +151,58 @@ impl<'de, V: Deserialize<'de>> Visitor<'de> for TensorsVisitor<V> {
                 return Err(A::Error::custom(format!("`{name}` comes twice")));
             }
             if name == "__metadata__" {
-                map.next_value::<Option<HashMap<String, String>>>()?;
+                map.next_value::<Option<Metadata>>()?;
             } else {
                 tensors.push((name, map.next_value()?));
             }
         }
         Ok(Tensors(tensors))
+    }
+}
+
+/// The format's `__metadata__`: an object from strings to strings, of which nothing is kept.
+struct Metadata;
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MetadataVisitor)
+    }
+}
+
+struct MetadataVisitor;
+
+impl<'de> Visitor<'de> for MetadataVisitor {
+    type Value = Metadata;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of strings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        while map.next_entry::<AnyText, AnyText>()?.is_some() {}
+        Ok(Metadata)
+    }
+}
+
+/// A string that is not kept.
+struct AnyText;
+
+impl<'de> Deserialize<'de> for AnyText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(AnyTextVisitor)
+    }
+}
+
+struct AnyTextVisitor;
+
+impl Visitor<'_> for AnyTextVisitor {
+    type Value = AnyText;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(AnyText)
     }
 }

@@ -7,7 +7,7 @@
 
 use super::safetensors::{self, MAX_JSON_LEN, Tensors};
 use super::source::{self, Source};
-use super::{Contents, Format, FormatError, Opened};
+use super::{Contents, Format, FormatError, Item, Opened, Refusal, Refused};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -32,7 +32,7 @@ impl ShardIndex {
     /// [`FormatError::Malformed`] if it is not the JSON it should be, names no tensor, or names a
     /// file by anything but a plain name: a shard lies in the index's own directory.
     pub fn parse(path: &Path, json: &[u8]) -> Result<Self, FormatError> {
-        Self::from_source(&Source::in_memory(path, Format::SafetensorsIndex, json)?)
+        Self::from_source(&Source::in_memory(path, Format::SafetensorsIndex, json))
     }
 
     pub(super) fn from_source(source: &Source<'_>) -> Result<Self, FormatError> {
@@ -71,8 +71,8 @@ impl ShardIndex {
         self.shards.keys().map(String::as_str)
     }
 
-    /// The part of a shard's contents that the index takes from it, in file order. A shard that the
-    /// index does not name gives nothing.
+    /// The part of a shard's contents that the index takes from it, in file order; the rest is refused
+    /// ([`Refusal::NotInIndex`]). A shard that the index does not name gives nothing.
     ///
     /// `path` is the shard's; it only names it.
     ///
@@ -87,7 +87,14 @@ impl ShardIndex {
     ) -> Result<Contents, FormatError> {
         let tensors = self.shards.get(shard).map(Vec::as_slice).unwrap_or_default();
         let mut wanted: HashSet<&str> = tensors.iter().map(String::as_str).collect();
-        contents.items.retain(|item| wanted.remove(item.name.as_str()));
+        let (claimed, others): (Vec<_>, Vec<_>) =
+            contents.items.into_iter().partition(|item| wanted.remove(item.name.as_str()));
+        contents.items = claimed;
+        contents.refused.extend(others.into_iter().map(|Item { name, offset, .. }| Refused {
+            name,
+            offset,
+            why: Refusal::NotInIndex,
+        }));
         match tensors.iter().find(|tensor| wanted.contains(tensor.as_str())) {
             Some(tensor) => {
                 Err(FormatError::NotInShard { shard: path.to_owned(), tensor: tensor.clone() })
@@ -103,13 +110,19 @@ impl ShardIndex {
             .map(|(shard, tensors)| {
                 let file = source::open(&path.with_file_name(shard))
                     .map_err(|error| missing(error, path, &tensors[0]))?;
-                let contents = safetensors::contents(&Source::of(&file, Format::Safetensors)?)?;
+                let contents = safetensors::contents(&Source::of(&file, Format::Safetensors))?;
                 source::check_unchanged(&file)?;
                 let contents = self.claim(file.path(), shard, contents)?;
                 Ok(Opened { file, contents })
             })
             .collect()
     }
+}
+
+/// Whether a file's first bytes are those of an index: a JSON object with its `weight_map` in sight.
+pub(super) fn is_begun(head: &[u8]) -> bool {
+    const MAP: &[u8] = b"\"weight_map\"";
+    head.trim_ascii_start().starts_with(b"{") && head.windows(MAP.len()).any(|bytes| bytes == MAP)
 }
 
 /// A shard that is not there is the index's matter.

@@ -46,7 +46,7 @@ pub(super) fn check_unchanged(file: &SourceFile) -> Result<(), FormatError> {
 
 /// The first bytes of a file: as many as tell its format, or all there are.
 pub(super) fn head(file: &SourceFile) -> Result<Vec<u8>, FormatError> {
-    let source = Source::of(file, Format::Raw)?;
+    let source = Source::of(file, Format::Raw);
     source.bytes(0, source.len.min(HEAD_LEN as u64), "the start")
 }
 
@@ -60,19 +60,13 @@ pub(super) struct Source<'a> {
 
 impl<'a> Source<'a> {
     /// A file that is open, for the reader of `format`.
-    pub fn of(file: &'a SourceFile, format: Format) -> Result<Self, FormatError> {
-        if file.is_empty() {
-            return Err(FormatError::Empty { path: file.path().to_owned() });
-        }
-        Ok(Self { path: file.path(), format, bytes: Bytes::File(file), len: file.len() })
+    pub fn of(file: &'a SourceFile, format: Format) -> Self {
+        Self { path: file.path(), format, bytes: Bytes::File(file), len: file.len() }
     }
 
     /// A file whose bytes are in memory.
-    pub fn in_memory(path: &'a Path, format: Format, bytes: &'a [u8]) -> Result<Self, FormatError> {
-        if bytes.is_empty() {
-            return Err(FormatError::Empty { path: path.to_owned() });
-        }
-        Ok(Self { path, format, bytes: Bytes::Memory(bytes), len: bytes.len() as u64 })
+    pub fn in_memory(path: &'a Path, format: Format, bytes: &'a [u8]) -> Self {
+        Self { path, format, bytes: Bytes::Memory(bytes), len: bytes.len() as u64 }
     }
 
     pub fn path(&self) -> &'a Path {
@@ -83,7 +77,7 @@ impl<'a> Source<'a> {
         self.format
     }
 
-    /// The file's length in bytes, more than 0.
+    /// The file's length in bytes.
     pub fn len(&self) -> u64 {
         self.len
     }
@@ -190,7 +184,7 @@ mod tests {
         file.as_file().set_len(100).unwrap();
         let opened = open(file.path()).unwrap();
         file.as_file().set_len(40).unwrap();
-        let source = Source::of(&opened, Format::Raw).unwrap();
+        let source = Source::of(&opened, Format::Raw);
         let error = source.bytes(30, 20, "something").unwrap_err();
         assert!(
             matches!(&error, FormatError::Shrank { offset: 40, len: 100, .. }),
@@ -219,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_length_past_the_end_is_refused_before_memory_is_taken() {
-        let source = Source::in_memory(Path::new("f"), Format::Raw, &[1, 2, 3]).unwrap();
+        let source = Source::in_memory(Path::new("f"), Format::Raw, &[1, 2, 3]);
         for (offset, len) in [(0, 4), (3, 1), (4, 0), (u64::MAX, 1), (1, u64::MAX), (0, 1 << 62)] {
             let error = source.bytes(offset, len, "x").unwrap_err();
             assert!(matches!(error, FormatError::Truncated { .. }), "{offset} {len}: {error}");

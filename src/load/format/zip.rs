@@ -50,7 +50,8 @@ pub(super) fn contents(source: &Source<'_>) -> Result<Contents, FormatError> {
     let directory = Directory::find(source)?;
     let entries = directory.read(source)?;
 
-    let mut contents = Contents { format: Format::Zip, items: Vec::new(), refused: Vec::new() };
+    let mut contents =
+        Contents { format: Format::Zip, items: Vec::new(), refused: Vec::new(), note: None };
     let mut parts = vec![directory.part()];
     let mut names = HashSet::new();
     for index in 0..entries.metadata.len() {
@@ -447,7 +448,7 @@ mod tests {
     #[test]
     fn the_end_record_put_behind_a_directory_is_found_again() {
         let bytes = [vec![1; 92], end_record(92, 2)].concat();
-        let source = Source::in_memory("f".as_ref(), Format::Zip, &bytes).unwrap();
+        let source = Source::in_memory("f".as_ref(), Format::Zip, &bytes);
         let end = End::find(&source).unwrap();
         assert_eq!((end.at, end.offset, end.len, end.entries), (92, 0, 92, 2));
     }
