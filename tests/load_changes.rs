@@ -5,8 +5,8 @@ mod support;
 use std::fs::{self, File, FileTimes, Permissions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, LazyLock};
 use std::thread;
 
 use bufmap::load::{
@@ -170,6 +170,9 @@ const IN_PLACE: [Deed; 7] = [
     ("given other rights", change_its_rights, "(ctime) alone"),
 ];
 
+/// What the file holds at first.
+static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| bytes_of(4 << 20));
+
 /// Loads a file of 4 MiB, to which a deed is done when so much of it has landed.
 fn load_while(
     path: &Path,
@@ -177,7 +180,7 @@ fn load_while(
     from: u64,
     deed: impl Fn(&Path),
 ) -> Result<Vec<u8>, LoadError> {
-    fs::write(path, bytes_of(4 << 20)).expect("a file");
+    fs::write(path, &*BYTES).expect("a file");
     let source = source(path);
     let memory = memory_of(4 << 20);
     let mut done = false;
@@ -250,7 +253,7 @@ fn a_file_that_is_replaced_or_removed_is_loaded_as_it_was() {
             let _ = fs::remove_file(&path);
             let _ = fs::remove_file(&other);
             let found = load_while(&path, options.clone(), from, deed).expect("a load");
-            assert_same(&found, &bytes_of(4 << 20));
+            assert_same(&found, &BYTES);
         }
     }
 }

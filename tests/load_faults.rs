@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         anywhere("a_file_that_cannot_be_opened", |()| unopenable()),
         anywhere("without_io_uring_threads_read_directly", |()| in_child("no_io_uring")),
         anywhere("without_memory_there_is_an_error", |()| in_child("no_memory")),
+        anywhere("without_descriptors_the_page_cache_is_read", |()| in_child("no_descriptor")),
         anywhere("little_locked_memory_is_said", |()| in_child("little_locked_memory")),
         as_root("an_error_of_the_drive_in_the_middle", |()| drive_error()),
         as_root("a_file_system_without_o_direct", |()| squashfs()),
@@ -62,6 +63,7 @@ fn restricted(test: &str) {
     match test {
         "no_io_uring" => no_io_uring(),
         "no_memory" => no_memory(),
+        "no_descriptor" => no_descriptor(),
         "little_locked_memory" => little_locked_memory(),
         "somebody_else" => somebody_else(),
         _ => panic!("no such test: {test}"),
@@ -179,6 +181,32 @@ fn no_memory() {
     let error = bufmap::load::Target::memory(1 << 30).expect_err("more than the limit");
     let text = error.to_string();
     assert!(text.contains("mmap of 1073741824 bytes"), "{text}");
+}
+
+/// At the limit on open files, what is open is loaded all the same, and the limit is named.
+fn no_descriptor() {
+    let file = file_of(MIB);
+    let source = source(file.path());
+    let next = std::fs::File::open("/proc/self/status").expect("a descriptor");
+    let current = Some(std::os::fd::AsRawFd::as_raw_fd(&next) as u64);
+    drop(next);
+    let maximum = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let limit = rustix::process::Rlimit { current, maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).expect("a limit");
+    let memory = memory_of(MIB);
+    drop_cache(file.as_file());
+    let receipt = load(&source, &whole(&source), Around::Untouched, &memory, Options::default())
+        .expect("a load by a slower road");
+    assert_eq!(receipt.roads[0].road, Road::Buffered);
+    let step_down = &receipt.step_downs[0];
+    assert_eq!(step_down.road, Road::Direct);
+    assert!(step_down.why.contains("`ulimit -n`"), "{}", step_down.why);
+    assert_same(&contents(&memory), &bytes_of(MIB));
+    let direct = load(&source, &whole(&source), Around::Untouched, &memory, by(Road::Direct));
+    let text = direct.expect_err("no descriptor").to_string();
+    assert!(text.contains("required") && text.contains("`ulimit -n`"), "{text}");
+    bufmap::storage::file::open_files::raise_limit().expect("the hard limit");
+    load(&source, &whole(&source), Around::Untouched, &memory, by(Road::Direct)).expect("a load");
 }
 
 /// An ordinary user with 64 KiB of locked memory: the ring goes unregistered and says so.

@@ -93,7 +93,7 @@ proptest! {
             end = if apart { item.offset + item.len } else { end };
             apart
         });
-        let placed = layout::place(items, source.direct().expect("O_DIRECT").alignment.offset);
+        let placed = layout::place(items, source.direct().expect("O_DIRECT").offset);
         let memory = memory_of(placed.len.max(1) as usize);
         let options = Options { require: Some(Road::Direct), ..Options::default() };
         let receipt = load(&source, &placed.requests, Around::Scratch, &memory, options).expect("a load");

@@ -67,8 +67,8 @@ fn memfd_takes_direct_reads() -> Outcome {
     let source = source()?;
     let memory = Arc::new(Memory::memfd("test", LEN, PageSize::Base)?);
     let shared = Udmabuf::open()?.share(Arc::clone(&memory))?;
-    let direct = source.direct().map_err(str::to_owned)?;
-    let answer = pread::read_at(direct, 0, &memory.map());
+    let direct = source.open_direct()?;
+    let answer = pread::read_at(&*direct, 0, &memory.map());
     check(matches!(answer, Ok(LEN)), format!("{answer:?}"))?;
 
     check(
@@ -84,8 +84,8 @@ fn takes_no_direct_reads(dma_buf: &DmaBuf) -> Outcome {
     access.map().fill(1)?;
     let told = pagemap::peer_phyrs(access.map());
     check(matches!(told, Err(PagemapError::Absent { offset: 0 })), format!("{told:?}"))?;
-    let direct = source.direct().map_err(str::to_owned)?;
-    let answer = pread::read_at(direct, 0, &access.map());
+    let direct = source.open_direct()?;
+    let answer = pread::read_at(&*direct, 0, &access.map());
     let refused = answer.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EFAULT));
     check(refused, format!("{answer:?}"))
 }

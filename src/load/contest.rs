@@ -41,7 +41,7 @@ pub(super) fn measure(file: &SourceFile, cached: &[Run]) -> Option<Rates> {
         return None;
     }
     let longest = cached.iter().max_by_key(|run| run.len)?;
-    let alignment = file.direct().ok()?.alignment;
+    let alignment = file.direct().ok()?;
     let start = longest.offset.next_multiple_of(BLOCK);
     let sample = Run { file: 0, offset: start, len: SAMPLE, buffer_offset: 0 };
     if start + SAMPLE > longest.offset + longest.len {

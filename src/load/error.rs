@@ -1,11 +1,12 @@
 //! What can go wrong with a load.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
 use super::road::Road;
 use super::valid::Valid;
-use crate::storage::file::{Changed, SourceFile};
+use crate::storage::file::{Changed, SourceFile, open_files};
 use crate::storage::nvme::NvmeError;
 
 /// Why a load failed. Every variant says what failed, where, and what to do; those that end a load
@@ -196,8 +197,11 @@ impl LoadError {
 }
 
 /// What to do about a kernel's answer.
-fn remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
+fn remedy(error: &io::Error) -> Cow<'static, str> {
+    if let Some(remedy) = open_files::remedy(error) {
+        return remedy.into();
+    }
+    Cow::Borrowed(match error.kind() {
         io::ErrorKind::NotFound => "check the path",
         io::ErrorKind::PermissionDenied => "ask its owner for the right to read it",
         io::ErrorKind::IsADirectory => "name a file in it",
@@ -213,5 +217,5 @@ fn remedy(error: &io::Error) -> &'static str {
             "the drive is gone: plug it in again, the kernel's log (dmesg) may say why"
         }
         _ => "the kernel's log (dmesg) may say more",
-    }
+    })
 }

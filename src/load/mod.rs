@@ -30,6 +30,13 @@
 //! * a file system on the network whose server does not tell times as they are, and files that are
 //!   written to by one machine and loaded by another whose kernel does not yet know.
 //!
+//! # Many files
+//!
+//! A file takes one descriptor while it is open, and a second while its bytes are read past the page cache,
+//! as many as there are reads in flight at most. A model in a thousand shards needs more than the soft limit
+//! that a process begins with:
+//! [`open_files::raise_limit`](crate::storage::file::open_files::raise_limit).
+//!
 //! # Memory that goes away
 //!
 //! The memory of a device goes away with its device or its driver, and then the CPU's accesses to it end

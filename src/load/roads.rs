@@ -14,7 +14,7 @@ use super::request::Around;
 use super::road::Road;
 use super::run::Job;
 use super::source::Source;
-use crate::storage::file::{SourceFile, cache};
+use crate::storage::file::{SourceFile, cache, open_files};
 
 /// The most bytes that the kernel copies at once: small enough to stay in a core's cache until it
 /// is fingerprinted.
@@ -173,6 +173,16 @@ fn past_the_cache(place: Place) -> Road {
     }
 }
 
+/// Whether a file can be read past the page cache at this moment, or why not: this process may have lost
+/// the right to open it, or have too many files open.
+fn past_the_cache_now(file: &SourceFile) -> Result<(), String> {
+    file.direct()?;
+    file.open_direct().map(drop).map_err(|error| {
+        let remedy = open_files::remedy(&error).map(|remedy| format!(": {remedy}"));
+        format!("it cannot be opened past the page cache ({error}){}", remedy.unwrap_or_default())
+    })
+}
+
 /// Why a buffer cannot be reached by a road at all.
 pub(super) fn misfit(road: Road, place: Place) -> Result<(), String> {
     let (best, words) = match place {
@@ -193,9 +203,9 @@ fn split(
     let refused = |why| LoadError::Road { path: file.path().into(), road, why };
     misfit(road, asked.place).map_err(refused)?;
     let runs = match road {
-        Road::Peer | Road::Direct | Road::Staged | Road::Bounce => match file.direct() {
-            Ok(_) => roomy(asked, file, road, runs),
-            Err(why) => return Err(refused(why.into())),
+        Road::Peer | Road::Direct | Road::Staged | Road::Bounce => match past_the_cache_now(file) {
+            Ok(()) => roomy(asked, file, road, runs),
+            Err(why) => return Err(refused(why)),
         },
         Road::Cached => {
             let (cached, missing) = by_residency(file, &runs).map_err(refused)?;
@@ -215,9 +225,9 @@ fn split(
 /// so.
 fn best_roads(asked: &Asked<'_, SourceFile>, file: &SourceFile, runs: Vec<Run>) -> Vec<Split> {
     let best = past_the_cache(asked.place);
-    let (runs, road, why_not) = match file.direct() {
-        Ok(_) => (roomy(asked, file, best, runs), best, None),
-        Err(why) => (runs, Road::Buffered, Some((best, why.to_owned()))),
+    let (runs, road, why_not) = match past_the_cache_now(file) {
+        Ok(()) => (roomy(asked, file, best, runs), best, None),
+        Err(why) => (runs, Road::Buffered, Some((best, why))),
     };
     // A kernel that does not tell what it holds is one more reason to go past the cache.
     let (cached, rest) = by_residency(file, &runs).unwrap_or((Vec::new(), runs.clone()));
@@ -246,10 +256,10 @@ fn peer_roads(
 ) -> Result<Vec<Split>, LoadError> {
     let refused = |why| LoadError::Road { path: file.path().into(), road: Road::Peer, why };
     let required = asked.options.require.is_some();
-    if let Err(why) = file.direct() {
+    if let Err(why) = past_the_cache_now(file) {
         return match required {
-            true => Err(refused(why.into())),
-            false => Ok(without_peer(best_roads(asked, file, runs), why)),
+            true => Err(refused(why)),
+            false => Ok(without_peer(best_roads(asked, file, runs), &why)),
         };
     }
     let peer = Peer::of(asked, file, &runs);

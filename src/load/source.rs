@@ -1,12 +1,13 @@
 //! What a load reads from.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use super::LoadError;
 use super::road::Road;
 use super::valid::Valid;
-use crate::storage::file::{Alignment, SourceFile};
+use crate::storage::file::{Alignment, Descriptor, SourceFile};
 use crate::storage::nvme::DriveFile;
 
 /// A file that a [`Load`](super::Load) reads: one that the kernel has ([`SourceFile`]), or one on a
@@ -26,16 +27,16 @@ pub trait Source: engine::Readable {
 
 /// What engines have to know of a source.
 pub(super) mod engine {
-    use super::{Alignment, LoadError, Road, Valid};
+    use super::{Alignment, LoadError, Road, Valid, io};
 
     pub trait Readable: Sync {
         /// What names the file to an engine.
-        type Handle<'f>
+        type Handle<'f>: Clone
         where
             Self: 'f;
 
-        /// The file, for reads on a road.
-        fn handle(&self, road: Road) -> Self::Handle<'_>;
+        /// The file, for reads on a road. What that opens stays open as long as a handle of it is kept.
+        fn handle(&self, road: Road) -> io::Result<Self::Handle<'_>>;
 
         /// What reads on a road must be aligned to.
         fn alignment(&self, road: Road) -> Alignment;
@@ -62,18 +63,18 @@ impl Source for SourceFile {
 }
 
 impl engine::Readable for SourceFile {
-    type Handle<'f> = BorrowedFd<'f>;
+    type Handle<'f> = Descriptor<'f>;
 
-    fn handle(&self, road: Road) -> BorrowedFd<'_> {
-        match self.direct() {
-            Ok(direct) if !road.cpu_copies() => direct.as_fd(),
-            _ => self.as_fd(),
-        }
+    fn handle(&self, road: Road) -> io::Result<Descriptor<'_>> {
+        Ok(match self.direct() {
+            Ok(_) if !road.cpu_copies() => Descriptor::Direct(self.open_direct()?),
+            _ => Descriptor::Cached(self.as_fd()),
+        })
     }
 
     fn alignment(&self, road: Road) -> Alignment {
         match self.direct() {
-            Ok(direct) if !road.cpu_copies() => direct.alignment,
+            Ok(alignment) if !road.cpu_copies() => alignment,
             _ => Alignment { offset: 1, memory: 1 },
         }
     }
@@ -104,8 +105,8 @@ impl Source for DriveFile {
 impl engine::Readable for DriveFile {
     type Handle<'f> = &'f Self;
 
-    fn handle(&self, _: Road) -> &Self {
-        self
+    fn handle(&self, _: Road) -> io::Result<&Self> {
+        Ok(self)
     }
 
     fn alignment(&self, _: Road) -> Alignment {
@@ -153,8 +154,8 @@ impl Source for Recorded {
 impl engine::Readable for Recorded {
     type Handle<'f> = &'f Self;
 
-    fn handle(&self, _: Road) -> &Self {
-        self
+    fn handle(&self, _: Road) -> io::Result<&Self> {
+        Ok(self)
     }
 
     fn alignment(&self, _: Road) -> Alignment {

@@ -26,8 +26,8 @@ pub fn read() -> Result<(io::Result<usize>, Vec<u8>), Failed> {
     let memory = memory(LEN)?;
     memory.map().fill(BEFORE)?;
     let source = SourceFile::open(Drive::with_serial("reader")?.block)?;
-    let direct = source.direct().map_err(str::to_owned)?;
-    let answer = pread::read_at(direct, 0, &memory.map());
+    let direct = source.open_direct()?;
+    let answer = pread::read_at(&*direct, 0, &memory.map());
     let mut bytes = vec![0; LEN];
     memory.map().copy_to_slice(0, &mut bytes)?;
     Ok((answer, bytes))

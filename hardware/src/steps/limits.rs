@@ -58,7 +58,7 @@ fn limit(teller: &mut Teller, of: Limited, how: String, bytes: u64, took: Durati
 }
 
 fn drive(context: &Context, opened: &SourceFile, teller: &mut Teller) {
-    let direct = match opened.direct() {
+    let direct = match opened.open_direct() {
         Ok(direct) => direct,
         Err(why) => return teller.skipped("the drive alone", why),
     };

@@ -29,7 +29,7 @@ pub fn run(context: &Context, teller: &mut Teller) {
         Ok(opened) => {
             teller.fact("lies on", Stack::below(&opened).to_string());
             match opened.direct() {
-                Ok(direct) => teller.fact("O_DIRECT", format!("{:?}", direct.alignment)),
+                Ok(alignment) => teller.fact("O_DIRECT", format!("{alignment:?}")),
                 Err(why) => teller.skipped("reads past the page cache", why),
             }
         }

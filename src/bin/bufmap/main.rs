@@ -14,12 +14,15 @@ mod table;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use bufmap::storage::file::open_files;
 use clap::Parser;
 
 /// What a shell expects of a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
+    // Where that is refused, the error of the file that is too many names the limit.
+    let _ = open_files::raise_limit();
     let done = match args::Args::parse().command {
         args::Command::Load(args) => load::run(&args),
         args::Command::Explain(args) => explain::run(&args),

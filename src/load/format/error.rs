@@ -2,8 +2,9 @@
 //! the remedy.
 
 use super::{Format, Refusal, Refused};
-use crate::storage::file::Changed;
+use crate::storage::file::{Changed, open_files};
 use exporters::outside::outside;
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum FormatError {
     /// The file cannot be opened, or its size cannot be learned.
-    #[error("{}: cannot open: {source}; {}", path.display(), open_fix(source.kind()))]
+    #[error("{}: cannot open: {source}; {}", path.display(), open_fix(source))]
     Open {
         /// The file.
         path: PathBuf,
@@ -292,12 +293,15 @@ impl FormatError {
     }
 }
 
-fn open_fix(kind: io::ErrorKind) -> &'static str {
-    match kind {
+fn open_fix(error: &io::Error) -> Cow<'static, str> {
+    if let Some(remedy) = open_files::remedy(error) {
+        return remedy.into();
+    }
+    Cow::Borrowed(match error.kind() {
         io::ErrorKind::NotFound => "see that the path is right",
         io::ErrorKind::PermissionDenied => {
             "give yourself read permission on it and search permission on its directories"
         }
         _ => "see that it can be read with another program, such as `head -c 1`",
-    }
+    })
 }

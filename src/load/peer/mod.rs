@@ -151,13 +151,13 @@ impl<'a> Pairs<'a> {
                  {drive}"
             ));
         }
-        let direct = file.direct().map_err(str::to_owned)?;
+        let direct = file.open_direct().map_err(|error| error.to_string())?;
         self.verdict(drive, Driver::Kernel, |memory| {
             let spare = Memory::anonymous(proof::SAMPLE as usize, PageSize::Base)
                 .map_err(|error| format!("there is no memory to prove it by: {error}"))?;
             let samples = proof::samples(jobs, |sample| proof::has_data(file, sample));
             proof::prove((memory, spare.map()), &samples, &mut |to, sample, into| match to {
-                To::System => proof::read(direct, sample, into),
+                To::System => proof::read(&*direct, sample, into),
                 To::Peer => proof::read_by_drive(file, sample, into),
             })
         })

@@ -153,11 +153,11 @@ pub(super) fn read_by_drive(
     sample: &Sample,
     into: &BufMap<'_>,
 ) -> Result<(), String> {
-    let direct = file.direct().map_err(str::to_owned)?;
+    let direct = file.open_direct().map_err(|error| error.to_string())?;
     let resident = || cache::resident(file, sample.offset..sample.offset + sample.len).ok();
     let _ = fadvise(file, sample.offset, NonZeroU64::new(sample.len), Advice::DontNeed);
     let before = resident();
-    read(direct, sample, into)?;
+    read(&*direct, sample, into)?;
     match resident() > before {
         true => Err("the file system reads it through the page cache, so the CPU moves it".into()),
         false => Ok(()),

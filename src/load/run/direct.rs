@@ -17,7 +17,7 @@ use crate::load::source::Source;
 use crate::storage::work::{Next, Work};
 
 /// Takes jobs from a queue and fills memory.
-pub(crate) struct Direct<'m, S> {
+pub(crate) struct Direct<'m, S: Source> {
     intake: Intake<'m, S>,
     buffer: BufMap<'m>,
     slots: Vec<BufMap<'m>>,

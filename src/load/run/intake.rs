@@ -11,7 +11,7 @@ use crate::load::nofault::Fault;
 use crate::load::source::Source;
 use crate::storage::work::{Next, Read};
 
-pub(super) struct Intake<'m, S> {
+pub(super) struct Intake<'m, S: Source> {
     queue: &'m Queue<'m>,
     held: Option<&'m Job>,
     /// The slots that nothing is read into or copied from.
@@ -58,10 +58,18 @@ impl<'m, S: Source> Intake<'m, S> {
         slot: Option<usize>,
         place: Result<BufMap<'m>, MapError>,
     ) -> Next<'m, S::Handle<'m>> {
-        match place.and_then(|place| place.subrange(..job.piece.len as usize)) {
-            Ok(into) => Next::Read(self.reads.start(job, slot, into)),
+        let started = match place.and_then(|place| place.subrange(..job.piece.len as usize)) {
+            Ok(into) => self.reads.start(job, slot, into),
             Err(error) => {
                 self.misplaced(job, error.into());
+                return Next::Done;
+            }
+        };
+        match started {
+            Ok(read) => Next::Read(read),
+            Err(source) => {
+                self.free.extend(slot);
+                self.fail(Event::Failed(job, Failure::Io { offset: job.piece.offset, source }));
                 Next::Done
             }
         }

@@ -42,7 +42,7 @@ impl Job {
         place.into_iter().chain(copied)
     }
 
-    fn file<'f, S: Source>(&self, files: &'f [S]) -> S::Handle<'f> {
+    fn file<'f, S: Source>(&self, files: &'f [S]) -> io::Result<S::Handle<'f>> {
         files[self.piece.file].handle(self.road)
     }
 

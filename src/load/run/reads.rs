@@ -13,18 +13,20 @@ use crate::storage::work::Read;
 
 /// A job being read into a map.
 #[derive(Debug)]
-struct Reading<'m> {
+struct Reading<'m, F> {
     job: &'m Job,
+    file: F,
     slot: Option<usize>,
     into: BufMap<'m>,
     got: u64,
 }
 
 /// The reads in flight of one engine; a read's tag is its index.
-#[derive(Debug)]
-pub(super) struct Reads<'m, S> {
+pub(super) struct Reads<'m, S: Source> {
     files: &'m [S],
-    reading: Vec<Option<Reading<'m>>>,
+    /// Kept, so that the next read of the same file finds it open.
+    last: Option<S::Handle<'m>>,
+    reading: Vec<Option<Reading<'m, S::Handle<'m>>>>,
     unfinished: Vec<usize>,
 }
 
@@ -39,8 +41,8 @@ pub(super) enum Outcome<'m> {
 }
 
 impl<'m, S: Source> Reads<'m, S> {
-    pub(super) const fn new(files: &'m [S]) -> Self {
-        Self { files, reading: Vec::new(), unfinished: Vec::new() }
+    pub(super) fn new(files: &'m [S]) -> Self {
+        Self { files, last: None, reading: Vec::new(), unfinished: Vec::new() }
     }
 
     /// Whether nothing is in flight.
@@ -48,19 +50,21 @@ impl<'m, S: Source> Reads<'m, S> {
         self.reading.iter().all(Option::is_none)
     }
 
-    /// Begins to read a job into `into`.
+    /// Begins to read a job into `into`, if its file can be opened for it.
     pub(super) fn start(
         &mut self,
         job: &'m Job,
         slot: Option<usize>,
         into: BufMap<'m>,
-    ) -> Read<'m, S::Handle<'m>> {
+    ) -> io::Result<Read<'m, S::Handle<'m>>> {
+        let file = job.file(self.files)?;
+        self.last = Some(file.clone());
         let tag = self.reading.iter().position(Option::is_none).unwrap_or_else(|| {
             self.reading.push(None);
             self.reading.len() - 1
         });
-        self.reading[tag] = Some(Reading { job, slot, into, got: 0 });
-        Read { file: job.file(self.files), offset: job.piece.offset, into, tag }
+        self.reading[tag] = Some(Reading { job, file: file.clone(), slot, into, got: 0 });
+        Ok(Read { file, offset: job.piece.offset, into, tag })
     }
 
     /// The rest of a read that came in part.
@@ -69,7 +73,7 @@ impl<'m, S: Source> Reads<'m, S> {
         let reading = self.reading[tag].as_ref()?;
         let into = reading.into.subrange(reading.got as usize..).ok()?;
         let offset = reading.job.piece.offset + reading.got;
-        Some(Read { file: reading.job.file(self.files), offset, into, tag })
+        Some(Read { file: reading.file.clone(), offset, into, tag })
     }
 
     pub(super) fn finish(&mut self, tag: usize, result: io::Result<usize>) -> Outcome<'m> {

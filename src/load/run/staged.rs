@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use exporters::vulkan::{Buffer, CopyRegion, Ticket, Transfer, VulkanError};
@@ -17,7 +16,7 @@ use super::{Event, Job, Queue, Report};
 use crate::load::check::{Fingerprints, Part};
 use crate::load::nofault::Fault;
 use crate::load::plan::Landing;
-use crate::storage::file::SourceFile;
+use crate::storage::file::{Descriptor, SourceFile};
 use crate::storage::work::{Next, Work};
 
 /// The slots, as the CPU and as the GPU see them.
@@ -70,7 +69,7 @@ impl<'m> Staged<'m> {
         Self { intake, slots, copying: VecDeque::new(), transfer, buffer, fingerprints }
     }
 
-    fn begin(&mut self, job: &'m Job) -> Next<'m, BorrowedFd<'m>> {
+    fn begin(&mut self, job: &'m Job) -> Next<'m, Descriptor<'m>> {
         match self.intake.free.pop() {
             Some(slot) => self.intake.start(job, Some(slot), self.slots.slot(slot)),
             None => self.intake.hold(job),
@@ -137,9 +136,9 @@ impl<'m> Staged<'m> {
 }
 
 impl<'m> Work<'m> for Staged<'m> {
-    type File = BorrowedFd<'m>;
+    type File = Descriptor<'m>;
 
-    fn next(&mut self) -> Next<'m, BorrowedFd<'m>> {
+    fn next(&mut self) -> Next<'m, Descriptor<'m>> {
         if let Some(rest) = self.intake.rest() {
             return Next::Read(rest);
         }

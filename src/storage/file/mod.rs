@@ -7,46 +7,25 @@
 //! one io_uring, and [`pread`], one read at a time.
 
 pub mod cache;
+mod direct;
+pub mod open_files;
 pub mod pread;
 pub mod ring;
 mod stamps;
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
+use rustix::fs::OFlags;
 
+use direct::Direct;
+pub use direct::{Alignment, Descriptor};
 use stamps::Stamps;
 pub use stamps::{Changed, Difference};
-
-/// What the kernel asks of a direct read, in bytes. Both are powers of two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Alignment {
-    /// Of the file offset and the length.
-    pub offset: u32,
-    /// Of the memory address.
-    pub memory: u32,
-}
-
-/// The alignment that suits every drive, used where the kernel does not say.
-const CAUTIOUS: Alignment = Alignment { offset: 4096, memory: 4096 };
-
-/// A file opened past the page cache.
-#[derive(Debug)]
-pub struct Direct {
-    file: File,
-    /// What its reads must be aligned to.
-    pub alignment: Alignment,
-}
-
-impl AsFd for Direct {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
 
 /// What a path names that is neither a regular file nor a block device. It is what
 /// [`SourceFile::open`] has in its error.
@@ -82,7 +61,7 @@ pub struct SourceFile {
     /// Of a regular file, unless it did not stop changing.
     stamps: Option<Stamps>,
     buffered: File,
-    direct: Result<Direct, String>,
+    direct: Direct,
 }
 
 impl SourceFile {
@@ -118,7 +97,7 @@ impl SourceFile {
             false => None,
         };
         let len = buffered.seek(SeekFrom::End(0))?;
-        let direct = open_direct(&buffered, &path);
+        let direct = Direct::of(&buffered, &path);
         let (device, drive) = (metadata.dev(), kind.is_block_device());
         Ok(Self { path, len, device, drive, stamps, buffered, direct })
     }
@@ -173,9 +152,21 @@ impl SourceFile {
         self.drive
     }
 
-    /// The file opened past the page cache, or why it cannot be.
-    pub fn direct(&self) -> Result<&Direct, &str> {
-        self.direct.as_ref().map_err(String::as_str)
+    /// What reads past the page cache must be aligned to, or why there can be none.
+    pub fn direct(&self) -> Result<Alignment, &str> {
+        self.direct.alignment.as_ref().copied().map_err(String::as_str)
+    }
+
+    /// The file opened past the page cache. The descriptor is shared by all who ask for it at a time, and
+    /// closed when the last of them drops it: a file that nobody reads takes one descriptor.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] where [`direct`](Self::direct) has a reason; the kernel's answer to
+    /// opening it: `EMFILE` at the process's limit on open files, `EACCES` if the process has lost the
+    /// right to open it.
+    pub fn open_direct(&self) -> io::Result<Arc<File>> {
+        self.direct().map_err(|why| io::Error::new(io::ErrorKind::Unsupported, why.to_owned()))?;
+        self.direct.open(&self.buffered, &self.path)
     }
 }
 
@@ -184,78 +175,4 @@ impl AsFd for SourceFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.buffered.as_fd()
     }
-}
-
-const NO_PROC: &str =
-    "there is no /proc to open it again by, and its path names another file by now: mount /proc";
-
-/// Opens the file of a descriptor once more, past the page cache. A path is another file's by now if
-/// somebody renamed one to it: it is taken only where there is no `/proc`, and only if it is not.
-fn open_direct(opened: &File, path: &Path) -> Result<Direct, String> {
-    let open = |path: &Path| {
-        let flags = (OFlags::DIRECT | OFlags::NONBLOCK).bits() as i32;
-        OpenOptions::new().read(true).custom_flags(flags).open(path)
-    };
-    let refused = |error| format!("the file system does not open it with O_DIRECT ({error})");
-    let own = format!("/proc/self/fd/{}", opened.as_raw_fd());
-    let file = match open(own.as_ref()) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let found = open(path).map_err(refused)?;
-            match (Identity::of(opened), Identity::of(&found)) {
-                (Ok(own), Ok(other)) if own == other => found,
-                _ => return Err(NO_PROC.into()),
-            }
-        }
-        answer => answer.map_err(refused)?,
-    };
-    let alignment = ask_alignment(&file)?;
-    Ok(Direct { file, alignment })
-}
-
-/// What tells a file from every other, by statx(2). Its birth and its length are compared too, because
-/// a file that was removed gives its number to the next one.
-#[derive(PartialEq, Eq)]
-struct Identity {
-    device: (u32, u32),
-    inode: u64,
-    mount: u64,
-    born: (i64, u32),
-    len: u64,
-}
-
-impl Identity {
-    fn of(file: &File) -> io::Result<Self> {
-        let asked = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
-        let stat = statx(file, "", AtFlags::EMPTY_PATH, asked)?;
-        Ok(Self {
-            device: (stat.stx_dev_major, stat.stx_dev_minor),
-            inode: stat.stx_ino,
-            mount: stat.stx_mnt_id,
-            born: (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec),
-            len: stat.stx_size,
-        })
-    }
-}
-
-/// Asks the kernel by `STATX_DIOALIGN` (since Linux 6.1, statx(2)).
-fn ask_alignment(file: &File) -> Result<Alignment, String> {
-    let Ok(stat) = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) else {
-        return Ok(CAUTIOUS);
-    };
-    if stat.stx_mask & StatxFlags::DIOALIGN.bits() == 0 {
-        return Ok(CAUTIOUS);
-    }
-    // A file system that supports relaxed reads says so separately (since Linux 6.16).
-    let offset = match stat.stx_dio_read_offset_align {
-        0 => stat.stx_dio_offset_align,
-        read => read,
-    };
-    let memory = stat.stx_dio_mem_align;
-    if offset == 0 || memory == 0 {
-        return Err("the file system says that this file cannot be read directly".into());
-    }
-    if !offset.is_power_of_two() || !memory.is_power_of_two() {
-        return Ok(CAUTIOUS);
-    }
-    Ok(Alignment { offset, memory })
 }

@@ -9,7 +9,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 
 use iomap::{Access, BufMap};
 
@@ -41,7 +41,7 @@ pub fn read_at(file: impl AsFd, offset: u64, map: &BufMap<'_>) -> io::Result<usi
 }
 
 /// Runs `work` to its end, one read at a time on this thread.
-pub fn run<'m>(work: &mut impl Work<'m, File = BorrowedFd<'m>>) {
+pub fn run<'m>(work: &mut impl Work<'m, File: AsFd>) {
     while let Next::Read(read) = work.next() {
         work.completed(read.tag, read_at(read.file, read.offset, &read.into));
     }

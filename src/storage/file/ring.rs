@@ -7,15 +7,15 @@
 //!
 //! The laws of this module:
 //!
-//! 1. A read is pushed only inside [`Ring::run`], with a map and a file that live for `'m`, which
-//!    outlasts the call.
+//! 1. A read is pushed only inside [`Ring::run`], with a map that lives for `'m`, which outlasts the call,
+//!    and a file that `InFlight` holds until the read is completed.
 //! 2. `run` does not return, nor unwind, before the kernel has completed every read it was given:
 //!    `InFlight` waits for them when it is dropped.
 //! 3. The kernel writes only inside the map of a read, which is writable.
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 
 use io_uring::{IoUring, opcode, squeue, types};
 use iomap::{Access, BufMap};
@@ -99,9 +99,9 @@ impl<'m> Ring<'m> {
     ///
     /// # Errors
     /// When the ring itself fails. Errors of single reads go to [`Work::completed`].
-    pub fn run(&mut self, work: &mut impl Work<'m, File = BorrowedFd<'m>>) -> io::Result<()> {
+    pub fn run(&mut self, work: &mut impl Work<'m, File: AsFd>) -> io::Result<()> {
         let depth = self.uring.params().sq_entries();
-        let mut flight = InFlight { uring: &mut self.uring, reads: 0 };
+        let mut flight = InFlight { uring: &mut self.uring, held: Vec::new(), reads: 0 };
         loop {
             let mut done = false;
             while flight.reads < depth {
@@ -115,7 +115,7 @@ impl<'m> Ring<'m> {
                                 None
                             }
                         };
-                        flight.push(&read, window)?;
+                        flight.push(read, window)?;
                     }
                     Next::Wait => break,
                     Next::Done => {
@@ -128,24 +128,22 @@ impl<'m> Ring<'m> {
                 return Ok(());
             }
             flight.wait()?;
-            while let Some(entry) = flight.completion() {
-                let result = match entry.result() {
-                    negative if negative < 0 => Err(io::Error::from_raw_os_error(-negative)),
-                    bytes => Ok(bytes as usize),
-                };
-                work.completed(entry.user_data() as usize, result);
+            while let Some((tag, result)) = flight.completion() {
+                work.completed(tag, result);
             }
         }
     }
 }
 
 /// The reads that the kernel has not completed. Dropping it waits for them.
-struct InFlight<'r> {
+struct InFlight<'r, F> {
     uring: &'r mut IoUring,
+    /// The tag and the file of each read, at the index that is its user data.
+    held: Vec<Option<(usize, F)>>,
     reads: u32,
 }
 
-impl InFlight<'_> {
+impl<F> InFlight<'_, F> {
     /// The number of the registered buffer that holds `map`; registers it at the first call.
     fn window(&mut self, windows: &mut [Window<'_>], map: &BufMap<'_>) -> io::Result<Option<u16>> {
         let Some(index) = windows.iter().position(|window| window.holds(map)) else {
@@ -165,12 +163,20 @@ impl InFlight<'_> {
         Ok(Some(index as u16))
     }
 
-    fn push(&mut self, read: &Read<'_, BorrowedFd<'_>>, window: Option<u16>) -> io::Result<()> {
-        let entry = entry(read, window)?;
+    fn push(&mut self, read: Read<'_, F>, window: Option<u16>) -> io::Result<()>
+    where
+        F: AsFd,
+    {
+        let place = self.held.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.held.push(None);
+            self.held.len() - 1
+        });
+        let entry = entry(&read, window)?.user_data(place as u64);
         // SAFETY: laws 1 and 2: file and memory outlive the read's completion. The queue has room,
         // because no more reads are ever in flight than it has entries.
         unsafe { self.uring.submission().push(&entry) }
             .map_err(|full| io::Error::other(full.to_string()))?;
+        self.held[place] = Some((read.tag, read.file));
         self.reads += 1;
         Ok(())
     }
@@ -190,14 +196,20 @@ impl InFlight<'_> {
         }
     }
 
-    fn completion(&mut self) -> Option<io_uring::cqueue::Entry> {
+    /// The tag of a read that is completed, and what came of it.
+    fn completion(&mut self) -> Option<(usize, io::Result<usize>)> {
         let entry = self.uring.completion().next()?;
         self.reads -= 1;
-        Some(entry)
+        let (tag, _file) = self.held.get_mut(entry.user_data() as usize)?.take()?;
+        let result = match entry.result() {
+            negative if negative < 0 => Err(io::Error::from_raw_os_error(-negative)),
+            bytes => Ok(bytes as usize),
+        };
+        Some((tag, result))
     }
 }
 
-impl Drop for InFlight<'_> {
+impl<F> Drop for InFlight<'_, F> {
     fn drop(&mut self) {
         while self.reads > 0 {
             if self.wait().is_err() {
@@ -210,18 +222,17 @@ impl Drop for InFlight<'_> {
     }
 }
 
-fn entry(read: &Read<'_, BorrowedFd<'_>>, window: Option<u16>) -> io::Result<squeue::Entry> {
+fn entry(read: &Read<'_, impl AsFd>, window: Option<u16>) -> io::Result<squeue::Entry> {
     let into = &read.into;
     let len = u32::try_from(into.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     if into.access() == Access::ReadOnly {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the map is read-only"));
     }
-    let fd = types::Fd(read.file.as_raw_fd());
-    let entry = match window {
+    let fd = types::Fd(read.file.as_fd().as_raw_fd());
+    Ok(match window {
         Some(index) => {
             opcode::ReadFixed::new(fd, into.as_ptr(), len, index).offset(read.offset).build()
         }
         None => opcode::Read::new(fd, into.as_ptr(), len).offset(read.offset).build(),
-    };
-    Ok(entry.user_data(read.tag as u64))
+    })
 }
