@@ -174,7 +174,8 @@ fn joins(last: &Run, next: &Run) -> bool {
 }
 
 fn cut_run(run: &Run, cut: &Cut, pieces: &mut Vec<Piece>, leftovers: &mut Vec<Run>) {
-    let align = u64::from(cut.alignment.offset);
+    // Blocks are cut by the file's offsets: each begins where the drive can write only if both agree.
+    let align = u64::from(cut.alignment.offset.max(cut.alignment.memory));
     let middle = run.offset.next_multiple_of(align)..run.end() / align * align;
     if middle.is_empty() || cut.slots_only {
         leftovers.push(run.clone());
