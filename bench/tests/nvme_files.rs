@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         "vfio",
         &[
             ("a_file_that_is_not_on_the_drive_as_it_is_has_no_extents", unfit),
+            ("a_file_that_changes_while_it_is_recorded_is_no_other", changing),
             ("mappers_give_what_the_drive_can_use", mappers),
             ("real_files_arrive_in_a_bar", real_files),
             ("real_files_arrive_by_sgls", by_sgls),
@@ -83,6 +85,39 @@ fn unfit() -> Outcome {
         // The guest's own files lie on 9p.
         let foreign = extents(&File::open("/usr/bin/env")?, 0);
         check(matches!(foreign, Err(ExtentError::FileSystem)), format!("{foreign:?}"))
+    })();
+    unmount()?;
+    result
+}
+
+/// A file that is written to in place is not recorded; one that is replaced is recorded as it was, its
+/// extents and its fingerprint those of the same file.
+fn changing() -> Outcome {
+    mounted()?;
+    let result = (|| {
+        let (path, other) = (Path::new(PLACE).join("file"), Path::new(PLACE).join("other"));
+        let paths = [path.clone()];
+        let first = |deed: &dyn Fn() -> std::io::Result<()>| {
+            let mut done = None;
+            let map = ExtentMap::record(&paths, &Selection::default(), &mut |_| {
+                done.get_or_insert_with(deed);
+            });
+            match done {
+                Some(Ok(())) => Ok(map),
+                other => Err(Failed::from(format!("while it was recorded: {other:?}"))),
+            }
+        };
+        fs::write(&path, pattern(8 << 20))?;
+        let written =
+            first(&|| File::options().write(true).open(&path)?.write_all_at(b"new", 1 << 20))?;
+        let error = written.expect_err("it was written to").to_string();
+        check(error.contains("file: something changed it") && error.contains("(mtime)"), &error)?;
+
+        fs::write(&path, pattern(8 << 20))?;
+        fs::write(&other, vec![7; 8 << 20])?;
+        let expected = ExtentMap::record(&paths, &Selection::default(), &mut |_| ())?;
+        let found = first(&|| fs::rename(&other, &path))??;
+        check(found == expected, format!("{found:?}, not {expected:?}"))
     })();
     unmount()?;
     result
