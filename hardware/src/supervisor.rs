@@ -59,10 +59,13 @@ pub fn run(args: &Args, context: &Context) -> Result<(), String> {
     let environment = environment(&own);
     let chosen =
         |step: &&Step| args.only.is_empty() || args.only.iter().any(|one| one == step.name);
+    // What a step does not use of its time, later ones may.
+    let mut spare = Duration::ZERO;
     for step in STEPS.iter().filter(chosen) {
-        let limit = Duration::from_secs(args.limit) * step.share / 100;
+        let limit = Duration::from_secs(args.limit) * step.share / 100 + spare;
         say(&format!("{:9} at most {:.0} s …", step.name, limit.as_secs_f64()));
         let done = one(args, step, limit, &environment);
+        spare = limit.saturating_sub(Duration::from_secs_f64(done.took_s));
         let ended = done.ended.as_deref().unwrap_or("done");
         say(&format!("{:9} {ended}, {:.1} s", step.name, done.took_s));
         run.steps.push(done);

@@ -19,7 +19,7 @@ pub struct Step {
     pub name: &'static str,
     /// Its heading on the page.
     pub title: &'static str,
-    /// Its part of the run's time, in hundredths.
+    /// Its part of the run's time, in hundredths, beside what earlier steps leave of theirs.
     pub share: u32,
     /// Does it.
     pub run: fn(&Context, &mut Teller),
