@@ -13,6 +13,5 @@ pub use {exporters, iomap};
 
 pub mod dma;
 pub mod load;
-mod mounts;
 pub mod pci;
 pub mod storage;

@@ -16,6 +16,7 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 
+use iomap::{Shortage, is_available};
 use rustix::fs::OFlags;
 use rustix::ioctl::{Updater, ioctl, opcode};
 
@@ -49,16 +50,14 @@ pub enum DmaHeapError {
         /// The heap's name.
         heap: String,
     },
-    /// More of the system heap than the machine has free. The kernel would not refuse (seen on
+    /// More of the system heap than there is. The kernel would not refuse (seen on
     /// Linux 7.2): it would go on until the out-of-memory killer ends this process or another.
-    #[error("heap {heap}: {len} bytes asked, {available} available; free some or ask for less")]
+    #[error("heap {heap}: {source}")]
     OutOfMemory {
         /// The heap's name.
         heap: String,
-        /// What was asked for, in bytes.
-        len: usize,
-        /// `MemAvailable` of `/proc/meminfo`, in bytes.
-        available: usize,
+        /// What there is instead.
+        source: Shortage,
     },
     /// The heap refused.
     #[error("heap {heap}, {len} bytes: {source}")]
@@ -115,17 +114,14 @@ impl DmaHeap {
     ///
     /// # Errors
     /// [`DmaHeapError::Empty`]; [`DmaHeapError::OutOfMemory`] for more of a heap of ordinary pages
-    /// than the machine has; [`DmaHeapError::Kernel`] if another heap has no more.
+    /// than there is; [`DmaHeapError::Kernel`] if another heap has no more.
     pub fn allocate(&self, len: usize) -> Result<DmaBuf, DmaHeapError> {
         if len == 0 {
             return Err(DmaHeapError::Empty { heap: self.name.clone() });
         }
         if self.name.starts_with("system") {
-            iomap::memory::is_available(len).map_err(|available| DmaHeapError::OutOfMemory {
-                heap: self.name.clone(),
-                len,
-                available,
-            })?;
+            is_available(len)
+                .map_err(|source| DmaHeapError::OutOfMemory { heap: self.name.clone(), source })?;
         }
         const ALLOC: u32 = opcode::read_write::<AllocationData>(b'H', 0);
         let mut data = AllocationData {

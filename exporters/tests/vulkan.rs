@@ -335,6 +335,9 @@ fn bad_requests_are_refused(device: &Device) -> Outcome {
         Some(e @ VulkanError::OutOfMemory { .. }) => {
             check(e.to_string().contains("free at most"), e)?;
         }
+        Some(e @ VulkanError::SystemMemory(_)) => {
+            check(device.info().shares_system_memory, e)?;
+        }
         Some(e) => return Err(Stop::Failed(format!("{most} bytes: {e}"))),
     }
     drop(hoard);

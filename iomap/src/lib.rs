@@ -8,9 +8,11 @@
 //! * [`map`]: [`BufMap`], the only way to touch a buffer's bytes;
 //! * [`plane`]: [`Plane`], rows at a pitch and rectangles, and [`Planes`] of a picture;
 //! * [`memory`]: [`Memory`], system memory this process owns and hands out maps of;
+//! * [`available`]: whether there is so much memory, in the machine and for this process;
 //! * [`phyr`]: [`PhyrList`], the physical ranges behind a buffer;
 //! * [`pin`]: [`Pinned`], pages that stay where they are;
-//! * [`pagemap`]: from pinned pages to their physical ranges.
+//! * [`pagemap`]: from pinned pages to their physical ranges;
+//! * [`mounts`]: what is mounted where, for who looks for the kernel's own file systems.
 //!
 //! How the bytes are moved is the business of `copy`, which is private: its engines are chosen by
 //! what a [`BufMap`] says of itself.
@@ -20,16 +22,20 @@
 compile_error!("iomap is for 64-bit Linux: its 8-byte accesses must be single ones");
 
 pub mod addr;
+pub mod available;
 pub mod caching;
+mod cgroup;
 mod copy;
 pub mod map;
 pub mod memory;
+pub mod mounts;
 pub mod pagemap;
 pub mod phyr;
 pub mod pin;
 pub mod plane;
 
 pub use addr::{DmaAddr, PhysAddr};
+pub use available::{Shortage, is_available};
 pub use caching::Caching;
 pub use map::{Access, BufMap, Location, MapError};
 pub use memory::{Memory, MemoryError, PageSize};

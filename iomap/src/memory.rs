@@ -20,6 +20,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::Advice;
 
 use crate::Caching;
+use crate::available::{Shortage, is_available};
 use crate::map::{Access, BufMap, Location};
 
 /// The size of the pages behind a [`Memory`].
@@ -53,17 +54,9 @@ pub enum MemoryError {
         /// The length asked for, in bytes.
         len: usize,
     },
-    /// More than the machine has to give. The kernel would promise it and end a process when the
-    /// promise falls due.
-    #[error(
-        "{len} bytes were asked for and the machine has {available} available: close other programs or ask for less"
-    )]
-    TooLittle {
-        /// The length asked for, in bytes.
-        len: usize,
-        /// What the kernel could give out without swapping, in bytes.
-        available: usize,
-    },
+    /// More than there is. The kernel would promise it and end a process when the promise falls due.
+    #[error(transparent)]
+    TooLittle(#[from] Shortage),
     /// The kernel refused.
     #[error("{step} of {len} bytes in {page}-byte pages: {source}{}", remedy(*page))]
     Kernel {
@@ -199,6 +192,40 @@ impl Memory {
         self.advise("madvise(MADV_POPULATE_WRITE)", Advice::LinuxPopulateWrite)
     }
 
+    /// How many of its bytes have no page behind them so far, and will cost one when they are written.
+    ///
+    /// ```
+    /// let memory = iomap::Memory::anonymous(3 * 4096, iomap::PageSize::Base)?;
+    /// assert_eq!(memory.absent()?, memory.len());
+    /// memory.map().fill(1)?;
+    /// assert_eq!(memory.absent()?, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`MemoryError::Kernel`].
+    pub fn absent(&self) -> Result<usize, MemoryError> {
+        /// The pages that are asked about at once.
+        const TOGETHER: usize = 1 << 16;
+        let page = PageSize::Base.bytes();
+        let mut present = [0u8; TOGETHER];
+        let mut absent = 0;
+        for first in (0..self.len()).step_by(TOGETHER * page) {
+            let len = (self.len() - first).min(TOGETHER * page);
+            // SAFETY: the range is a part of this mapping (the module's law), and the kernel writes one
+            // byte for each of its pages, of which there are at most `TOGETHER`.
+            let answer = unsafe {
+                libc::mincore(self.pages.as_mut_ptr().add(first).cast(), len, present.as_mut_ptr())
+            };
+            if answer != 0 {
+                let (page, source) = (page, io::Error::last_os_error());
+                return Err(MemoryError::Kernel { step: "mincore", len, page, source });
+            }
+            absent += present[..len.div_ceil(page)].iter().filter(|byte| **byte & 1 == 0).count();
+        }
+        Ok(absent * page)
+    }
+
     fn advise(&self, step: &'static str, advice: Advice) -> Result<(), MemoryError> {
         // SAFETY: the range is this mapping, and both pieces of advice used here leave its bytes and
         // its place alone (the module's law).
@@ -228,37 +255,12 @@ impl Memory {
     }
 }
 
-/// Whether the kernel could give out so many bytes without swapping; if not, how many it could:
-/// `MemAvailable` of `/proc/meminfo` (proc_meminfo(5), since Linux 3.14). Where `/proc` is not there, it
-/// is taken to have enough.
-///
-/// # Errors
-/// The bytes that are available, if they are fewer.
-pub fn is_available(len: usize) -> Result<(), usize> {
-    // Asking for the free memory is a thousandth of the work, and mostly answers it.
-    let info = rustix::system::sysinfo();
-    if (info.freeram as usize).saturating_mul(info.mem_unit as usize) >= len {
-        return Ok(());
-    }
-    match available() {
-        Some(available) if len > available => Err(available),
-        _ => Ok(()),
-    }
-}
-
-fn available() -> Option<usize> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
-}
-
-/// The length in whole pages, if the machine has so much. Pages of the hugetlb pool are set aside
+/// The length in whole pages, if there is so much. Pages of the hugetlb pool are set aside
 /// already.
 fn affordable(len: usize, page_size: PageSize) -> Result<usize, MemoryError> {
     let len = whole_pages(len, page_size)?;
     if page_size == PageSize::Base {
-        is_available(len).map_err(|available| MemoryError::TooLittle { len, available })?;
+        is_available(len)?;
     }
     Ok(len)
 }

@@ -58,7 +58,9 @@ impl Load<'_, DriveFile> {
         let mut accounts = Accounts::new(self, &fingerprints);
         let engine =
             self.fill_memory(&mut decided, &mut accounts, |(jobs, _): Jobs<'_>, accounts| {
-                let slots = SlotMemory::for_jobs(jobs, |n| n.min(self.options.depth as usize))?;
+                let absent = self.destination.absent()?;
+                let slots =
+                    SlotMemory::for_jobs(jobs, absent, |n| n.min(self.options.depth as usize))?;
                 self.fill_by_driver(&mut drive, (buffer, reach), (jobs, &slots), accounts, progress)
             })?;
         self.settle(&clock, decided, engine, accounts, &mut |file, offset, out| {

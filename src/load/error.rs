@@ -157,7 +157,9 @@ pub enum LoadError {
         device: String,
     },
     /// There is no memory for the buffer or the slots.
-    #[error("there is no memory for the load: {0}")]
+    #[error(
+        "there is no memory for the load: {0}; fewer items need less (--item), and memory of another device needs none of this (--to)"
+    )]
     Memory(#[from] iomap::MemoryError),
     /// The files are not all on one drive, of those that this process drives itself.
     #[error("{}: lies on another drive than the first file; load from each drive by itself", path.display())]

@@ -9,7 +9,7 @@ use std::thread;
 
 use exporters::vfio::Mappable;
 use exporters::vulkan;
-use iomap::{BufMap, Memory, PageSize};
+use iomap::{BufMap, Memory, MemoryError, PageSize, is_available};
 
 use super::accounts::Accounts;
 use super::check::Fingerprints;
@@ -27,6 +27,9 @@ use crate::storage::file::{SourceFile, pread};
 
 /// The most threads that read one piece at a time.
 const READERS_MAX: usize = 16;
+
+/// What a load needs beside the buffer and the slots, in bytes: stacks, rings, lists, what is compared.
+const OWN: usize = 4 << 20;
 
 /// Reads past the page cache, and reads that the kernel copies.
 pub(super) type Jobs<'w> = (&'w [Job], &'w [Job]);
@@ -79,11 +82,13 @@ impl Load<'_> {
             Err(_) => direct.len().min(self.options.depth as usize).min(READERS_MAX),
         };
         let copiers = copiers(copied.len());
-        let slots = SlotMemory::for_jobs(direct, |pieces| match &ring {
+        let absent = self.destination.absent()?;
+        let slots = SlotMemory::for_jobs(direct, absent, |pieces| match &ring {
             Ok(()) => pieces.min(self.options.depth as usize),
             Err(_) => readers, // Any of them may take a piece that needs a slot.
         })?;
-        let copier_slots = SlotMemory::for_jobs(copied, |_| copiers)?;
+        let absent = absent.saturating_add(slots.len() as usize);
+        let copier_slots = SlotMemory::for_jobs(copied, absent, |_| copiers)?;
         let held = slots.len() + copier_slots.len();
         let queues = (Queue::new(direct, stop), Queue::new(copied, stop));
         let (events, received) = channel();
@@ -276,16 +281,23 @@ pub(super) struct SlotMemory {
 }
 
 impl SlotMemory {
+    /// For jobs that are done beside `absent` bytes which were promised and will be written.
+    ///
+    /// # Errors
+    /// [`LoadError::Memory`], if there is not memory for all of it.
     pub(super) fn for_jobs(
         jobs: &[Job],
+        absent: usize,
         slots: impl Fn(usize) -> usize,
     ) -> Result<Self, LoadError> {
         let in_slots = jobs.iter().filter(|job| matches!(job.piece.landing, Landing::Slot(_)));
         let (count, len) = in_slots.fold((0, 0), |(n, len), job| (n + 1, job.piece.len.max(len)));
         let slot_len = (len as usize).next_multiple_of(PageSize::Base.bytes());
+        let len = slot_len.saturating_mul(slots(count));
+        is_available(len.saturating_add(absent).saturating_add(OWN)).map_err(MemoryError::from)?;
         let memory = match count {
             0 => None,
-            _ => Some(Memory::anonymous(slot_len * slots(count), PageSize::Base)?),
+            _ => Some(Memory::anonymous(len, PageSize::Base)?),
         };
         Ok(Self { memory, slot_len })
     }

@@ -182,6 +182,14 @@ impl<'a> Destination<'a> {
         }
     }
 
+    /// How many bytes of the system's memory filling it will cost, which are only promised so far.
+    fn absent(&self) -> Result<usize, LoadError> {
+        match self {
+            Self::Memory(memory) | Self::Imported { memory, .. } => Ok(memory.absent()?),
+            Self::Device(_) | Self::Peer(_) | Self::Bar(_) | Self::Visible(_) => Ok(0),
+        }
+    }
+
     /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

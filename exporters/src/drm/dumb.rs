@@ -17,7 +17,7 @@ use std::num::NonZeroU32;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use iomap::{Access, BufMap, Caching, Location, Plane, PlaneError};
+use iomap::{Access, BufMap, Caching, Location, Plane, PlaneError, is_available};
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::{Card, DrmError, Gem};
@@ -129,9 +129,8 @@ impl Card {
         let least = u64::from(width).saturating_mul(height.into());
         let least = least.saturating_mul(bits_per_pixel.into()) / 8;
         if OF_THE_SYSTEM.contains(&self.driver()) {
-            iomap::memory::is_available(least as usize).map_err(|available| {
-                DrmError::OutOfMemory { card: self.path().to_owned(), len: least, available }
-            })?;
+            is_available(least as usize)
+                .map_err(|source| DrmError::OutOfMemory { card: self.path().to_owned(), source })?;
         }
         let (mut pitch, mut len) = (0, 0);
         let gem = Gem::own(self, || {

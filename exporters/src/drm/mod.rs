@@ -51,6 +51,7 @@ pub use card::{Card, Node, nodes};
 pub use dumb::DumbBuffer;
 pub use framebuffer::Framebuffer;
 pub use gem::{Gem, export_handle};
+use iomap::Shortage;
 pub use syncobj::{Syncobj, Timeline};
 pub use vgem::Writing;
 
@@ -73,16 +74,14 @@ pub enum DrmError {
         /// The most that can be asked for, in bytes.
         max: usize,
     },
-    /// More than the machine has free, of a driver that takes the system's memory. Such a driver
+    /// More than there is, of a driver that takes the system's memory. Such a driver
     /// would not refuse before it had taken all there is (seen on Linux 7.2).
-    #[error("{card}: {len} bytes asked, {available} available; free some or ask for less")]
+    #[error("{card}: {source}")]
     OutOfMemory {
         /// The node.
         card: PathBuf,
-        /// What was asked for, in bytes.
-        len: u64,
-        /// `MemAvailable` of `/proc/meminfo`, in bytes.
-        available: usize,
+        /// What there is instead.
+        source: Shortage,
     },
     /// A picture of no planes, or of more than there can be.
     #[error("{card}: a framebuffer has one to four planes, not {count}")]

@@ -100,6 +100,9 @@ impl Allocation {
         if !imported && size > kinds.memory_heaps[kind.heap_index as usize].size {
             return Err(out_of_memory());
         }
+        if !imported && device.info().shares_system_memory {
+            iomap::is_available(usize::try_from(size).unwrap_or(usize::MAX))?;
+        }
 
         let mut export = vk::ExportMemoryAllocateInfo::default().handle_types(Handle::DMA_BUF_EXT);
         let mut fd = import.as_ref().map(Import::info);

@@ -61,6 +61,9 @@ pub enum VulkanError {
         /// What is free, in bytes: the driver's estimate, or the heap's size if it has none.
         free: u64,
     },
+    /// More than there is, of a device that shares the system's memory.
+    #[error(transparent)]
+    SystemMemory(#[from] iomap::Shortage),
     /// Memory whose address or length is not a multiple of what the device imports.
     #[error(
         "memory of {len} bytes cannot be imported: address and length must be multiples of {alignment}"

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::process::{self, Process, has_ended};
 use super::{Findings, unread};
-use crate::mounts::{self, Mount};
 use crate::pci::PciError;
+use iomap::mounts::{self, Mount};
 
 /// A mount, and a process that sees it, or `None` if this one does.
 #[derive(Debug)]

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::mounts::unescaped;
 use crate::pci::PciError;
+use iomap::mounts::unescaped;
 
 /// The files and devices that the system swaps to.
 pub(super) fn read(proc: &Path) -> Result<Vec<PathBuf>, PciError> {

@@ -6,8 +6,8 @@ use exporters::Absent;
 use rustix::fs::{AtFlags, StatxFlags, major, minor, stat, statx};
 
 use super::Layer;
-use crate::mounts::{self, Mount};
 use crate::storage::file::SourceFile;
+use iomap::mounts::{self, Mount};
 
 /// The numbers of a block device that is the file itself.
 pub(super) fn own_number(file: &SourceFile) -> Option<String> {

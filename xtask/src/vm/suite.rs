@@ -41,6 +41,7 @@ const GUESTS: &[(&str, &str, &str)] = &[
     ("gpu", "bufmap-exporters", "socket"),
     ("gpu", "bufmap-exporters", "vulkan"),
     ("gpu", "bufmap", "load_vulkan"),
+    ("gpu", "bufmap", "cgroup"),
 ];
 
 /// Tells programs in a machine where the tool is. The examples are in `examples` beside it.

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 /// A mounted file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mount {
+pub struct Mount {
     /// Its number, which statx(2) tells of a file.
     pub id: u64,
     /// The device's numbers, `259:2`. A major number of 0 is no block device's.
     pub device: String,
+    /// Which directory of the file system is mounted there, `/` for all of it.
+    pub root: PathBuf,
     /// Where it is mounted.
     pub on: PathBuf,
     /// What kind of file system it is.
@@ -21,10 +23,10 @@ pub(crate) struct Mount {
 
 /// A line that makes no sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BadLine<'a>(pub &'a str);
+pub struct BadLine<'a>(pub &'a str);
 
 /// All of them, in order.
-pub(crate) fn parse(mountinfo: &str) -> impl Iterator<Item = Result<Mount, BadLine<'_>>> {
+pub fn parse(mountinfo: &str) -> impl Iterator<Item = Result<Mount, BadLine<'_>>> {
     mountinfo.lines().map(|line| mount(line).ok_or(BadLine(line)))
 }
 
@@ -32,12 +34,13 @@ fn mount(line: &str) -> Option<Mount> {
     let (place, what) = line.split_once(" - ")?;
     let mut place = place.split(' ');
     let id = place.next()?.parse().ok()?;
-    let (_parent, device, _root, on) = (place.next()?, place.next()?, place.next()?, place.next()?);
+    let (_parent, device, root, on) = (place.next()?, place.next()?, place.next()?, place.next()?);
     let mut what = what.split(' ');
     let (kind, source, options) = (what.next()?, what.next()?, what.next()?);
     Some(Mount {
         id,
         device: device.to_owned(),
+        root: PathBuf::from(unescaped(root)),
         on: PathBuf::from(unescaped(on)),
         kind: kind.to_owned(),
         source: unescaped(source),
@@ -46,7 +49,7 @@ fn mount(line: &str) -> Option<Mount> {
 }
 
 /// A word whose white space and backslashes are written as three octal digits.
-pub(crate) fn unescaped(text: &str) -> String {
+pub fn unescaped(text: &str) -> String {
     let mut parts = text.split('\\');
     let mut plain = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -84,6 +87,7 @@ nonsense
         assert_eq!(mounts.len(), 2);
         assert_eq!((mounts[0].id, mounts[0].device.as_str()), (22, "259:2"));
         assert_eq!(mounts[1].on, PathBuf::from("/mnt/my disk\\"));
+        assert_eq!(mounts[1].root, PathBuf::from("/sub"));
         assert_eq!(mounts[1].kind, "btrfs");
         assert_eq!(mounts[1].options, "rw,compress=zstd:3");
     }
