@@ -91,7 +91,8 @@ impl TestCard {
         let Some(format) = self.planes.get(plane) else { return Vec::new() };
         let pixel = format.bytes as usize;
         let mut row = vec![0; format.row_bytes(self.picture.width) as usize];
-        let n = self.number as usize;
+        // Colours are the last byte of what is counted.
+        let n = usize::from(self.number as u8);
         for (x, bytes) in row.chunks_exact_mut(pixel).enumerate() {
             let across = x + 5 * y + 4 * n + 3 * plane;
             let [down, blocks] = [3 * y + 2 * n, (x / 8 + y / 8) * 8 + n];
@@ -181,6 +182,16 @@ mod tests {
     fn the_number_can_be_read() {
         let seen = corner(&card(DrmFourcc::Xrgb8888, 9_999_999_942));
         assert_eq!(seen, "#.#.###\n#.#...#\n###.###\n..#.#..\n..#.###\n");
+    }
+
+    #[test]
+    fn the_largest_numbers_can_be_drawn() {
+        for number in [u64::MAX / 4, u64::MAX - 1, u64::MAX] {
+            let (large, small) = (card(DrmFourcc::Nv12, number), number % 256);
+            for plane in 0..2 {
+                assert_eq!(large.row(plane, 9), card(DrmFourcc::Nv12, small).row(plane, 9));
+            }
+        }
     }
 
     #[test]
