@@ -8,10 +8,25 @@
 //!   memory into what a device is programmed with; [`storage`] reads drives; [`load`] plans a road from a file to a buffer, runs it, checks it and accounts
 //!   for it.
 #![deny(unsafe_code)]
+// What a system, a file or a peer can refuse is an error and no panic.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::print_stdout,
+        clippy::print_stderr
+    )
+)]
 
 pub use {exporters, iomap};
 
 pub mod dma;
 pub mod load;
 pub mod pci;
+pub mod remedy;
 pub mod storage;

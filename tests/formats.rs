@@ -930,7 +930,7 @@ fn what_is_no_file_is_refused() {
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     for (path, words) in [
         (dir.path().join("empty.zip"), ["no end record", "fetch or pack the archive again"]),
-        (dir.path().join("gone"), ["cannot open", "see that the path is right"]),
+        (dir.path().join("gone"), ["cannot open", "check the path"]),
         (dir.path().to_owned(), ["a directory", "name a file in it"]),
         (pipe, ["a pipe", "write its output to a file"]),
         ("/dev/null".into(), ["a character device", "copy what it gives"]),

@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bufmap::load::{Around, Destination, Load, LoadError, Options, Request, Road};
 use bufmap::storage::file::SourceFile;
@@ -33,12 +34,23 @@ fn main() -> ExitCode {
         anywhere("a_load_that_is_stopped", |()| stopped()),
         anywhere("a_file_that_cannot_be_opened", |()| unopenable()),
         anywhere("without_io_uring_threads_read_directly", |()| in_child("no_io_uring")),
+        anywhere("an_io_uring_that_is_refused_has_its_remedy", |()| {
+            for code in ["EPERM", "ENOSYS", "ENOMEM", "EMFILE", "ENFILE"] {
+                in_child(&format!("no_io_uring_{code}"));
+            }
+        }),
+        anywhere("without_another_thread_the_caller_does_it", |()| in_child("no_thread")),
+        anywhere("without_another_thread_a_load_can_be_stopped", |()| {
+            in_child("no_thread_stopped")
+        }),
+        anywhere("a_read_that_is_put_off_for_ever_can_be_stopped", |()| in_child("put_off")),
         anywhere("without_memory_there_is_an_error", |()| in_child("no_memory")),
         anywhere("without_descriptors_the_page_cache_is_read", |()| in_child("no_descriptor")),
         anywhere("little_locked_memory_is_said", |()| in_child("little_locked_memory")),
         as_root("an_error_of_the_drive_in_the_middle", |()| drive_error()),
         as_root("a_file_system_without_o_direct", |()| squashfs()),
         as_root("writes_within_one_step_of_the_clock", |()| one_step_of_the_clock()),
+        as_root("with_one_more_thread_it_does_it", |()| in_child("one_more_thread")),
         as_root("a_file_of_somebody_else", |()| in_child("somebody_else")),
     ];
     support::run(trials)
@@ -61,7 +73,15 @@ fn in_child(test: &str) {
 
 fn restricted(test: &str) {
     match test {
-        "no_io_uring" => no_io_uring(),
+        "no_io_uring" | "no_io_uring_EPERM" => no_io_uring(libc::EPERM, "io_uring_disabled"),
+        "no_io_uring_ENOSYS" => no_io_uring(libc::ENOSYS, "Linux 5.1"),
+        "no_io_uring_ENOMEM" => no_io_uring(libc::ENOMEM, "ulimit -l"),
+        "no_io_uring_EMFILE" => no_io_uring(libc::EMFILE, "ulimit -n"),
+        "no_io_uring_ENFILE" => no_io_uring(libc::ENFILE, "fs.file-max"),
+        "no_thread" => no_thread(),
+        "one_more_thread" => one_more_thread(),
+        "no_thread_stopped" => no_thread_stopped(),
+        "put_off" => put_off(),
         "no_memory" => no_memory(),
         "no_descriptor" => no_descriptor(),
         "little_locked_memory" => little_locked_memory(),
@@ -152,18 +172,23 @@ fn unopenable() {
     assert_eq!(kind("/dev/null"), io::ErrorKind::InvalidInput);
 }
 
-/// As container engines do it by default: io_uring's system calls answer EPERM.
-fn no_io_uring() {
-    let rules = BTreeMap::from([(libc::SYS_io_uring_setup, vec![])]);
+/// Has system calls refused in all threads of this process.
+fn refuse(calls: &[i64], code: i32) {
+    let rules: BTreeMap<_, _> = calls.iter().map(|&call| (call, vec![])).collect();
     let filter = SeccompFilter::new(
         rules,
         SeccompAction::Allow,
-        SeccompAction::Errno(libc::EPERM as u32),
+        SeccompAction::Errno(code as u32),
         std::env::consts::ARCH.try_into().expect("a known architecture"),
     )
     .expect("a filter");
     let program: seccompiler::BpfProgram = filter.try_into().expect("a program");
     seccompiler::apply_filter_all_threads(&program).expect("seccomp");
+}
+
+/// As container engines do it by default with EPERM.
+fn no_io_uring(code: i32, words: &str) {
+    refuse(&[libc::SYS_io_uring_setup], code);
     let file = file_of(8 * MIB + 11);
     drop_cache(file.as_file());
     let source = source(file.path());
@@ -172,7 +197,105 @@ fn no_io_uring() {
         .expect("a load by threads");
     assert_eq!(receipt.roads[0].road, Road::Direct);
     assert!(receipt.engine.contains("io_uring cannot be set up"), "{}", receipt.engine);
+    assert!(receipt.engine.contains(words), "{}", receipt.engine);
     assert_same(&contents(&memory)[..8 * MIB + 11], &bytes_of(8 * MIB + 11));
+}
+
+/// As a user's limit on processes or a container's does.
+fn no_more_threads() {
+    refuse(&[libc::SYS_clone, libc::SYS_clone3], libc::EAGAIN);
+}
+
+fn no_thread() {
+    const LEN: usize = 8 * MIB + 11;
+    no_more_threads();
+    for road in [Road::Direct, Road::Buffered] {
+        let file = file_of(LEN);
+        let (source, memory) = (source(file.path()), memory_of(LEN));
+        let receipt = load(&source, &whole(&source), Around::Untouched, &memory, by(road));
+        let receipt = receipt.expect("a load by the caller's thread");
+        let said = receipt.engine;
+        assert!(said.contains("the caller's thread") && said.contains("ulimit -u"), "{said}");
+        assert_same(&contents(&memory)[..LEN], &bytes_of(LEN));
+    }
+}
+
+/// Without io_uring many threads read: here all but one are refused.
+fn one_more_thread() {
+    const LEN: usize = 8 * MIB + 11;
+    let file = file_of(LEN);
+    drop_cache(file.as_file());
+    std::fs::set_permissions(file.path(), PermissionsExt::from_mode(0o644)).expect("a mode");
+    let (source, memory) = (source(file.path()), memory_of(LEN));
+    refuse(&[libc::SYS_io_uring_setup], libc::EPERM);
+    // A user who has no other thread.
+    let user = rustix::process::Uid::from_raw(20_000 + std::process::id() % 40_000);
+    rustix::thread::set_thread_res_uid(user, user, rustix::process::Uid::ROOT).expect("a user");
+    let most = rustix::process::Rlimit { current: Some(2), maximum: Some(2) };
+    rustix::process::setrlimit(rustix::process::Resource::Nproc, most).expect("a limit");
+    let receipt = load(&source, &whole(&source), Around::Untouched, &memory, by(Road::Direct))
+        .expect("a load by one thread");
+    assert_same(&contents(&memory)[..LEN], &bytes_of(LEN));
+    let said = receipt.engine;
+    assert!(said.starts_with("1 thread (no more can be started"), "{said}");
+    let root = rustix::process::Uid::ROOT;
+    rustix::thread::set_thread_res_uid(root, root, root).expect("root again");
+}
+
+fn no_thread_stopped() {
+    no_more_threads();
+    let file = file_of(8 * MIB);
+    let (source, memory) = (source(file.path()), memory_of(8 * MIB));
+    let error = Load {
+        files: std::slice::from_ref(&source),
+        requests: &whole(&source),
+        around: Around::Untouched,
+        destination: Destination::Memory(&memory),
+        options: by(Road::Direct),
+        stop: &AtomicBool::new(true),
+    }
+    .run(&mut |_| ())
+    .expect_err("it was stopped");
+    assert!(matches!(error, LoadError::Stopped { .. }), "{error}");
+}
+
+/// A kernel that puts every read off is not asked without a pause, and a load of it can be stopped.
+fn put_off() {
+    let file = file_of(8 * MIB);
+    let (source, memory) = (source(file.path()), memory_of(8 * MIB));
+    refuse(&[libc::SYS_pread64], libc::EAGAIN);
+    let stop = AtomicBool::new(false);
+    let (begun, processor) = (Instant::now(), processor_time());
+    let (mut asked, mut waited_for) = (None, None);
+    let error = Load {
+        files: std::slice::from_ref(&source),
+        requests: &whole(&source),
+        around: Around::Untouched,
+        destination: Destination::Memory(&memory),
+        options: by(Road::Buffered),
+        stop: &stop,
+    }
+    .run(&mut |progress| {
+        waited_for = waited_for.or(progress.pending);
+        if begun.elapsed() > Duration::from_millis(500) {
+            asked.get_or_insert_with(Instant::now);
+            stop.store(true, Ordering::Relaxed);
+        }
+    })
+    .expect_err("it was stopped");
+    assert!(matches!(error, LoadError::Stopped { .. }), "{error}");
+    let late = asked.expect("it was told what is waited for").elapsed();
+    assert!(late < Duration::from_millis(300), "{late:?}");
+    let waited_for = waited_for.expect("a read that is waited for");
+    assert_eq!(waited_for.file, 0);
+    assert!(waited_for.offset < 8 << 20, "{}", waited_for.offset);
+    let spent = processor_time() - processor;
+    assert!(spent < Duration::from_millis(200), "it was asked without a pause: {spent:?}");
+}
+
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 fn no_memory() {

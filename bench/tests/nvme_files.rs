@@ -99,9 +99,14 @@ fn changing() -> Outcome {
         let paths = [path.clone()];
         let first = |deed: &dyn Fn() -> std::io::Result<()>| {
             let mut done = None;
-            let map = ExtentMap::record(&paths, &Selection::default(), &mut |_| {
-                done.get_or_insert_with(deed);
-            });
+            let map = ExtentMap::record(
+                &paths,
+                &Selection::default(),
+                &AtomicBool::new(false),
+                &mut |_| {
+                    done.get_or_insert_with(deed);
+                },
+            );
             match done {
                 Some(Ok(())) => Ok(map),
                 other => Err(Failed::from(format!("while it was recorded: {other:?}"))),
@@ -115,7 +120,8 @@ fn changing() -> Outcome {
 
         fs::write(&path, pattern(8 << 20))?;
         fs::write(&other, vec![7; 8 << 20])?;
-        let expected = ExtentMap::record(&paths, &Selection::default(), &mut |_| ())?;
+        let expected =
+            ExtentMap::record(&paths, &Selection::default(), &AtomicBool::new(false), &mut |_| ())?;
         let found = first(&|| fs::rename(&other, &path))??;
         check(found == expected, format!("{found:?}, not {expected:?}"))
     })();
@@ -138,7 +144,8 @@ fn recorded(inputs: &Path) -> Result<(Address, Vec<(PathBuf, ExtentMap)>), Faile
     let record = |name| -> Result<_, Failed> {
         let (original, path) = (inputs.join(name), Path::new(PLACE).join(name));
         fs::copy(&original, &path)?;
-        Ok((original, ExtentMap::record(&[path], &Selection::default(), &mut |_| ())?))
+        let (selection, stop) = (Selection::default(), AtomicBool::new(false));
+        Ok((original, ExtentMap::record(&[path], &selection, &stop, &mut |_| ())?))
     };
     let maps: Result<_, _> = INPUTS.into_iter().map(record).collect();
     unmount()?;

@@ -1,7 +1,7 @@
 //! The accounts of a load: what landed, its fingerprints, and what went wrong first.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use iomap::{BufMap, Location};
 
 use super::check::{Fingerprints, Part};
 use super::nofault::Fault;
-use super::run::{Event, Failure, Job, Landed};
+use super::run::{Event, Failure, Flight, Job, Landed};
 use super::{Load, LoadError, Progress, Source, Valid, Verify};
 
 /// What ended a load early.
@@ -38,6 +38,8 @@ pub(super) struct Accounts<'a, S> {
     parts: Vec<Part>,
     valid: Valid,
     read_back: u64,
+    /// Something landed after the load was stopped, and was not fingerprinted any more.
+    unprinted: bool,
     end: Option<LoadError>,
 }
 
@@ -45,37 +47,39 @@ impl<'a, S: Source> Accounts<'a, S> {
     pub(super) fn new(load: &'a Load<'a, S>, fingerprints: &'a Fingerprints<'a>) -> Self {
         let wanted = load.requests.iter().map(|request| request.len).sum();
         let valid = Valid::none_of(wanted);
-        Self { load, fingerprints, parts: Vec::new(), valid, read_back: 0, end: None }
+        Self {
+            load,
+            fingerprints,
+            parts: Vec::new(),
+            valid,
+            read_back: 0,
+            unprinted: false,
+            end: None,
+        }
     }
 
     pub(super) fn wanted_fingerprints(&self) -> Option<&'a Fingerprints<'a>> {
         (self.load.options.verify != Verify::None).then_some(self.fingerprints)
     }
 
-    /// Takes events until every engine is done. `buffer` is what to fingerprint what landed
-    /// unfingerprinted by.
+    /// Takes events until every engine is done, and says meanwhile what is waited for. `buffer` is what
+    /// to fingerprint what landed unfingerprinted by.
     pub(super) fn listen(
         &mut self,
         events: &Receiver<Event<'_>>,
         buffer: Option<BufMap<'_>>,
-        stop: &AtomicBool,
+        flight: &Flight<'_>,
         progress: &mut dyn FnMut(Progress),
     ) {
         const LOOK_UP: Duration = Duration::from_millis(50);
         let mut end: Option<End<'_>> = None;
         loop {
-            if self.load.stop.load(Ordering::Relaxed) {
-                stop.store(true, Ordering::Relaxed);
-            }
             match events.recv_timeout(LOOK_UP) {
                 Ok(Event::Landed(landed)) => {
                     match landed.into_iter().try_for_each(|landed| self.landed(landed, buffer)) {
-                        Ok(()) => progress(Progress {
-                            done: self.valid.bytes(),
-                            total: self.valid.wanted(),
-                        }),
+                        Ok(()) => progress(self.progress(flight)),
                         Err(Lost) => {
-                            stop.store(true, Ordering::Relaxed);
+                            flight.end();
                             end = Some(End::Lost);
                         }
                     }
@@ -91,19 +95,26 @@ impl<'a, S: Source> Accounts<'a, S> {
                     end.get_or_insert(End::Gpu(error));
                 }
                 Ok(Event::Engine(error)) => {
-                    stop.store(true, Ordering::Relaxed);
+                    flight.end();
                     end.get_or_insert(End::Engine(error));
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => progress(self.progress(flight)),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         self.end = end.map(|end| self.explain(end));
     }
 
+    fn progress(&self, flight: &Flight<'_>) -> Progress {
+        let (done, total) = (self.valid.bytes(), self.valid.wanted());
+        Progress { done, total, pending: flight.oldest() }
+    }
+
     fn landed(&mut self, landed: Landed<'_>, buffer: Option<BufMap<'_>>) -> Result<(), Lost> {
         let Landed { job, parts } = landed;
-        let fingerprint = parts.is_none() && self.wanted_fingerprints().is_some();
+        let wanted = parts.is_none() && self.wanted_fingerprints().is_some();
+        let fingerprint = wanted && !self.load.stop.load(Ordering::Relaxed);
+        self.unprinted |= wanted && !fingerprint;
         self.parts.extend(parts.into_iter().flatten());
         for landed in job.landed() {
             for (_, place) in self.fingerprints.filled(landed.clone()) {
@@ -172,8 +183,10 @@ impl<'a, S: Source> Accounts<'a, S> {
     pub(super) fn finish(self, stopped: bool) -> Result<(Vec<Part>, Valid), LoadError> {
         match self.end {
             Some(error) => Err(error),
-            None if self.valid.bytes() == self.valid.wanted() => Ok((self.parts, self.valid)),
-            None if stopped => Err(LoadError::Stopped { valid: self.valid }),
+            None if self.valid.bytes() == self.valid.wanted() && !self.unprinted => {
+                Ok((self.parts, self.valid))
+            }
+            None if stopped || self.unprinted => Err(LoadError::Stopped { valid: self.valid }),
             None => Err(LoadError::Engine {
                 step: "a thread of the load",
                 source: io::Error::other("it ended before its work was done"),

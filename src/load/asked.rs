@@ -1,6 +1,8 @@
 //! What is asked of a load: what the planner decides by.
 
-use super::{Around, LoadError, Options, Request, Source};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{Around, LoadError, Options, Request, Source, Valid};
 
 /// A load as the planner sees it.
 pub(crate) struct Asked<'a, S> {
@@ -10,6 +12,8 @@ pub(crate) struct Asked<'a, S> {
     pub options: &'a Options,
     pub place: Place,
     pub buffer_len: u64,
+    /// Set by who does not want the answer any more.
+    pub stop: &'a AtomicBool,
 }
 
 /// Where a buffer lies, as far as roads go.
@@ -26,6 +30,15 @@ pub enum Place {
 }
 
 impl<S: Source> Asked<'_, S> {
+    /// Whether it is still asked.
+    pub fn go_on(&self) -> Result<(), LoadError> {
+        if !self.stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let wanted = self.requests.iter().map(|request| request.len).sum();
+        Err(LoadError::Stopped { valid: Valid::none_of(wanted) })
+    }
+
     /// Whether it makes sense: requests inside their files and the buffer, none over another.
     pub fn validate(&self) -> Result<(), LoadError> {
         let &Options { depth, block, .. } = self.options;

@@ -6,7 +6,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::mpsc::channel;
 use std::thread;
 
@@ -17,12 +18,13 @@ use iomap::{BufMap, Memory, PageSize};
 use super::accounts::Accounts;
 use super::asked::{Asked, Place};
 use super::check::Fingerprints;
+use super::crew::Crew;
 use super::fill::{Engine, Jobs, SlotMemory};
 use super::peer::{Pairs, proof};
 use super::plan::Run;
 use super::roads::{self, Decided, Peer, Split};
 use super::run::direct::Direct;
-use super::run::{Failure, Job, Queue, Report};
+use super::run::{Failure, Flight, Job, Queue, Report};
 use super::{Clock, Load, LoadError, Progress, Receipt, Road, Source};
 use crate::dma::{DmaError, DmaKind, DmaList, DmaRange, Iommu, Mapped, Mapper};
 use crate::pci::PciError;
@@ -33,7 +35,8 @@ use crate::storage::work::{Next, Read, Work};
 const AGAIN: usize = 1 << 20;
 
 impl Load<'_, DriveFile> {
-    /// Runs the load to its end. `progress` is called on this thread as pieces land.
+    /// Runs the load to its end. `progress` is called on this thread as pieces land, and ten times a second
+    /// at least while none does.
     ///
     /// # Errors
     /// [`LoadError`]; nothing is in flight when it is returned. A GPU's own memory cannot be loaded
@@ -63,9 +66,10 @@ impl Load<'_, DriveFile> {
                     SlotMemory::for_jobs(jobs, absent, |n| n.min(self.options.depth as usize))?;
                 self.fill_by_driver(&mut drive, (buffer, reach), (jobs, &slots), accounts, progress)
             })?;
-        self.settle(&clock, decided, engine, accounts, &mut |file, offset, out| {
+        let mut again = |file: &_, offset, out: &mut _| {
             drive.read_exact(file, offset, out).map_err(|source| Failure::Io { offset, source })
-        })
+        };
+        self.settle(&clock, decided, engine, accounts, (&mut again, progress))
     }
 
     /// The drive of all files.
@@ -131,13 +135,14 @@ impl Load<'_, DriveFile> {
         let slots_reach =
             slots.memory.as_ref().map(|memory| mapper.map(memory, Intent::Write)).transpose()?;
         let slots_reach = slots_reach.as_ref().map(Mapped::list);
-        let stop = AtomicBool::new(false);
-        let queue = Queue::new(jobs, &stop);
+        let flight = &Flight::new(self.stop);
+        let queue = Queue::new(jobs, flight);
         let (events, received) = channel();
         let prints = accounts.wanted_fingerprints();
-        thread::scope(|scope| {
-            let (queue, reads) = (&queue, &mut drive.queue);
-            scope.spawn(move || {
+        let reads = Mutex::new(&mut drive.queue);
+        let hands = thread::scope(|scope| {
+            let (queue, reads) = (&queue, &reads);
+            let reading = Crew::start(scope, 1, move |_| {
                 let whole = slots.memory.as_ref().map(Memory::map).zip(slots_reach);
                 let buffer = buffer.map();
                 let reached: Vec<_> =
@@ -145,15 +150,20 @@ impl Load<'_, DriveFile> {
                 let slots = (0..slots.count()).filter_map(|slot| slots.map(slot)).collect();
                 let report = Report::new(events);
                 let mut work = Direct::new(queue, self.files, buffer, slots, prints, report);
-                engine::run(reads, &reached, &mut work);
+                let mut reads = reads.lock().unwrap_or_else(PoisonError::into_inner);
+                engine::run(&mut reads, &reached, &mut work);
             });
-            accounts.listen(&received, Some(buffer.map()), &stop, progress);
+            accounts.listen(&received, Some(buffer.map()), flight, progress);
+            reading.join().1
         });
         let waits = match drive.queue.wake() {
             Wake::Polled => "polled",
             Wake::Interrupt => "woken by interrupts",
         };
-        let words = format!("the NVMe driver in user space, {waits}");
+        let mut words = format!("the NVMe driver in user space, {waits}");
+        if hands.are_few() {
+            words += &format!(", by {hands}");
+        }
         Ok(Engine { words, slots: slots.len() })
     }
 }
@@ -175,6 +185,7 @@ pub(super) fn decide<S: Source>(
 ) -> Result<Decided, LoadError> {
     let mut decided = Decided::default();
     for (index, runs) in roads::by_file(asked) {
+        asked.go_on()?;
         let file = &asked.files[index];
         for split in splits(asked, file, runs, &mut |jobs| may_write(file, jobs))? {
             decided.take(split, fingerprints);

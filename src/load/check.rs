@@ -7,6 +7,9 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
 
 use crc32fast::Hasher;
 use exporters::vulkan::{Buffer, Transfer};
@@ -14,9 +17,10 @@ use iomap::BufMap;
 
 use super::nofault::{self, Fault};
 use super::request::Request;
-use super::run::{Failure, Job};
+use super::run::{Failure, Job, Pending};
 use super::source::Source;
-use super::{Destination, Load, LoadError, Valid};
+use super::{Destination, Load, LoadError, Progress, Valid};
+use crate::storage::file::patience::Patience;
 use crate::storage::file::{SourceFile, pread};
 
 /// How thoroughly a load is checked.
@@ -144,41 +148,64 @@ pub(crate) fn compare<S: Source>(
     load: &Load<'_, S>,
     valid: &Valid,
     again: SecondRead<'_, S>,
+    progress: &mut dyn FnMut(Progress),
 ) -> Result<u64, LoadError> {
-    const CHUNK: usize = 1 << 20;
+    const CHUNK: u64 = 1 << 20;
     let mut buffer = Reader::new(load.destination)?;
-    let mut found = vec![0; CHUNK];
-    let mut expected = vec![0; CHUNK];
+    let mut bytes = (vec![0; CHUNK as usize], vec![0; CHUNK as usize]);
+    let stopped = || load.stop.load(Ordering::Relaxed);
     let mut compared = 0;
     for request in load.requests {
-        let file = &load.files[request.file];
         let mut at = 0;
         while at < request.len {
-            let len = (request.len - at).min(CHUNK as u64) as usize;
-            let (found, expected) = (&mut found[..len], &mut expected[..len]);
-            buffer.read(request.buffer_offset + at, found)?;
-            let offset = request.offset + at;
-            again(file, offset, expected)
-                .map_err(|failure| failure.explain(file, valid.clone()))?;
-            if found != expected
-                && let Some(differs) = found.iter().zip(&*expected).position(|(a, b)| a != b)
-            {
-                // Of a device that is not there, ones are read.
-                load.destination.check_there()?;
-                return Err(LoadError::Mismatch {
-                    path: file.path().into(),
-                    offset: offset + differs as u64,
-                    what: format!(
-                        "a second read of the file gives {:#04x}, the buffer holds {:#04x}",
-                        expected[differs], found[differs]
-                    ),
-                });
+            if stopped() {
+                return Err(LoadError::Stopped { valid: valid.clone() });
             }
-            at += len as u64;
-            compared += len as u64;
+            let len = (request.len - at).min(CHUNK);
+            let part =
+                Request::new(request.file, request.offset + at, len, request.buffer_offset + at);
+            let pending = Pending { file: part.file, offset: part.offset, since: Instant::now() };
+            let (done, total) = (valid.bytes(), valid.wanted());
+            progress(Progress { done, total, pending: Some(pending) });
+            let (found, expected) = (&mut bytes.0[..len as usize], &mut bytes.1[..len as usize]);
+            buffer.read(part.buffer_offset, found)?;
+            let file = &load.files[part.file];
+            match again(file, part.offset, expected) {
+                Err(_) if stopped() => continue,
+                answer => answer.map_err(|failure| failure.explain(file, valid.clone()))?,
+            }
+            same(load, &part, found, expected)?;
+            at += len;
+            compared += len;
         }
     }
     Ok(compared)
+}
+
+/// Whether the buffer holds what was expected of a part of a file.
+fn same<S: Source>(
+    load: &Load<'_, S>,
+    part: &Request,
+    found: &[u8],
+    expected: &[u8],
+) -> Result<(), LoadError> {
+    if found == expected {
+        return Ok(());
+    }
+    let mut pairs = found.iter().zip(expected).enumerate();
+    let Some((at, (found, expected))) = pairs.find(|(_, (found, expected))| found != expected)
+    else {
+        return Ok(());
+    };
+    // Of a device that is not there, ones are read.
+    load.destination.check_there()?;
+    Err(LoadError::Mismatch {
+        path: load.files[part.file].path().into(),
+        offset: part.offset + at as u64,
+        what: format!(
+            "a second read of the file gives {expected:#04x}, the buffer holds {found:#04x}"
+        ),
+    })
 }
 
 /// Reads a destination's bytes back, as whoever uses the buffer sees them.
@@ -218,17 +245,29 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Reads through the page cache.
-pub(crate) fn by_kernel(file: &SourceFile, offset: u64, out: &mut [u8]) -> Result<(), Failure> {
+/// Reads through the page cache. Once `stop` is set, it does not try again what the kernel put off.
+pub(crate) fn by_kernel(
+    file: &SourceFile,
+    offset: u64,
+    out: &mut [u8],
+    stop: &AtomicBool,
+) -> Result<(), Failure> {
     let len = out.len() as u64;
     let map = BufMap::from_mut_slice(out);
+    let mut patience = Patience::default();
     let mut at = 0;
     while at < len {
         let rest = map.subrange(at as usize..).unwrap_or(BufMap::null());
-        let failed = |source| Failure::Io { offset: offset + at, source };
-        match pread::read_at(file, offset + at, &rest).map_err(failed)? {
-            0 => return Err(Failure::Ended { at: offset + at }),
-            got => at += got as u64,
+        match pread::read_at(file, offset + at, &rest) {
+            Ok(0) => return Err(Failure::Ended { at: offset + at }),
+            Ok(got) => {
+                at += got as u64;
+                patience = Patience::default();
+            }
+            Err(source) => match patience.after(&source) {
+                Some(pause) if !stop.load(Ordering::Relaxed) => thread::sleep(pause),
+                _ => return Err(Failure::Io { offset: offset + at, source }),
+            },
         }
     }
     Ok(())

@@ -14,7 +14,7 @@ use super::plan::{self, Cut, Run};
 use super::road::Road;
 use super::roads::COPY_BLOCK;
 use super::run::direct::Direct;
-use super::run::{Event, Job, Queue, Report};
+use super::run::{Event, Flight, Job, Queue, Report};
 use crate::storage::file::ring::Ring;
 use crate::storage::file::{SourceFile, pread};
 
@@ -35,7 +35,7 @@ pub(super) struct Rates {
 
 /// Reads a sample of a file that the page cache holds by both roads. `None` if it is too short to
 /// ask, or one of the roads does not work.
-pub(super) fn measure(file: &SourceFile, cached: &[Run]) -> Option<Rates> {
+pub(super) fn measure(file: &SourceFile, cached: &[Run], stop: &AtomicBool) -> Option<Rates> {
     let bytes: u64 = cached.iter().map(|run| run.len).sum();
     if bytes < WORTH_ASKING {
         return None;
@@ -52,11 +52,11 @@ pub(super) fn measure(file: &SourceFile, cached: &[Run]) -> Option<Rates> {
 
     let cut = Cut { block: BLOCK, alignment, file_len: file.len(), slots_only: false };
     let direct = plan::direct(std::slice::from_ref(&sample), &cut);
-    let drive = time(file, &memory, jobs(Road::Direct, direct), |work| {
+    let drive = time(file, &memory, jobs(Road::Direct, direct), stop, |work| {
         Ring::new(8).and_then(|mut ring| ring.run(work)).is_ok()
     })?;
     let copied = plan::copied(&sample, file.len(), COPY_BLOCK).collect();
-    let copy = time(file, &memory, jobs(Road::Cached, copied), |work| {
+    let copy = time(file, &memory, jobs(Road::Cached, copied), stop, |work| {
         pread::run(work);
         true
     })?;
@@ -72,10 +72,11 @@ fn time(
     file: &SourceFile,
     memory: &Memory,
     jobs: Vec<Job>,
+    stop: &AtomicBool,
     engine: impl FnOnce(&mut Direct<'_, SourceFile>) -> bool,
 ) -> Option<f64> {
-    let stop = AtomicBool::new(false);
-    let queue = Queue::new(&jobs, &stop);
+    let flight = Flight::new(stop);
+    let queue = Queue::new(&jobs, &flight);
     let (events, landed) = channel();
     let files = std::slice::from_ref(file);
     let started = Instant::now();

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use super::road::Road;
 use super::valid::Valid;
-use crate::storage::file::{Changed, SourceFile, open_files};
+use crate::remedy::{Call, remedy};
+use crate::storage::file::{Changed, SourceFile};
 use crate::storage::nvme::NvmeError;
 
 /// Why a load failed. Every variant says what failed, where, and what to do; those that end a load
@@ -14,7 +15,7 @@ use crate::storage::nvme::NvmeError;
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// A file could not be opened.
-    #[error("{}: cannot be opened: {source}; {}", path.display(), remedy(source))]
+    #[error("{}: cannot be opened: {source}; {}", path.display(), remedy(Call::Open, source))]
     Open {
         /// The file.
         path: PathBuf,
@@ -80,7 +81,7 @@ pub enum LoadError {
         why: String,
     },
     /// The file could not be read.
-    #[error("{}: reading at offset {offset} failed: {source}; {}; {valid}", path.display(), remedy(source))]
+    #[error("{}: reading at offset {offset} failed: {source}; {}; {valid}", path.display(), read_remedy(source))]
     Read {
         /// The file.
         path: PathBuf,
@@ -138,7 +139,7 @@ pub enum LoadError {
         valid: Valid,
     },
     /// The load's own threads or rings failed.
-    #[error("{step} failed: {source}; {valid}")]
+    #[error("{step} failed: {source}; {}; {valid}", remedy(Call::Ring, source))]
     Engine {
         /// What failed.
         step: &'static str,
@@ -198,26 +199,13 @@ impl LoadError {
     }
 }
 
-/// What to do about a kernel's answer.
-fn remedy(error: &io::Error) -> Cow<'static, str> {
-    if let Some(remedy) = open_files::remedy(error) {
-        return remedy.into();
-    }
-    Cow::Borrowed(match error.kind() {
-        io::ErrorKind::NotFound => "check the path",
-        io::ErrorKind::PermissionDenied => "ask its owner for the right to read it",
-        io::ErrorKind::IsADirectory => "name a file in it",
-        io::ErrorKind::OutOfMemory => "close other programs",
-        io::ErrorKind::InvalidInput => "name a regular file or a block device",
-        _ if error.get_ref().is_some_and(|inner| inner.is::<NvmeError>()) => {
+/// What to do about an answer to a read.
+fn read_remedy(error: &io::Error) -> Cow<'static, str> {
+    match error.get_ref().is_some_and(|inner| inner.is::<NvmeError>()) {
+        true => {
             "load it again, or give the drive back to the kernel (bufmap unbind) and load it from there"
+                .into()
         }
-        _ if error.raw_os_error() == Some(libc::EIO) => {
-            "the drive or its file system failed, the kernel's log (dmesg) says more"
-        }
-        _ if error.raw_os_error() == Some(libc::ENODEV) => {
-            "the drive is gone: plug it in again, the kernel's log (dmesg) may say why"
-        }
-        _ => "the kernel's log (dmesg) may say more",
-    })
+        false => remedy(Call::Read, error),
+    }
 }

@@ -1,6 +1,7 @@
 //! Which road a load would take, and why not a better one, before it is run.
 
 use std::iter;
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{Access, access};
 use serde::Serialize;
@@ -78,7 +79,8 @@ impl Explain<'_> {
     /// with the requests.
     pub fn answer(&self) -> Result<Explanation, LoadError> {
         let Self { files, requests, around, place, buffer_len, options, .. } = *self;
-        let asked = Asked { files, requests, around, options, place, buffer_len };
+        let stop = &AtomicBool::new(false);
+        let asked = Asked { files, requests, around, options, place, buffer_len, stop };
         asked.validate()?;
         let pairs = match place {
             Place::Bar => self.provider.map(Pairs::forecast_bar),
@@ -112,7 +114,8 @@ impl ExtentMap {
         }
         let drive: Address = self.drive.address.parse().map_err(ExtentMapError::from)?;
         let (options, buffer_len) = (&Options::default(), manifest.buffer_len());
-        let asked = Asked { files, requests, around: Around::Scratch, options, place, buffer_len };
+        let (around, stop) = (Around::Scratch, &AtomicBool::new(false));
+        let asked = Asked { files, requests, around, options, place, buffer_len, stop };
         asked.validate()?;
         let mut pairs = match place {
             Place::System | Place::Gpu => None,

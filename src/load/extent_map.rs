@@ -11,12 +11,14 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crc32fast::Hasher;
 use rustix::fs::fsync;
 use serde::{Deserialize, Serialize};
 
 use super::format::Format;
+use super::path_json;
 use super::source::Recorded;
 use super::source::engine::Readable;
 use super::{LoadError, Manifest, Request, Selection, Source, Valid, check};
@@ -35,12 +37,14 @@ const CHUNK: usize = 1 << 20;
 ///
 /// ```no_run
 /// use std::sync::Arc;
+/// use std::sync::atomic::AtomicBool;
 /// use bufmap::load::{ExtentMap, Selection};
 /// use bufmap::storage::nvme::Controller;
 /// use exporters::vfio::Container;
 ///
 /// // While the file system is mounted:
-/// let map = ExtentMap::record(&["model.safetensors".into()], &Selection::default(), &mut |_| ())?;
+/// let (selection, stop) = (Selection::default(), AtomicBool::new(false));
+/// let map = ExtentMap::record(&["model.safetensors".into()], &selection, &stop, &mut |_| ())?;
 /// map.write("model.extents.json".as_ref())?;
 ///
 /// // When it is unmounted, and the drive is bound to vfio-pci:
@@ -76,7 +80,9 @@ pub struct Drive {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MappedFile {
-    /// What it was called while the kernel had the drive.
+    /// What it was called while the kernel had the drive. In JSON it is text, or a list of its bytes where it
+    /// is none.
+    #[serde(with = "path_json")]
     pub path: PathBuf,
     /// What it was read as.
     pub format: Format,
@@ -203,6 +209,7 @@ impl ExtentMap {
     pub fn record(
         paths: &[PathBuf],
         selection: &Selection<'_>,
+        stop: &AtomicBool,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, LoadError> {
         let manifest = Manifest::open(paths, selection)?;
@@ -221,7 +228,7 @@ impl ExtentMap {
             let mut items = Vec::new();
             for item in manifest.items().filter(|item| item.request.file == index) {
                 let Request { offset, len, .. } = *item.request;
-                let crc32 = fingerprint(file, item.request, &mut |bytes| {
+                let crc32 = fingerprint(file, item.request, stop, &mut |bytes| {
                     done += bytes;
                     progress(done);
                 })?;
@@ -384,15 +391,21 @@ fn drive_below(file: &SourceFile) -> Result<(Drive, u64), ExtentMapError> {
 fn fingerprint(
     file: &SourceFile,
     request: &Request,
+    stop: &AtomicBool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<u32, LoadError> {
     let mut bytes = vec![0; CHUNK];
     let mut crc = Hasher::new();
     let mut at = 0;
     while at < request.len {
+        if stop.load(Ordering::Relaxed) {
+            return Err(LoadError::Stopped { valid: Valid::none_of(request.len) });
+        }
         let len = (request.len - at).min(CHUNK as u64) as usize;
-        check::by_kernel(file, request.offset + at, &mut bytes[..len])
-            .map_err(|failure| failure.explain(file, Valid::default()))?;
+        match check::by_kernel(file, request.offset + at, &mut bytes[..len], stop) {
+            Err(_) if stop.load(Ordering::Relaxed) => continue,
+            answer => answer.map_err(|failure| failure.explain(file, Valid::default()))?,
+        }
         crc.update(&bytes[..len]);
         at += len as u64;
         progress(len as u64);
@@ -402,6 +415,9 @@ fn fingerprint(
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -445,6 +461,16 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_is_no_text_keeps_its_bytes() {
+        let mut recorded = map(FIRST, "").expect("a map");
+        recorded.files[0].path = OsString::from_vec(b"/x/\xff.bin".to_vec()).into();
+        let json = serde_json::to_vec(&recorded).expect("JSON");
+        assert_eq!(ExtentMap::parse("map".as_ref(), &json).expect("a map"), recorded);
+        recorded.files[0].path = "/x/ä.bin".into();
+        assert!(serde_json::to_string(&recorded).expect("JSON").contains("\"/x/ä.bin\""));
+    }
+
+    #[test]
     fn a_map_is_known_by_its_name() {
         assert!(ExtentMap::is_named("/x/model.extents.json".as_ref()));
         assert!(!ExtentMap::is_named("model.safetensors.index.json".as_ref()));
@@ -452,7 +478,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(lens in prop::collection::vec((1u64..1 << 40, 0u64..1 << 40), 1..9)) {
+        fn what_is_written_is_read(lens in prop::collection::vec((1u64..1 << 40, 0u64..1 << 40), 1..9), path: Vec<u8>) {
             let mut file_offset = 0;
             let extents: Vec<_> = lens.iter().map(|&(len, offset)| {
                 let extent = Extent { file_offset, offset, len };
@@ -461,7 +487,8 @@ mod tests {
             }).collect();
             let item = MappedItem { name: "ä\"\n".into(), offset: 0, len: file_offset, crc32: Some(7) };
             let drive = Drive { address: "0000:02:00.0".into(), serial: "S 1".into(), namespace: 2 };
-            let file = MappedFile { path: "/a b".into(), format: Format::Ktx2, extents, items: vec![item] };
+            let path = PathBuf::from(OsString::from_vec(path));
+            let file = MappedFile { path, format: Format::Ktx2, extents, items: vec![item] };
             let map = ExtentMap { drive, files: vec![file] };
             let directory = tempfile::tempdir().expect("a directory");
             let path = directory.path().join("m.extents.json");

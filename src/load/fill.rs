@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
@@ -13,15 +13,17 @@ use iomap::{BufMap, Memory, MemoryError, PageSize, is_available};
 
 use super::accounts::Accounts;
 use super::check::Fingerprints;
+use super::crew::{Crew, Hands};
 use super::plan::Landing;
 use super::road::Road;
 use super::roads::Decided;
 use super::run::direct::Direct;
 use super::run::staged::{Slots, Staged};
-use super::run::{Event, Job, Queue, Report};
+use super::run::{Event, Flight, Job, Queue, Report};
 use super::source::Source;
 use super::source::engine::Readable;
 use super::{Load, LoadError, Progress, target};
+use crate::remedy::{Call, remedy};
 use crate::storage::file::ring::Ring;
 use crate::storage::file::{SourceFile, pread};
 
@@ -75,8 +77,8 @@ impl Load<'_> {
         accounts: &mut Accounts<'_, SourceFile>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Engine, LoadError> {
-        let stop = &AtomicBool::new(false);
-        let ring = ring_available(direct);
+        let flight = &Flight::new(self.stop);
+        let ring = ring_available(direct, self.options.depth);
         let readers = match &ring {
             Ok(()) => usize::from(!direct.is_empty()),
             Err(_) => direct.len().min(self.options.depth as usize).min(READERS_MAX),
@@ -90,36 +92,31 @@ impl Load<'_> {
         let absent = absent.saturating_add(slots.len() as usize);
         let copier_slots = SlotMemory::for_jobs(copied, absent, |_| copiers)?;
         let held = slots.len() + copier_slots.len();
-        let queues = (Queue::new(direct, stop), Queue::new(copied, stop));
+        let queues = (Queue::new(direct, flight), Queue::new(copied, flight));
         let (events, received) = channel();
         let prints = accounts.wanted_fingerprints();
-        let registered = thread::scope(|scope| {
-            let mut ring_thread = None;
-            for reader in 0..readers {
-                let (events, slots, queue) = (events.clone(), &slots, &queues.0);
-                if ring.is_ok() {
-                    ring_thread =
-                        Some(scope.spawn(move || {
-                            self.ring_fills_map(buffer, slots, queue, prints, &events)
-                        }));
-                } else {
-                    scope.spawn(move || {
-                        self.thread_fills_map(buffer, slots.map(reader), queue, prints, events);
-                    });
+        let uring = ring.is_ok();
+        let (read, copied_by) = thread::scope(|scope| {
+            let (slots, copier_slots, queues) = (&slots, &copier_slots, &queues);
+            let own_events = events.clone();
+            let reading = Crew::start(scope, readers, move |reader| match uring {
+                true => self.ring_fills_map(buffer, slots, &queues.0, prints, &own_events),
+                false => {
+                    let slot = slots.map(reader);
+                    self.thread_fills_map(buffer, slot, &queues.0, prints, own_events);
+                    None
                 }
-            }
-            for copier in 0..copiers {
-                let (events, slots, queue) = (events.clone(), &copier_slots, &queues.1);
-                scope.spawn(move || {
-                    self.thread_fills_map(buffer, slots.map(copier), queue, prints, events);
-                });
-            }
-            drop(events);
-            accounts.listen(&received, Some(buffer.map()), stop, progress);
-            ring_thread.and_then(|thread| thread.join().ok()).flatten()
+            });
+            let copying = Crew::start(scope, copiers, move |copier| {
+                let slot = copier_slots.map(copier);
+                self.thread_fills_map(buffer, slot, &queues.1, prints, events);
+            });
+            accounts.listen(&received, Some(buffer.map()), flight, progress);
+            (reading.join(), copying.join())
         });
-        let counts = (readers, copiers);
-        Ok(Engine::describe(&ring, (direct, copied), counts, registered, held))
+        let ((registered, readers), (_, copiers)) = (read, copied_by);
+        let registered = registered.into_iter().flatten().next();
+        Ok(Engine::describe(&ring, (direct, copied), (readers, copiers), registered, held))
     }
 
     /// Does jobs by one read at a time.
@@ -160,7 +157,7 @@ impl Load<'_> {
         let report = Report::new(events.clone());
         let mut work = Direct::new(queue, self.files, buffer.map(), slot_maps, prints, report);
         if let Err(error) = ring.run(&mut work) {
-            queue.stop();
+            queue.flight().end();
             let _ = events.send(Event::Engine(error));
         }
         ring.refusal().map(Unregistered::from)
@@ -173,8 +170,8 @@ impl Load<'_> {
         accounts: &mut Accounts<'_, SourceFile>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Engine, LoadError> {
-        let stop = &AtomicBool::new(false);
-        let ring = ring_available(&decided.direct);
+        let flight = &Flight::new(self.stop);
+        let ring = ring_available(&decided.direct, self.options.depth);
         let jobs = decided.direct.iter().chain(&decided.copied);
         let slot_len = jobs.map(|job| job.piece.len as usize).max().unwrap_or(0).max(1);
         let slot_len = slot_len.next_multiple_of(PageSize::Base.bytes());
@@ -183,12 +180,12 @@ impl Load<'_> {
         let memory = target::memory_to_import(buffer.device(), (slot_len * count) as u64)?;
         let imported = Arc::new(buffer.device().import_memory(Arc::clone(&memory))?);
         let prints = accounts.wanted_fingerprints();
-        let queues = [Queue::new(&decided.direct, stop), Queue::new(&decided.copied, stop)];
+        let queues = [Queue::new(&decided.direct, flight), Queue::new(&decided.copied, flight)];
         let uring = [ring.is_ok(), false];
         let (events, received) = channel();
-        let registered = thread::scope(|scope| {
+        let (registered, hands) = thread::scope(|scope| {
             let (memory, imported, queues) = (&memory, &imported, &queues);
-            let reader = scope.spawn(move || {
+            let reading = Crew::start(scope, 1, move |_| {
                 let mut unregistered = None;
                 for (queue, uring) in
                     queues.iter().zip(uring).filter(|(queue, _)| !queue.is_empty())
@@ -226,11 +223,13 @@ impl Load<'_> {
                 }
                 unregistered
             });
-            accounts.listen(&received, None, stop, progress);
-            reader.join().ok().flatten()
+            accounts.listen(&received, None, flight, progress);
+            reading.join()
         });
         let work = (&decided.direct[..], &decided.copied[..]);
-        Ok(Engine::describe(&ring, work, (1, 1), registered, memory.len() as u64))
+        let registered = registered.into_iter().flatten().next();
+        let hands = (hands.clone(), hands);
+        Ok(Engine::describe(&ring, work, hands, registered, memory.len() as u64))
     }
 }
 
@@ -248,7 +247,8 @@ impl fmt::Display for NoRing {
         match self {
             Self::Refused(error) => write!(
                 f,
-                "io_uring cannot be set up ({error}: see the sysctl kernel.io_uring_disabled and the container's seccomp profile)"
+                "io_uring cannot be set up ({error}: {})",
+                remedy(Call::Ring, error)
             ),
             Self::Unregistrable => f.write_str(
                 "the kernel does not keep a device's pages pinned for an io_uring, which then costs nearly twice as much",
@@ -258,14 +258,14 @@ impl fmt::Display for NoRing {
 }
 
 /// Whether the direct jobs are done by an io_uring; the reason, if not.
-fn ring_available(direct: &[Job]) -> Result<(), NoRing> {
+fn ring_available(direct: &[Job], depth: u32) -> Result<(), NoRing> {
     if direct.is_empty() {
         return Ok(());
     }
     if direct.iter().any(|job| job.road == Road::Peer) {
         return Err(NoRing::Unregistrable);
     }
-    Ring::new(1).map(drop).map_err(NoRing::Refused)
+    Ring::new(depth).map(drop).map_err(NoRing::Refused)
 }
 
 /// How many threads copy out of the page cache.
@@ -321,15 +321,8 @@ struct Unregistered(String);
 
 impl From<&io::Error> for Unregistered {
     fn from(error: &io::Error) -> Self {
-        Self(match error.raw_os_error() {
-            Some(libc::ENOMEM) => format!("{error}: raise RLIMIT_MEMLOCK, `ulimit -l`"),
-            _ => error.to_string(),
-        })
+        Self(format!("{error}: {}", remedy(Call::Register, error)))
     }
-}
-
-fn threads(count: usize) -> String {
-    format!("{count} thread{}", if count == 1 { "" } else { "s" })
 }
 
 /// How the reads were issued.
@@ -344,21 +337,27 @@ impl Engine {
     fn describe(
         ring: &Result<(), NoRing>,
         (direct, copied): (&[Job], &[Job]),
-        (readers, copiers): (usize, usize),
+        (readers, copiers): (Hands, Hands),
         unregistered: Option<Unregistered>,
         slots: u64,
     ) -> Self {
         let mut words = Vec::new();
         match ring {
             Ok(()) if direct.is_empty() => {}
-            Ok(()) => words.push(match unregistered {
-                None => "io_uring with registered buffers".to_owned(),
-                Some(Unregistered(why)) => format!("io_uring without registered buffers ({why})"),
-            }),
-            Err(why) => words.push(format!("{} with pread, because {why}", threads(readers))),
+            Ok(()) => {
+                let registered = match unregistered {
+                    None => "with registered buffers".to_owned(),
+                    Some(Unregistered(why)) => format!("without registered buffers ({why})"),
+                };
+                words.push(match readers.are_few() {
+                    false => format!("io_uring {registered}"),
+                    true => format!("io_uring {registered}, by {readers}"),
+                });
+            }
+            Err(why) => words.push(format!("{readers} with pread, because {why}")),
         }
         if !copied.is_empty() {
-            words.push(format!("{} with pread for what the kernel copies", threads(copiers)));
+            words.push(format!("{copiers} with pread for what the kernel copies"));
         }
         Self { words: words.join("; "), slots }
     }

@@ -70,6 +70,7 @@ mod asked;
 mod by_driver;
 mod check;
 mod contest;
+mod crew;
 mod error;
 mod explain;
 mod extent_map;
@@ -78,6 +79,7 @@ pub mod format;
 pub mod layout;
 mod manifest;
 mod nofault;
+mod path_json;
 mod peer;
 mod plan;
 mod receipt;
@@ -109,6 +111,7 @@ pub use peer::Proof;
 pub use receipt::{Receipt, Share, StepDown};
 pub use request::{Around, Request};
 pub use road::Road;
+pub use run::Pending;
 pub use source::Source;
 pub use target::Target;
 pub use valid::Valid;
@@ -220,13 +223,16 @@ impl Default for Options {
     }
 }
 
-/// How far a load has come, in bytes.
+/// How far a load has come, in bytes, and what it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// The bytes in place.
     pub done: u64,
     /// The bytes asked for.
     pub total: u64,
+    /// The read that has been waited for longest, if one is under way: a file system or drive that does not
+    /// answer keeps a load from ending, even when it is [stopped](Load::stop).
+    pub pending: Option<Pending>,
 }
 
 /// A load to be run, of files that the kernel has or, with [`DriveFile`], of files on a drive that
@@ -245,12 +251,14 @@ pub struct Load<'a, S = SourceFile> {
     pub destination: Destination<'a>,
     /// How.
     pub options: Options,
-    /// Set to true by anyone, at any time, it ends the load early with [`LoadError::Stopped`].
+    /// Set to true by anyone, at any time, it ends the load early with [`LoadError::Stopped`], as soon as the
+    /// reads that are under way are answered.
     pub stop: &'a AtomicBool,
 }
 
 impl Load<'_> {
-    /// Runs the load to its end. `progress` is called on this thread as pieces land.
+    /// Runs the load to its end. `progress` is called on this thread as pieces land, and ten times a second
+    /// at least while none does.
     ///
     /// # Errors
     /// [`LoadError`]; nothing is in flight when it is returned.
@@ -267,7 +275,9 @@ impl Load<'_> {
             }),
             Err(buffer) => self.fill_device(buffer, &decided, &mut accounts, progress),
         }?;
-        self.settle(&clock, decided, engine, accounts, &mut check::by_kernel)
+        let mut again =
+            |file: &_, offset, out: &mut _| check::by_kernel(file, offset, out, self.stop);
+        self.settle(&clock, decided, engine, accounts, (&mut again, progress))
     }
 }
 
@@ -293,6 +303,7 @@ impl<'a, S: Source> Load<'a, S> {
             options: &self.options,
             place: self.destination.place(),
             buffer_len: self.destination.len(),
+            stop: self.stop,
         };
         asked.validate()?;
         Ok(asked)
@@ -305,14 +316,14 @@ impl<'a, S: Source> Load<'a, S> {
         decided: Decided,
         engine: Engine,
         accounts: Accounts<'_, S>,
-        again: SecondRead<'_, S>,
+        (again, progress): (SecondRead<'_, S>, &mut dyn FnMut(Progress)),
     ) -> Result<Receipt, LoadError> {
         self.destination.check_there()?;
         let read_back = accounts.read_back();
         let fingerprints = accounts.fingerprints();
         let (parts, valid) = accounts.finish(self.stop.load(Ordering::Relaxed))?;
         let (elapsed, cpu) = clock.elapsed();
-        let checked = self.check(fingerprints.whole(parts), &valid, again);
+        let checked = self.check(fingerprints.whole(parts), &valid, again, progress);
         // A file that something changes is not the one that its checksums are of.
         if matches!(checked, Ok(_) | Err(LoadError::Mismatch { .. })) {
             self.check_unchanged()?;
@@ -344,6 +355,7 @@ impl<'a, S: Source> Load<'a, S> {
         fingerprints: Vec<u32>,
         valid: &Valid,
         again: SecondRead<'_, S>,
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<Checked, LoadError> {
         let mut checked = Checked { verify: self.options.verify, ..Checked::default() };
         if self.options.verify == Verify::None {
@@ -352,7 +364,7 @@ impl<'a, S: Source> Load<'a, S> {
         checked.format_checksums = self.compare_checksums(&fingerprints)?;
         checked.fingerprints = fingerprints;
         if self.options.verify == Verify::Full {
-            checked.compared = check::compare(self, valid, again)?;
+            checked.compared = check::compare(self, valid, again, progress)?;
             if matches!(self.destination.place(), Place::Peer | Place::Bar) {
                 checked.read_back = checked.compared;
             }

@@ -129,6 +129,7 @@ pub(crate) fn decide(
     let mut pairs = pairs.filter(|_| may_be_peers);
     let mut decided = Decided::default();
     for (index, runs) in by_file(asked) {
+        asked.go_on()?;
         let file = &asked.files[index];
         let splits = match &mut pairs {
             Some(pairs) => peer_roads(asked, file, runs, pairs)?,
@@ -232,7 +233,7 @@ fn best_roads(asked: &Asked<'_, SourceFile>, file: &SourceFile, runs: Vec<Run>) 
     // A kernel that does not tell what it holds is one more reason to go past the cache.
     let (cached, rest) = by_residency(file, &runs).unwrap_or((Vec::new(), runs.clone()));
     let mut why = "the bytes already sit in the page cache".to_owned();
-    if let Some(rates) = contest::measure(file, &cached) {
+    if let Some(rates) = contest::measure(file, &cached, asked.stop) {
         let [drive, cache] = [rates.drive, rates.cache].map(|rate| rate / (1u64 << 30) as f64);
         if drive > cache {
             return vec![Split::new(asked, file, best, &runs)];

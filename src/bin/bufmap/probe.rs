@@ -6,6 +6,7 @@ use std::io;
 use bufmap::exporters::vfio::{Container, VfioError};
 use bufmap::exporters::vulkan::{self, DeviceInfo};
 use bufmap::exporters::{Absent, Udmabuf, dma_heap};
+use bufmap::remedy::{Call, remedy};
 use bufmap::storage::file::{cache, ring::Ring};
 use bytesize::ByteSize;
 use rustix::process::{Resource, getrlimit};
@@ -132,8 +133,7 @@ fn io_uring() -> Result<String, Absent> {
         Ok(_) => Ok("many reads in flight on one thread".into()),
         Err(error) => Err(Absent::new(
             format!("it cannot be set up: {error}"),
-            "see the sysctl kernel.io_uring_disabled and the container's seccomp profile; \
-             threads with pread stand in",
+            format!("{}; threads with pread stand in", remedy(Call::Ring, &error)),
         )),
     }
 }

@@ -2,9 +2,9 @@
 //! the remedy.
 
 use super::{Format, Refusal, Refused};
-use crate::storage::file::{Changed, open_files};
+use crate::remedy::{Call, remedy};
+use crate::storage::file::Changed;
 use exporters::outside::outside;
-use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum FormatError {
     /// The file cannot be opened, or its size cannot be learned.
-    #[error("{}: cannot open: {source}; {}", path.display(), open_fix(source))]
+    #[error("{}: cannot open: {source}; {}", path.display(), remedy(Call::Open, source))]
     Open {
         /// The file.
         path: PathBuf,
@@ -35,9 +35,8 @@ pub enum FormatError {
 
     /// The system failed to read.
     #[error(
-        "{}: cannot read {len} bytes at offset {offset}: {source}; see the kernel log for the \
-         device's health, and read the file elsewhere to compare",
-        path.display()
+        "{}: cannot read {len} bytes at offset {offset}: {source}; {}",
+        path.display(), remedy(Call::Read, source)
     )]
     Read {
         /// The file.
@@ -291,17 +290,4 @@ impl FormatError {
             why: refused.why,
         }
     }
-}
-
-fn open_fix(error: &io::Error) -> Cow<'static, str> {
-    if let Some(remedy) = open_files::remedy(error) {
-        return remedy.into();
-    }
-    Cow::Borrowed(match error.kind() {
-        io::ErrorKind::NotFound => "see that the path is right",
-        io::ErrorKind::PermissionDenied => {
-            "give yourself read permission on it and search permission on its directories"
-        }
-        _ => "see that it can be read with another program, such as `head -c 1`",
-    })
 }

@@ -3,9 +3,11 @@
 //! that an error made from it is complete.
 
 use super::{Format, FormatError, HEAD_LEN};
+use crate::storage::file::patience::Patience;
 use crate::storage::file::{NotAFile, SourceFile};
 use std::io::{self, Read};
 use std::path::Path;
+use std::thread;
 
 /// Bytes that can be read at any position.
 #[derive(Clone, Copy)]
@@ -119,6 +121,7 @@ impl<'a> Source<'a> {
     }
 
     fn fill(&self, offset: u64, bytes: &mut [u8]) -> Result<(), FormatError> {
+        let mut patience = Patience::default();
         let mut done = 0;
         while done < bytes.len() {
             let at = offset + done as u64;
@@ -127,9 +130,15 @@ impl<'a> Source<'a> {
                     let path = self.path.to_owned();
                     return Err(FormatError::Shrank { path, offset: at, len: self.len });
                 }
-                Ok(read) => done += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(read) => {
+                    done += read;
+                    patience = Patience::default();
+                }
                 Err(source) => {
+                    if let Some(pause) = patience.after(&source) {
+                        thread::sleep(pause);
+                        continue;
+                    }
                     let len = (bytes.len() - done) as u64;
                     let path = self.path.to_owned();
                     return Err(FormatError::Read { path, offset: at, len, source });

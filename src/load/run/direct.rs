@@ -95,7 +95,7 @@ impl<'m, S: Source> Work<'m> for Direct<'m, S> {
 
     fn next(&mut self) -> Next<'m, S::Handle<'m>> {
         if let Some(rest) = self.intake.rest() {
-            return Next::Read(rest);
+            return rest;
         }
         match self.intake.take() {
             Some(job) => self.begin(job),

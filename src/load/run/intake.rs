@@ -2,14 +2,16 @@
 //! slot is free, keep account of reads in flight, and report.
 
 use std::io;
+use std::thread;
+use std::time::Duration;
 
 use iomap::{BufMap, MapError};
 
-use super::reads::{Outcome, Reads};
+use super::reads::{Outcome, Reads, Rest};
 use super::{Event, Failure, Job, Queue, Report};
 use crate::load::nofault::Fault;
 use crate::load::source::Source;
-use crate::storage::work::{Next, Read};
+use crate::storage::work::Next;
 
 pub(super) struct Intake<'m, S: Source> {
     queue: &'m Queue<'m>,
@@ -31,9 +33,31 @@ impl<'m, S: Source> Intake<'m, S> {
         Self { queue, held: None, free, reads: Reads::new(files), report }
     }
 
-    /// The rest of a read that came in part.
-    pub(super) fn rest(&mut self) -> Option<Read<'m, S::Handle<'m>>> {
-        self.reads.rest()
+    /// What has to be read again. While the kernel puts reads off, nothing new is begun.
+    pub(super) fn rest(&mut self) -> Option<Next<'m, S::Handle<'m>>> {
+        /// So soon the end of the load is noticed.
+        const LOOK_UP: Duration = Duration::from_millis(50);
+        loop {
+            if self.queue.flight().is_ended() {
+                self.abandon();
+                return None;
+            }
+            match self.reads.rest() {
+                Rest::Nothing => return None,
+                Rest::Due(read) => return Some(Next::Read(read)),
+                Rest::Later(_) if !self.reads.none_in_flight() => return Some(Next::Wait),
+                Rest::Later(wait) => thread::sleep(wait.min(LOOK_UP)),
+            }
+        }
+    }
+
+    /// Gives up what is not in flight.
+    fn abandon(&mut self) {
+        self.held = None;
+        for (job, slot) in self.reads.abandon() {
+            self.queue.flight().done(job);
+            self.free.extend(slot);
+        }
     }
 
     /// The next job, the one held back first.
@@ -58,9 +82,11 @@ impl<'m, S: Source> Intake<'m, S> {
         slot: Option<usize>,
         place: Result<BufMap<'m>, MapError>,
     ) -> Next<'m, S::Handle<'m>> {
+        self.queue.flight().begun(job);
         let started = match place.and_then(|place| place.subrange(..job.piece.len as usize)) {
             Ok(into) => self.reads.start(job, slot, into),
             Err(error) => {
+                self.queue.flight().done(job);
                 self.misplaced(job, error.into());
                 return Next::Done;
             }
@@ -68,6 +94,7 @@ impl<'m, S: Source> Intake<'m, S> {
         match started {
             Ok(read) => Next::Read(read),
             Err(source) => {
+                self.queue.flight().done(job);
                 self.free.extend(slot);
                 self.fail(Event::Failed(job, Failure::Io { offset: job.piece.offset, source }));
                 Next::Done
@@ -82,9 +109,13 @@ impl<'m, S: Source> Intake<'m, S> {
         result: io::Result<usize>,
     ) -> Option<(&'m Job, Option<usize>)> {
         match self.reads.finish(tag, result) {
-            Outcome::Complete(job, slot) => Some((job, slot)),
+            Outcome::Complete(job, slot) => {
+                self.queue.flight().done(job);
+                Some((job, slot))
+            }
             Outcome::Partial => None,
             Outcome::Failed(job, slot, failure) => {
+                self.queue.flight().done(job);
                 self.free.extend(slot);
                 self.fail(Event::Failed(job, failure));
                 None
@@ -105,7 +136,7 @@ impl<'m, S: Source> Intake<'m, S> {
 
     /// Ends the work: nothing more is begun.
     pub(super) fn fail(&mut self, event: Event<'m>) {
-        self.queue.stop();
+        self.queue.flight().end();
         self.held = None;
         self.report.failed(event);
     }

@@ -7,15 +7,19 @@
 //! Whoever completes a piece sends an [`Event`] to the load's own thread, which keeps the accounts.
 
 pub(crate) mod direct;
+mod flight;
 mod intake;
 mod reads;
 pub(crate) mod staged;
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
+
+pub(crate) use flight::Flight;
+pub use flight::Pending;
 
 use super::LoadError;
 use super::check::Part;
@@ -158,16 +162,16 @@ impl Failure {
 pub(crate) struct Queue<'a> {
     jobs: &'a [Job],
     next: AtomicUsize,
-    stop: &'a AtomicBool,
+    flight: &'a Flight<'a>,
 }
 
 impl<'a> Queue<'a> {
-    pub(crate) const fn new(jobs: &'a [Job], stop: &'a AtomicBool) -> Self {
-        Self { jobs, next: AtomicUsize::new(0), stop }
+    pub(crate) const fn new(jobs: &'a [Job], flight: &'a Flight<'a>) -> Self {
+        Self { jobs, next: AtomicUsize::new(0), flight }
     }
 
     fn take(&self) -> Option<&'a Job> {
-        if self.is_stopped() {
+        if self.flight.is_ended() {
             return None;
         }
         self.jobs.get(self.next.fetch_add(1, Ordering::Relaxed))
@@ -178,11 +182,7 @@ impl<'a> Queue<'a> {
         self.jobs.is_empty()
     }
 
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+    pub(crate) const fn flight(&self) -> &'a Flight<'a> {
+        self.flight
     }
 }

@@ -1,14 +1,17 @@
 //! Reads that may come in parts.
 //!
-//! A read can return fewer bytes than asked; then the rest is asked for again. [`Reads`] keeps, for
-//! each read in flight, how far it got, and tells a part from the end of the file.
+//! A read can return fewer bytes than asked; then the rest is asked for again. It can be put off; then it
+//! is asked for again after a pause. [`Reads`] keeps, for each read, how far it got, and tells a part
+//! from the end of the file.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use iomap::BufMap;
 
 use super::{Failure, Job};
 use crate::load::source::Source;
+use crate::storage::file::patience::Patience;
 use crate::storage::work::Read;
 
 /// A job being read into a map.
@@ -19,15 +22,35 @@ struct Reading<'m, F> {
     slot: Option<usize>,
     into: BufMap<'m>,
     got: u64,
+    patience: Patience,
 }
 
-/// The reads in flight of one engine; a read's tag is its index.
+/// A read to be asked for again.
+#[derive(Debug)]
+struct Again {
+    tag: usize,
+    /// Not before.
+    due: Instant,
+}
+
+/// What is to be asked for again.
+#[derive(Debug)]
+pub(super) enum Rest<'m, F> {
+    /// Nothing.
+    Nothing,
+    /// This read.
+    Due(Read<'m, F>),
+    /// Something, after so long.
+    Later(Duration),
+}
+
+/// The reads of one engine; a read's tag is its index.
 pub(super) struct Reads<'m, S: Source> {
     files: &'m [S],
     /// Kept, so that the next read of the same file finds it open.
     last: Option<S::Handle<'m>>,
     reading: Vec<Option<Reading<'m, S::Handle<'m>>>>,
-    unfinished: Vec<usize>,
+    unfinished: Vec<Again>,
 }
 
 /// What a completion means.
@@ -45,9 +68,22 @@ impl<'m, S: Source> Reads<'m, S> {
         Self { files, last: None, reading: Vec::new(), unfinished: Vec::new() }
     }
 
-    /// Whether nothing is in flight.
+    /// Whether nothing is in flight, nor to be asked for again.
     pub(super) fn is_empty(&self) -> bool {
         self.reading.iter().all(Option::is_none)
+    }
+
+    /// Whether the engine has none of them.
+    pub(super) fn none_in_flight(&self) -> bool {
+        self.reading.iter().flatten().count() == self.unfinished.len()
+    }
+
+    /// Gives up what would have to be asked for again. Returns the jobs, each with its slot.
+    pub(super) fn abandon(&mut self) -> Vec<(&'m Job, Option<usize>)> {
+        let tags = self.unfinished.drain(..).map(|again| again.tag);
+        tags.filter_map(|tag| self.reading[tag].take())
+            .map(|reading| (reading.job, reading.slot))
+            .collect()
     }
 
     /// Begins to read a job into `into`, if its file can be opened for it.
@@ -63,17 +99,25 @@ impl<'m, S: Source> Reads<'m, S> {
             self.reading.push(None);
             self.reading.len() - 1
         });
-        self.reading[tag] = Some(Reading { job, file: file.clone(), slot, into, got: 0 });
+        let patience = Patience::default();
+        self.reading[tag] = Some(Reading { job, file: file.clone(), slot, into, got: 0, patience });
         Ok(Read { file, offset: job.piece.offset, into, tag })
     }
 
-    /// The rest of a read that came in part.
-    pub(super) fn rest(&mut self) -> Option<Read<'m, S::Handle<'m>>> {
-        let tag = self.unfinished.pop()?;
-        let reading = self.reading[tag].as_ref()?;
-        let into = reading.into.subrange(reading.got as usize..).ok()?;
+    /// The rest of a read that came in part, or was put off.
+    pub(super) fn rest(&mut self) -> Rest<'m, S::Handle<'m>> {
+        let first = (0..self.unfinished.len()).min_by_key(|&at| self.unfinished[at].due);
+        let Some(first) = first else { return Rest::Nothing };
+        let wait = self.unfinished[first].due.saturating_duration_since(Instant::now());
+        if !wait.is_zero() {
+            return Rest::Later(wait);
+        }
+        let tag = self.unfinished.swap_remove(first).tag;
+        let Some(reading) = &self.reading[tag] else { return Rest::Nothing };
+        // A read that came in part left room for the rest.
+        let Ok(into) = reading.into.subrange(reading.got as usize..) else { return Rest::Nothing };
         let offset = reading.job.piece.offset + reading.got;
-        Some(Read { file: reading.file.clone(), offset, into, tag })
+        Rest::Due(Read { file: reading.file.clone(), offset, into, tag })
     }
 
     pub(super) fn finish(&mut self, tag: usize, result: io::Result<usize>) -> Outcome<'m> {
@@ -81,6 +125,7 @@ impl<'m, S: Source> Reads<'m, S> {
         let (job, slot, offset) = (reading.job, reading.slot, reading.job.piece.offset);
         let failure = match result {
             Ok(bytes) => {
+                reading.patience = Patience::default();
                 reading.got += bytes as u64;
                 let ended = bytes == 0 || reading.got % job.granule(self.files) != 0;
                 if reading.got >= job.piece.need {
@@ -88,16 +133,16 @@ impl<'m, S: Source> Reads<'m, S> {
                 } else if ended {
                     Some(Failure::Ended { at: offset + reading.got })
                 } else {
-                    self.unfinished.push(tag);
+                    self.unfinished.push(Again { tag, due: Instant::now() });
                     return Outcome::Partial;
                 }
             }
-            Err(source) => match source.raw_os_error() {
-                Some(libc::EAGAIN | libc::EINTR) => {
-                    self.unfinished.push(tag);
+            Err(source) => match reading.patience.after(&source) {
+                Some(pause) => {
+                    self.unfinished.push(Again { tag, due: Instant::now() + pause });
                     return Outcome::Partial;
                 }
-                _ => Some(Failure::Io { offset: offset + reading.got, source }),
+                None => Some(Failure::Io { offset: offset + reading.got, source }),
             },
         };
         self.reading[tag] = None;

@@ -140,7 +140,7 @@ impl<'m> Work<'m> for Staged<'m> {
 
     fn next(&mut self) -> Next<'m, Descriptor<'m>> {
         if let Some(rest) = self.intake.rest() {
-            return Next::Read(rest);
+            return rest;
         }
         let stuck = self.intake.free.is_empty() && self.intake.reads.is_empty();
         if !self.reaped(stuck) {

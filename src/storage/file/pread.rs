@@ -15,8 +15,8 @@ use iomap::{Access, BufMap};
 
 use crate::storage::work::{Next, Work};
 
-/// Reads at `offset` into `map` with one `pread(2)`, retried when a signal interrupts it. Returns
-/// how many bytes were read: fewer than asked near the end of the file.
+/// Reads at `offset` into `map` with one `pread(2)`. Returns how many bytes were read: fewer than
+/// asked near the end of the file.
 ///
 /// # Errors
 /// The kernel's answer; [`io::ErrorKind::PermissionDenied`] if the map is read-only.
@@ -25,19 +25,10 @@ pub fn read_at(file: impl AsFd, offset: u64, map: &BufMap<'_>) -> io::Result<usi
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the map is read-only"));
     }
     let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-    loop {
-        // SAFETY: the map is writable over `len` bytes for as long as it is borrowed.
-        let got = unsafe {
-            libc::pread(file.as_fd().as_raw_fd(), map.as_ptr().cast(), map.len(), offset)
-        };
-        if let Ok(got) = usize::try_from(got) {
-            return Ok(got);
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
+    // SAFETY: the map is writable over `len` bytes for as long as it is borrowed.
+    let got =
+        unsafe { libc::pread(file.as_fd().as_raw_fd(), map.as_ptr().cast(), map.len(), offset) };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
 }
 
 /// Runs `work` to its end, one read at a time on this thread.
