@@ -4,7 +4,8 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use support::*;
 use tempfile::TempDir;
@@ -358,39 +359,108 @@ fn probe_gives_every_absence_its_reason_and_remedy() {
 fn an_interrupt_ends_a_load_in_order() {
     let file = file_of(512 << 20);
     drop_cache(file.as_file());
-    let mut child = Command::new(env!("CARGO_BIN_EXE_bufmap"))
-        .args(["load", "--require", "direct", "--block", "4KiB", "--depth", "1"])
-        .arg(file.path())
-        .stderr(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .expect("the command runs");
+    let args = ["load", "--require", "direct", "--block", "4KiB", "--depth", "1"];
+    let child = started(&args, file.path());
     wait_until_it_reads(child.id());
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("a signal");
-    let status = child.wait().expect("an end");
-    let mut said = String::new();
-    std::io::Read::read_to_string(&mut child.stderr.take().expect("a pipe"), &mut said)
-        .expect("text");
-    assert_eq!(status.code(), Some(130), "{said}");
+    interrupt(&child);
+    let (status, said) = ended(child);
+    assert_eq!(status, Some(130), "{said}");
     assert!(said.contains("stopped") && said.contains("bytes are valid"), "{said}");
 }
 
-/// Waits until the kernel has read something of the drive for the process.
+/// The buffer is compared once all is read, which is when the file is read a second time.
+#[test]
+fn an_interrupt_ends_a_comparison() {
+    const LEN: u64 = 256 << 20;
+    let file = file_of(LEN as usize);
+    drop_cache(file.as_file());
+    let child = started(&["load", "--require", "buffered", "--verify", "full"], file.path());
+    wait_until_it_has_read(child.id(), "rchar: ", LEN + (8 << 20));
+    let begun = Instant::now();
+    interrupt(&child);
+    let (status, said) = ended(child);
+    assert_eq!(status, Some(130), "{said}");
+    assert!(said.contains("268435456 of 268435456 bytes are valid"), "{said}");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+/// As timeout(1) does: to the child, and to the group that it is in.
+#[test]
+fn an_interrupt_that_comes_twice_at_once_is_one() {
+    let file = file_of(64 << 20);
+    drop_cache(file.as_file());
+    let args = ["load", "--require", "direct", "--block", "4KiB", "--depth", "1"];
+    let child = started(&args, file.path());
+    wait_until_it_reads(child.id());
+    interrupt(&child);
+    std::thread::sleep(Duration::from_millis(2));
+    interrupt(&child);
+    let (status, said) = ended(child);
+    assert_eq!(status, Some(130), "{said}");
+    assert!(said.contains("bytes are valid"), "{said}");
+}
+
+fn started(args: &[&str], file: &Path) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bufmap"));
+    command.args(args).arg(file).stderr(Stdio::piped()).stdout(Stdio::null());
+    command.spawn().expect("the command runs")
+}
+
+fn interrupt(child: &Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("a signal");
+}
+
+/// The exit status, and what was said on standard error.
+fn ended(child: Child) -> (Option<i32>, String) {
+    let output = child.wait_with_output().expect("an end");
+    (output.status.code(), stderr(&output))
+}
+
+/// Whatever cannot be written down ends in a status, and never in a panic.
+#[test]
+fn a_full_output_is_a_failure_and_no_panic() {
+    let files = Files::new();
+    let path = files.write("model.safetensors", &safetensors(TWO_TENSORS, &bytes_of(3000)));
+    let full = || fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    for (args, status) in [
+        (&["load", path.as_str()][..], 1),
+        (&["load", "/no/such/file"], 1),
+        (&["load"], 2),
+        (&["--help"], 1),
+        (&["load", "--help"], 1),
+        (&["--version"], 1),
+        (&["probe"], 1),
+        (&["explain", path.as_str()], 1),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bufmap"));
+        let done = command.args(args).stdout(full()).stderr(full()).status().expect("it runs");
+        assert_eq!(done.code(), Some(status), "{args:?}");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bufmap"));
+        let output = command.args(args).stdout(full()).output().expect("it runs");
+        assert!(!stderr(&output).contains("panicked"), "{args:?}: {}", stderr(&output));
+        assert_eq!(output.status.code(), Some(status), "{args:?}");
+    }
+}
+
 fn wait_until_it_reads(pid: u32) {
+    wait_until_it_has_read(pid, "read_bytes: ", 1 << 20);
+}
+
+/// Waits until a counter of `/proc/PID/io` is above `least`.
+fn wait_until_it_has_read(pid: u32, counter: &str, least: u64) {
     let io = Path::new("/proc").join(pid.to_string()).join("io");
-    for _ in 0..2000 {
+    for _ in 0..10_000 {
         let text = fs::read_to_string(&io).unwrap_or_default();
-        let read = text.lines().find_map(|line| line.strip_prefix("read_bytes: "));
-        if read.and_then(|bytes| bytes.parse::<u64>().ok()).is_some_and(|bytes| bytes > 1 << 20) {
+        let read = text.lines().find_map(|line| line.strip_prefix(counter));
+        if read.and_then(|bytes| bytes.parse::<u64>().ok()).is_some_and(|bytes| bytes > least) {
             return;
         }
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(2));
     }
     panic!("it never began to read");
 }
 
-/// The ranges are the buffer, and each lies in system memory; or the reason why nobody may know.
 #[test]
 fn phyrs_are_the_whole_buffer_in_system_memory() {
     let output = bufmap(&["phyrs", "--size", "1MiB", "--json"]);

@@ -53,6 +53,20 @@
 //!
 //! Read [`export`] first, then [`dmabuf`], then the source you need.
 #![deny(unsafe_code)]
+// What a system, a file or a peer can refuse is an error and no panic.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::print_stdout,
+        clippy::print_stderr
+    )
+)]
 
 mod absent;
 pub mod dma_heap;

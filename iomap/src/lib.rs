@@ -17,6 +17,20 @@
 //! How the bytes are moved is the business of `copy`, which is private: its engines are chosen by
 //! what a [`BufMap`] says of itself.
 #![deny(unsafe_code)]
+// What a system, a file or a peer can refuse is an error and no panic.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::print_stdout,
+        clippy::print_stderr
+    )
+)]
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("iomap is for 64-bit Linux: its 8-byte accesses must be single ones");

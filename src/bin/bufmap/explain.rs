@@ -1,5 +1,7 @@
 //! `bufmap explain`.
 
+use std::path::PathBuf;
+
 use bufmap::exporters::vulkan::{self, DeviceInfo};
 use bufmap::load::format::Format;
 use bufmap::load::{
@@ -11,6 +13,7 @@ use bytesize::ByteSize;
 use serde_json::json;
 
 use crate::args::{ExplainArgs, To};
+use crate::json;
 use crate::table::table;
 use crate::{Failure, print};
 
@@ -41,7 +44,7 @@ pub fn run(args: &ExplainArgs) -> Result<(), Failure> {
     .answer()?;
     let files = manifest.files().iter().zip(manifest.formats());
     let files = files.map(|(file, format)| Lying {
-        path: file.path().display().to_string(),
+        path: file.path().to_owned(),
         format: *format,
         lies_on: Stack::below(file).to_string(),
     });
@@ -58,7 +61,7 @@ fn of_map(args: &ExplainArgs, map: &ExtentMap) -> Result<(), Failure> {
     let Drive { address, serial, namespace } = &map.drive;
     let lies_on = format!("namespace {namespace} of drive {serial} ({address}), by its extents");
     let files = map.files.iter().map(|file| Lying {
-        path: file.path.display().to_string(),
+        path: file.path.clone(),
         format: file.format,
         lies_on: lies_on.clone(),
     });
@@ -67,7 +70,7 @@ fn of_map(args: &ExplainArgs, map: &ExtentMap) -> Result<(), Failure> {
 
 /// A file and what it lies on, in words.
 struct Lying {
-    path: String,
+    path: PathBuf,
     format: Format,
     lies_on: String,
 }
@@ -117,7 +120,8 @@ fn report(
 }
 
 fn as_json(files: &[Lying], left_out: &[LeftOut], explanation: &Explanation) -> serde_json::Value {
-    let files = files.iter().map(|file| json!({ "path": file.path, "lies_on": file.lies_on }));
+    let files =
+        files.iter().map(|file| json!({ "path": json::path(&file.path), "lies_on": file.lies_on }));
     let mut report = json!(explanation);
     report["files"] = json!(files.collect::<Vec<_>>());
     report["left_out"] = json!(left_out);
@@ -127,7 +131,7 @@ fn as_json(files: &[Lying], left_out: &[LeftOut], explanation: &Explanation) -> 
 fn as_text(files: &[Lying], left_out: &[LeftOut], explanation: &Explanation) -> String {
     let mut facts = table();
     for Lying { path, format, lies_on } in files {
-        facts.add_row(["file", &format!("{path} ({format})")]);
+        facts.add_row(["file", &format!("{} ({format})", path.display())]);
         facts.add_row(["lies on", lies_on]);
     }
     for left_out in crate::load::left_out(left_out) {

@@ -1,7 +1,6 @@
 //! `bufmap load`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bufmap::exporters::outside::outside;
 use bufmap::exporters::vfio::Container;
@@ -15,12 +14,14 @@ use bytesize::ByteSize;
 use serde_json::json;
 
 use crate::args::{LoadArgs, To};
+use crate::interrupt::Interrupts;
+use crate::json;
 use crate::progress::bar;
 use crate::table::table;
 use crate::{Failure, print};
 
 pub fn run(args: &LoadArgs) -> Result<(), Failure> {
-    let stop = stop_on_ctrl_c()?;
+    let interrupts = Interrupts::take();
     if let Some(map) = args.files.iter().find(|file| ExtentMap::is_named(file)) {
         let [map] = &args.files[..] else {
             let map = map.display();
@@ -31,7 +32,7 @@ pub fn run(args: &LoadArgs) -> Result<(), Failure> {
         let controller = Controller::open(container.open(&map.drive.address)?, 1)?;
         let manifest = map.manifest(&controller, &args.items)?;
         let target = target(args, manifest.buffer_len(), Some(&container))?;
-        return report(args, &manifest, target, &stop, |load, progress| load.run(progress));
+        return report(args, &manifest, target, &interrupts, |load, progress| load.run(progress));
     }
     let selection = Selection {
         format: args.format,
@@ -40,7 +41,7 @@ pub fn run(args: &LoadArgs) -> Result<(), Failure> {
     };
     let manifest = Manifest::open(&args.files, &selection)?;
     let target = target(args, manifest.buffer_len(), None)?;
-    report(args, &manifest, target, &stop, |load, progress| load.run(progress))
+    report(args, &manifest, target, &interrupts, |load, progress| load.run(progress))
 }
 
 /// Loads and reports.
@@ -48,7 +49,7 @@ fn report<S: Source>(
     args: &LoadArgs,
     manifest: &Manifest<S>,
     (target, step_down): (Target, Option<StepDown>),
-    stop: &AtomicBool,
+    interrupts: &Interrupts,
     run: impl FnOnce(&Load<'_, S>, &mut dyn FnMut(Progress)) -> Result<Receipt, LoadError>,
 ) -> Result<(), Failure> {
     let load = Load {
@@ -63,13 +64,16 @@ fn report<S: Source>(
             block: args.block,
             ..Options::default()
         },
-        stop,
+        stop: interrupts.stop(),
     };
     let bar = bar(0);
+    interrupts.begin(load.files.iter().map(|file| file.path().display().to_string()).collect());
     let loaded = run(&load, &mut |progress| {
+        interrupts.note(progress);
         bar.set_length(progress.total);
         bar.set_position(progress.done);
     });
+    interrupts.end();
     bar.finish_and_clear();
     let mut receipt = match loaded {
         Ok(receipt) => receipt,
@@ -84,18 +88,6 @@ fn report<S: Source>(
         return print(&format!("{:#}", as_json(manifest, &target, &receipt)));
     }
     print(&as_text(manifest, &target, &receipt))
-}
-
-/// A flag that Ctrl-C sets. The load then ends in order; a second Ctrl-C ends it at once.
-fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>, Failure> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(crate::INTERRUPTED.into());
-        }
-    })?;
-    Ok(stop)
 }
 
 /// Makes the buffer, in a drive's container if there is one.
@@ -153,7 +145,7 @@ fn as_json<S: Source>(
     let items = manifest.items().enumerate().map(|(i, item)| {
         json!({
             "name": item.name,
-            "file": manifest.files()[item.request.file].path().display().to_string(),
+            "file": json::path(manifest.files()[item.request.file].path()),
             "offset": item.request.offset,
             "len": item.request.len,
             "buffer_offset": item.request.buffer_offset,

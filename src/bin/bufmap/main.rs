@@ -1,9 +1,25 @@
 //! The `bufmap` command: a thin face over the library.
+// What a system, a file or a peer can refuse is an error and no panic.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::print_stdout,
+        clippy::print_stderr
+    )
+)]
 
 mod args;
 mod bind;
 mod explain;
 mod extents;
+mod interrupt;
+mod json;
 mod load;
 mod peers;
 mod phyrs;
@@ -23,7 +39,11 @@ const INTERRUPTED: u8 = 130;
 fn main() -> ExitCode {
     // Where that is refused, the error of the file that is too many names the limit.
     let _ = open_files::raise_limit();
-    let done = match args::Args::parse().command {
+    let args = match args::Args::try_parse() {
+        Ok(args) => args,
+        Err(instead) => return explain_usage(&instead),
+    };
+    let done = match args.command {
         args::Command::Load(args) => load::run(&args),
         args::Command::Explain(args) => explain::run(&args),
         args::Command::Extents(args) => extents::run(&args),
@@ -35,14 +55,34 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Stopped(why)) => {
-            eprintln!("bufmap: {why}");
+            say(&why);
             ExitCode::from(INTERRUPTED)
         }
         Err(Failure::Error(why)) => {
-            eprintln!("bufmap: {why}");
+            say(&why);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints the help that was asked for, or what is wrong with the command line.
+fn explain_usage(instead: &clap::Error) -> ExitCode {
+    let printed = instead.print();
+    match u8::try_from(instead.exit_code()) {
+        Ok(0) => match printed.map_err(unprinted) {
+            Ok(()) | Err(None) => ExitCode::SUCCESS,
+            Err(Some(why)) => {
+                say(&why);
+                ExitCode::FAILURE
+            }
+        },
+        status => ExitCode::from(status.unwrap_or(2)),
+    }
+}
+
+/// Says something on standard error. Where that cannot be written to, there is nobody to tell.
+pub fn say(words: &str) {
+    let _ = writeln!(io::stderr(), "bufmap: {words}");
 }
 
 /// Why a command ended without doing what it was asked.
@@ -55,12 +95,16 @@ pub enum Failure {
 
 /// Prints a report. A reader that closes the pipe early has read enough.
 pub fn print(report: &str) -> Result<(), Failure> {
-    match writeln!(io::stdout(), "{report}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::Error(format!("the report cannot be written: {error}")))
-        }
-        _ => Ok(()),
+    match writeln!(io::stdout(), "{report}").map_err(unprinted) {
+        Err(Some(why)) => Err(Failure::Error(why)),
+        Ok(()) | Err(None) => Ok(()),
     }
+}
+
+/// What kept a report from being written.
+fn unprinted(error: io::Error) -> Option<String> {
+    let closed = error.kind() == io::ErrorKind::BrokenPipe;
+    (!closed).then(|| format!("the report cannot be written: {error}"))
 }
 
 impl<E: std::error::Error> From<E> for Failure {
