@@ -39,6 +39,8 @@ fn main() -> ExitCode {
                 in_child(&format!("no_io_uring_{code}"));
             }
         }),
+        anywhere("an_io_uring_that_takes_no_read_is_an_error", |()| in_child("no_ring_enter")),
+        anywhere("an_io_uring_that_is_put_off_for_ever_is_given_up", |()| in_child("ring_put_off")),
         anywhere("without_another_thread_the_caller_does_it", |()| in_child("no_thread")),
         anywhere("without_another_thread_a_load_can_be_stopped", |()| {
             in_child("no_thread_stopped")
@@ -82,6 +84,8 @@ fn restricted(test: &str) {
         "one_more_thread" => one_more_thread(),
         "no_thread_stopped" => no_thread_stopped(),
         "put_off" => put_off(),
+        "no_ring_enter" => no_ring_enter(libc::EPERM, Duration::ZERO),
+        "ring_put_off" => no_ring_enter(libc::EAGAIN, Duration::from_secs(10)),
         "no_memory" => no_memory(),
         "no_descriptor" => no_descriptor(),
         "little_locked_memory" => little_locked_memory(),
@@ -259,6 +263,21 @@ fn no_thread_stopped() {
     assert!(matches!(error, LoadError::Stopped { .. }), "{error}");
 }
 
+/// A ring is set up, and nothing can be done with it.
+fn no_ring_enter(code: i32, tried_for: Duration) {
+    let file = file_of(8 * MIB);
+    let (source, memory) = (source(file.path()), memory_of(8 * MIB));
+    refuse(&[libc::SYS_io_uring_enter], code);
+    let (begun, processor) = (Instant::now(), processor_time());
+    let error = load(&source, &whole(&source), Around::Untouched, &memory, by(Road::Direct))
+        .expect_err("no read is taken");
+    let (took, spent) = (begun.elapsed(), processor_time() - processor);
+    let LoadError::Engine { source, valid, .. } = &error else { panic!("{error}") };
+    assert_eq!((source.raw_os_error(), valid.bytes()), (Some(code), 0), "{error}");
+    assert!(took >= tried_for && took < tried_for + Duration::from_secs(3), "{took:?}");
+    assert!(spent < Duration::from_secs(1), "it was asked without a pause: {spent:?}");
+}
+
 /// A kernel that puts every read off is not asked without a pause, and a load of it can be stopped.
 fn put_off() {
     let file = file_of(8 * MIB);
@@ -304,6 +323,11 @@ fn no_memory() {
     let error = bufmap::load::Target::memory(1 << 30).expect_err("more than the limit");
     let text = error.to_string();
     assert!(text.contains("mmap of 1073741824 bytes"), "{text}");
+    assert!(text.contains("ulimit -v"), "{text}");
+    let limit = rustix::process::Rlimit { current: Some(3), maximum: Some(3) };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).expect("a limit");
+    let error = iomap::Memory::memfd("files", 4096, iomap::PageSize::Base).expect_err("no file");
+    assert!(error.to_string().contains("ulimit -n"), "{error}");
 }
 
 /// At the limit on open files, what is open is loaded all the same, and the limit is named.

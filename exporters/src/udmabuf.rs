@@ -102,7 +102,7 @@ pub enum UdmabufError {
         list_limit: usize,
     },
     /// The driver refused.
-    #[error("/dev/udmabuf, {len} bytes: {source}; the driver's reason may be in the kernel's log")]
+    #[error("/dev/udmabuf, {len} bytes: {source}; {}", remedy(source))]
     Kernel {
         /// What was asked for, in bytes.
         len: usize,
@@ -112,6 +112,15 @@ pub enum UdmabufError {
     /// What it made is no dma-buf we can use.
     #[error(transparent)]
     DmaBuf(#[from] DmaBufError),
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => "raise the process's limit on open files (`ulimit -n`)",
+        Some(libc::ENFILE) => "raise the machine's limit on open files (sysctl fs.file-max)",
+        Some(libc::ENOMEM) => "close other programs, or raise the container's limit on memory",
+        _ => "the driver's reason may be in the kernel's log (dmesg)",
+    }
 }
 
 /// The driver, opened, with its limits.

@@ -58,7 +58,7 @@ pub enum MemoryError {
     #[error(transparent)]
     TooLittle(#[from] Shortage),
     /// The kernel refused.
-    #[error("{step} of {len} bytes in {page}-byte pages: {source}{}", remedy(*page))]
+    #[error("{step} of {len} bytes in {page}-byte pages: {source}; {}", remedy(*page, source))]
     Kernel {
         /// What was being done.
         step: &'static str,
@@ -71,11 +71,19 @@ pub enum MemoryError {
     },
 }
 
-fn remedy(page: usize) -> &'static str {
-    if page == PageSize::Base.bytes() {
-        ""
-    } else {
-        "; reserve huge pages in /proc/sys/vm/nr_hugepages"
+fn remedy(page: usize, error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => "raise the process's limit on open files (`ulimit -n`)",
+        Some(libc::ENFILE) => "raise the machine's limit on open files (sysctl fs.file-max)",
+        Some(libc::EAGAIN) => "raise the limit on locked memory (`ulimit -l`)",
+        Some(libc::EPERM) => "see the container's seccomp profile",
+        Some(libc::ENOSYS) => "this kernel or sandbox does not have the system call",
+        _ if page != PageSize::Base.bytes() => "reserve huge pages in /proc/sys/vm/nr_hugepages",
+        Some(libc::ENOMEM) => {
+            "raise the process's limit on its addresses (`ulimit -v`) or on its mappings (sysctl \
+             vm.max_map_count), or ask for less"
+        }
+        _ => "ask for less",
     }
 }
 

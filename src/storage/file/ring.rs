@@ -10,16 +10,20 @@
 //! 1. A read is pushed only inside [`Ring::run`], with a map that lives for `'m`, which outlasts the call,
 //!    and a file that `InFlight` holds until the read is completed.
 //! 2. `run` does not return, nor unwind, before the kernel has completed every read it was given:
-//!    `InFlight` waits for them when it is dropped.
+//!    `InFlight` waits for them when it is dropped. What it leaves in the queue the kernel never sees, because
+//!    a ring that failed is not run again.
 //! 3. The kernel writes only inside the map of a read, which is writable.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::thread;
+use std::time::Duration;
 
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{EnterFlags, IoUring, opcode, squeue, types};
 use iomap::{Access, BufMap};
 
+use super::patience::Patience;
 use crate::storage::work::{Next, Read, Work};
 
 /// The longest run of memory that the kernel takes as one registered buffer, in bytes.
@@ -50,6 +54,8 @@ pub struct Ring<'m> {
     uring: IoUring,
     windows: Vec<Window<'m>>,
     refusal: Option<io::Error>,
+    /// It may hold reads that the kernel was not given.
+    failed: bool,
 }
 
 impl<'m> Ring<'m> {
@@ -67,7 +73,7 @@ impl<'m> Ring<'m> {
                     _ => Err(error),
                 },
             )?;
-        Ok(Self { uring, windows: Vec::new(), refusal: None })
+        Ok(Self { uring, windows: Vec::new(), refusal: None, failed: false })
     }
 
     /// Has memory registered window by window as reads of at most `longest` bytes come to it, so
@@ -100,6 +106,10 @@ impl<'m> Ring<'m> {
     /// # Errors
     /// When the ring itself fails. Errors of single reads go to [`Work::completed`].
     pub fn run(&mut self, work: &mut impl Work<'m, File: AsFd>) -> io::Result<()> {
+        if self.failed {
+            return Err(io::Error::other("it failed before"));
+        }
+        self.failed = true;
         let depth = self.uring.params().sq_entries();
         let mut flight = InFlight { uring: &mut self.uring, held: Vec::new(), reads: 0 };
         loop {
@@ -125,6 +135,7 @@ impl<'m> Ring<'m> {
                 }
             }
             if done && flight.reads == 0 {
+                self.failed = false;
                 return Ok(());
             }
             flight.wait()?;
@@ -183,15 +194,16 @@ impl<F> InFlight<'_, F> {
 
     fn wait(&mut self) -> io::Result<()> {
         let want = usize::from(self.reads > 0);
+        let mut patience = Patience::default();
         loop {
             match self.uring.submit_and_wait(want) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The kernel is short of memory for the moment: the reads in flight will free some.
-                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
-                    std::thread::yield_now();
-                }
-                Err(error) => return Err(error),
+                // The kernel may be short of memory for the moment: the reads in flight will free some.
+                Err(error) => match patience.after(&error) {
+                    Some(pause) => thread::sleep(pause),
+                    None => return Err(error),
+                },
             }
         }
     }
@@ -211,13 +223,24 @@ impl<F> InFlight<'_, F> {
 
 impl<F> Drop for InFlight<'_, F> {
     fn drop(&mut self) {
-        while self.reads > 0 {
-            if self.wait().is_err() {
+        loop {
+            while self.completion().is_some() {}
+            let unseen = self.uring.submission().len() as u32;
+            if self.reads <= unseen {
+                return;
+            }
+            // SAFETY: nothing is submitted, and there is no argument.
+            let waited = unsafe {
+                let flags = EnterFlags::GETEVENTS.bits();
+                self.uring.submitter().enter::<libc::sigset_t>(0, 1, flags, None)
+            };
+            match waited.map_err(|error| error.raw_os_error()) {
+                Ok(_) | Err(Some(libc::EINTR)) => {}
+                Err(Some(libc::EAGAIN | libc::EBUSY)) => thread::sleep(Duration::from_millis(50)),
                 // Memory under a read in flight must not be given back (law 2), and nothing is left
                 // to ask the kernel with.
-                std::process::abort();
+                Err(_) => std::process::abort(),
             }
-            while self.completion().is_some() {}
         }
     }
 }
