@@ -578,6 +578,30 @@ fn a_mounted_disk_is_refused_here_and_in_a_container_without_devices() {
     assert!(said.contains("outside of a container"), "{said}");
 }
 
+#[test]
+fn a_file_of_many_terabytes_is_explained_in_little_memory() {
+    let files = Files::new();
+    let long = files.path("long.bin");
+    fs::File::create(&long).and_then(|file| file.set_len(15 << 40)).expect("a sparse file");
+    let drive = r#"{"address": "0000:02:00.0", "serial": "x", "namespace": 1}"#;
+    let map = format!(
+        r#"{{"drive": {drive}, "files": [{{"path": "a", "format": "raw", "extents":
+            [{{"file_offset": 0, "offset": 0, "len": {len}}}], "items": [{{"name": "x", "offset": 0, "len": {len}}}]}}]}}"#,
+        len = 1u64 << 50
+    );
+    let map = files.write("long.extents.json", map.as_bytes());
+    for (path, bytes) in [(long.to_string_lossy().into_owned(), 15u64 << 40), (map, 1 << 50)] {
+        // 256 MiB of addresses.
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -v 262144 && exec \"$0\" explain \"$1\" --json"]);
+        let output = command.args([env!("CARGO_BIN_EXE_bufmap"), &path]).output().expect("a shell");
+        assert_eq!(output.status.code(), Some(0), "{path}: {}", stderr(&output));
+        let json: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+        assert_eq!(json["roads"][0]["bytes"], bytes, "{json}");
+        assert!(json["needs"].to_string().contains("bytes are needed"), "{json}");
+    }
+}
+
 /// What is explained is what a load then does.
 #[test]
 fn a_load_does_what_was_explained() {

@@ -46,7 +46,41 @@ fn a_thousand_random_requests_arrive_and_nothing_else_changes() {
         load(&source, &requests, Around::Untouched, &memory, Options::default()).expect("a load");
     assert_same(&contents(&memory), &expected(file.path(), &requests, memory.len()));
     assert_eq!(receipt.bytes, requests.iter().map(|r| r.len).sum::<u64>());
-    assert!(receipt.reads < 1000 + receipt.bytes as usize / MIB * 3, "requests are joined");
+    assert!(receipt.reads < 1000 + receipt.bytes / MIB as u64 * 3, "requests are joined");
+}
+
+/// So many reads that they are not cut all at once.
+#[test]
+fn more_reads_than_are_cut_at_once_are_one_load() {
+    let file = file_of(260 * MIB);
+    let source = source(file.path());
+    let memory = memory_of(260 * MIB);
+    let requests = [
+        Request::new(0, 0, 255 * MIB as u64 + 77, 0),
+        Request::new(0, 255 * MIB as u64 + 100, 4 * MIB as u64, 256 * MIB as u64),
+    ];
+    let options = Options { require: Some(Road::Direct), block: 4096, ..Options::default() };
+    let whole = load(&source, &requests, Around::Untouched, &memory, options.clone());
+    let whole = whole.expect("a load");
+    assert_same(&contents(&memory), &expected(file.path(), &requests, memory.len()));
+    // Whole blocks to their place; all of the second into slots, the first of which holds the first's tail.
+    assert_eq!(whole.reads, (255 << 8) + (4 << 8) + 1);
+    assert_eq!(whole.cpu_copied, 77 + 4 * MIB as u64);
+    for (request, found) in requests.iter().zip(&whole.checked.fingerprints) {
+        let bytes = expected(
+            file.path(),
+            &[Request { buffer_offset: 0, ..request.clone() }],
+            request.len as usize,
+        );
+        assert_eq!(*found, crc32fast::hash(&bytes));
+    }
+    // One that ends late says what is valid of all before.
+    file.as_file().set_len(259 * MIB as u64).expect("a shorter file");
+    let requests = [Request::new(0, 0, 260 * MIB as u64, 0)];
+    let error = load(&source, &requests, Around::Untouched, &memory, options).expect_err("short");
+    let LoadError::Shrank { at, valid, .. } = &error else { panic!("{error}") };
+    assert_eq!(*at, 259 * MIB as u64);
+    assert_eq!(valid.ranges(), std::slice::from_ref(&(0..259 * MIB as u64)), "{valid}");
 }
 
 proptest! {

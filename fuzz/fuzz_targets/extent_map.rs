@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use bufmap::load::{ExtentMap, Request, layout};
+use bufmap::load::{ExtentMap, Place, Request, layout};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|json: &[u8]| {
@@ -25,4 +25,9 @@ fuzz_target!(|json: &[u8]| {
     }
     let placed = layout::place(requests, 512);
     assert!(placed.requests.iter().all(|request| request.buffer().end <= placed.len));
+    for place in [Place::System, Place::Bar] {
+        let Ok(explanation) = map.explain(&[], (place, None), &[]) else { continue };
+        let bytes: u64 = explanation.roads.iter().map(|share| share.bytes).sum();
+        assert_eq!(bytes, placed.requests.iter().map(|request| request.len).sum::<u64>());
+    }
 });

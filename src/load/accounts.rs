@@ -8,7 +8,7 @@ use std::time::Duration;
 use exporters::vulkan;
 use iomap::{BufMap, Location};
 
-use super::check::{Fingerprints, Part};
+use super::check::{Fingerprints, Parts};
 use super::nofault::Fault;
 use super::run::{Event, Failure, Flight, Job, Landed};
 use super::{Load, LoadError, Progress, Source, Valid, Verify};
@@ -35,7 +35,7 @@ impl End<'_> {
 pub(super) struct Accounts<'a, S> {
     load: &'a Load<'a, S>,
     fingerprints: &'a Fingerprints<'a>,
-    parts: Vec<Part>,
+    parts: Parts,
     valid: Valid,
     read_back: u64,
     /// Something landed after the load was stopped, and was not fingerprinted any more.
@@ -50,7 +50,7 @@ impl<'a, S: Source> Accounts<'a, S> {
         Self {
             load,
             fingerprints,
-            parts: Vec::new(),
+            parts: Parts::default(),
             valid,
             read_back: 0,
             unprinted: false,
@@ -180,7 +180,7 @@ impl<'a, S: Source> Accounts<'a, S> {
         }
     }
 
-    pub(super) fn finish(self, stopped: bool) -> Result<(Vec<Part>, Valid), LoadError> {
+    pub(super) fn finish(self, stopped: bool) -> Result<(Parts, Valid), LoadError> {
         match self.end {
             Some(error) => Err(error),
             None if self.valid.bytes() == self.valid.wanted() && !self.unprinted => {

@@ -2,6 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use iomap::MemoryError;
+
+use super::plan::LONGEST_FILE;
 use super::{Around, LoadError, Options, Request, Source, Valid};
 
 /// A load as the planner sees it.
@@ -49,12 +52,17 @@ impl<S: Source> Asked<'_, S> {
             return Err(LoadError::Options("the block is a power of two from 4 KiB to 1 GiB"));
         }
         let len = self.buffer_len;
+        if len > LONGEST_FILE {
+            let len = usize::try_from(len).unwrap_or(usize::MAX);
+            return Err(MemoryError::Length { len }.into());
+        }
         let mut places = Vec::with_capacity(self.requests.len());
         for request in self.requests {
             let Some(file) = self.files.get(request.file) else {
                 return Err(LoadError::NoSuchFile { file: request.file, files: self.files.len() });
             };
-            if request.offset.checked_add(request.len).is_none_or(|end| end > file.len()) {
+            let last = file.len().min(LONGEST_FILE);
+            if request.offset.checked_add(request.len).is_none_or(|end| end > last) {
                 return Err(LoadError::PastEnd {
                     path: file.path().into(),
                     offset: request.offset,
@@ -62,6 +70,7 @@ impl<S: Source> Asked<'_, S> {
                     file_len: file.len(),
                 });
             }
+            // Of a sum that is cut off, the rest is past the end too: no buffer is longer than `LONGEST_FILE`.
             let needed = request.buffer_offset.saturating_add(request.len);
             if needed > len {
                 return Err(LoadError::TooSmall { needed, len });

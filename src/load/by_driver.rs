@@ -19,6 +19,7 @@ use super::accounts::Accounts;
 use super::asked::{Asked, Place};
 use super::check::Fingerprints;
 use super::crew::Crew;
+use super::cut::Batch;
 use super::fill::{Engine, Jobs, SlotMemory};
 use super::peer::{Pairs, proof};
 use super::plan::Run;
@@ -111,10 +112,10 @@ impl Load<'_, DriveFile> {
         (buffer, reach): (&dyn Mappable, &Result<Mapped<'_>, DmaError>),
     ) -> Result<Decided, LoadError> {
         let mut pairs = self.pairs();
-        let mut decided = decide(asked, fingerprints, |file: &DriveFile, jobs| {
+        let mut decided = decide(asked, fingerprints, |file: &DriveFile, reads| {
             let reach = reach.as_ref().map_err(ToString::to_string)?;
             let Some(pairs) = &mut pairs else { return Ok(()) };
-            drive.may_write(file, jobs, pairs, (buffer.map(), reach.list()))
+            drive.may_write(file, reads, pairs, (buffer.map(), reach.list()))
         })?;
         decided.proofs = pairs.map(|pairs| pairs.proofs).unwrap_or_default();
         Ok(decided)
@@ -181,13 +182,13 @@ pub(super) fn out_of_reach<S: Source>(files: &[S]) -> LoadError {
 pub(super) fn decide<S: Source>(
     asked: &Asked<'_, S>,
     fingerprints: &Fingerprints<'_>,
-    mut may_write: impl FnMut(&S, &[Job]) -> Result<(), String>,
+    mut may_write: impl FnMut(&S, &Batch) -> Result<(), String>,
 ) -> Result<Decided, LoadError> {
     let mut decided = Decided::default();
     for (index, runs) in roads::by_file(asked) {
         asked.go_on()?;
         let file = &asked.files[index];
-        for split in splits(asked, file, runs, &mut |jobs| may_write(file, jobs))? {
+        for split in splits(asked, file, runs, &mut |reads| may_write(file, reads))? {
             decided.take(split, fingerprints);
         }
     }
@@ -199,7 +200,7 @@ fn splits<S: Source>(
     asked: &Asked<'_, S>,
     file: &S,
     runs: Vec<Run>,
-    may_write: &mut dyn FnMut(&[Job]) -> Result<(), String>,
+    may_write: &mut dyn FnMut(&Batch) -> Result<(), String>,
 ) -> Result<Vec<Split>, LoadError> {
     let refused = |road, why| LoadError::Road { path: file.path().into(), road, why };
     let plain = |road, runs| {
@@ -263,14 +264,14 @@ impl Drive {
     fn may_write(
         &mut self,
         file: &DriveFile,
-        jobs: &[Job],
+        reads: &Batch,
         pairs: &mut Pairs<'_>,
         buffer: (BufMap<'_>, &DmaList),
     ) -> Result<(), String> {
         let address = file.controller().address().parse();
         let address = address.map_err(|error: PciError| error.to_string())?;
         pairs.may_be_written_by(address, |memory| {
-            let samples = proof::samples(jobs, |_| true);
+            let samples = proof::samples(reads, |_| true);
             let (queue, spare) = self.with_spare().map_err(|error| error.to_string())?;
             let reach = [spare, buffer];
             proof::prove((memory, spare.0), &samples, &mut |_, sample, into| {

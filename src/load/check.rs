@@ -5,6 +5,7 @@
 //! two neighbours combine to that of both. So each piece is checked as it lands, while later ones
 //! are still in flight.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,9 +16,10 @@ use crc32fast::Hasher;
 use exporters::vulkan::{Buffer, Transfer};
 use iomap::BufMap;
 
+use super::cut::Batch;
 use super::nofault::{self, Fault};
 use super::request::Request;
-use super::run::{Failure, Job, Pending};
+use super::run::{Failure, Pending};
 use super::source::Source;
 use super::{Destination, Load, LoadError, Progress, Valid};
 use crate::storage::file::patience::Patience;
@@ -42,7 +44,46 @@ pub enum Verify {
 pub(crate) struct Part {
     request: usize,
     offset: u64,
+    len: u64,
     crc: Hasher,
+}
+
+/// The fingerprints of parts of requests, joined where parts are neighbours: at most as many as there
+/// are gaps.
+#[derive(Debug, Default)]
+pub(crate) struct Parts(BTreeMap<(usize, u64), Joined>);
+
+/// Parts in a row.
+#[derive(Debug)]
+struct Joined {
+    end: u64,
+    crc: Hasher,
+}
+
+impl Parts {
+    /// Adds a part that overlaps none that is there.
+    fn insert(&mut self, Part { request, offset, len, crc }: Part) {
+        let mut own = Joined { end: offset + len, crc };
+        if let Some(next) = self.0.remove(&(request, own.end)) {
+            own.crc.combine(&next.crc);
+            own.end = next.end;
+        }
+        match self.0.range_mut(..(request, offset)).next_back() {
+            Some(((of, _), last)) if *of == request && last.end == offset => {
+                last.crc.combine(&own.crc);
+                last.end = own.end;
+            }
+            _ => {
+                self.0.insert((request, offset), own);
+            }
+        }
+    }
+}
+
+impl Extend<Part> for Parts {
+    fn extend<I: IntoIterator<Item = Part>>(&mut self, parts: I) {
+        parts.into_iter().for_each(|part| self.insert(part));
+    }
 }
 
 /// Takes the fingerprints of a load's requests, wherever their parts land.
@@ -79,9 +120,9 @@ impl<'r> Fingerprints<'r> {
         self.filled(landed).map(|(_, place)| place.end - place.start).sum()
     }
 
-    /// How many of the bytes that a job lands were asked for.
-    pub(crate) fn requested_bytes(&self, job: &Job) -> u64 {
-        job.landed().map(|landed| self.bytes_of(landed)).sum()
+    /// How many of the bytes that a batch lands were asked for.
+    pub(crate) fn requested_bytes(&self, batch: &Batch) -> u64 {
+        batch.landed().map(|landed| self.bytes_of(landed)).sum()
     }
 
     /// The fingerprints of what landed, its first byte being that of `bytes`.
@@ -92,17 +133,17 @@ impl<'r> Fingerprints<'r> {
                 let within = (place.start - base) as usize..(place.end - base) as usize;
                 let offset = place.start - self.requests[request].buffer_offset;
                 let bytes = bytes.subrange(within).map_err(Fault::Map)?;
-                Ok(Part { request, offset, crc: crc32(&bytes)? })
+                let len = place.end - place.start;
+                Ok(Part { request, offset, len, crc: crc32(&bytes)? })
             })
             .collect()
     }
 
     /// The fingerprint of each request, in order, from those of all its parts.
-    pub(crate) fn whole(&self, mut parts: Vec<Part>) -> Vec<u32> {
-        parts.sort_unstable_by_key(|part| (part.request, part.offset));
+    pub(crate) fn whole(&self, parts: Parts) -> Vec<u32> {
         let mut whole = vec![Hasher::new(); self.requests.len()];
-        for part in &parts {
-            whole[part.request].combine(&part.crc);
+        for ((request, _), joined) in parts.0 {
+            whole[request].combine(&joined.crc);
         }
         whole.into_iter().map(Hasher::finalize).collect()
     }

@@ -9,14 +9,15 @@ use std::time::Instant;
 
 use iomap::{Memory, PageSize};
 
+use super::cut::{Batch, Cut};
 use super::fill::copiers;
-use super::plan::{self, Cut, Run};
+use super::plan::Run;
 use super::road::Road;
 use super::roads::COPY_BLOCK;
 use super::run::direct::Direct;
 use super::run::{Event, Flight, Job, Queue, Report};
 use crate::storage::file::ring::Ring;
-use crate::storage::file::{SourceFile, pread};
+use crate::storage::file::{Alignment, SourceFile, pread};
 
 /// The shortest cached run for which the question is asked, in bytes.
 const WORTH_ASKING: u64 = 4 << 30;
@@ -51,20 +52,16 @@ pub(super) fn measure(file: &SourceFile, cached: &[Run], stop: &AtomicBool) -> O
     memory.populate().ok()?;
 
     let cut = Cut { block: BLOCK, alignment, file_len: file.len(), slots_only: false };
-    let direct = plan::direct(std::slice::from_ref(&sample), &cut);
-    let drive = time(file, &memory, jobs(Road::Direct, direct), stop, |work| {
+    let reads = |road, cut| Batch::new(road, std::slice::from_ref(&sample), cut).jobs().collect();
+    let drive = time(file, &memory, reads(Road::Direct, cut), stop, |work| {
         Ring::new(8).and_then(|mut ring| ring.run(work)).is_ok()
     })?;
-    let copied = plan::copied(&sample, file.len(), COPY_BLOCK).collect();
-    let copy = time(file, &memory, jobs(Road::Cached, copied), stop, |work| {
+    let cut = Cut { block: COPY_BLOCK, alignment: Alignment { offset: 1, memory: 1 }, ..cut };
+    let copy = time(file, &memory, reads(Road::Cached, cut), stop, |work| {
         pread::run(work);
         true
     })?;
     Some(Rates { drive, cache: copy * copiers(usize::MAX) as f64 })
-}
-
-fn jobs(road: Road, pieces: Vec<plan::Piece>) -> Vec<Job> {
-    pieces.into_iter().map(|piece| Job { road, piece }).collect()
 }
 
 /// How many bytes a second `engine` reads into `memory`.

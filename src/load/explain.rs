@@ -6,12 +6,16 @@ use std::sync::atomic::AtomicBool;
 use rustix::fs::{Access, access};
 use serde::Serialize;
 
+use iomap::is_available;
+
 use super::asked::Asked;
 use super::check::Fingerprints;
+use super::fill::OWN;
 use super::peer::{Pairs, Proof};
 use super::receipt::{Share, StepDown};
+use super::roads::Decided;
 use super::{
-    Around, ExtentMap, ExtentMapError, LoadError, Options, Place, Request, by_driver, roads,
+    Around, ExtentMap, ExtentMapError, LoadError, Options, Place, Request, Source, by_driver, roads,
 };
 use crate::pci::{Address, Function};
 use crate::storage::file::SourceFile;
@@ -87,8 +91,9 @@ impl Explain<'_> {
             _ => self.provider.map(Pairs::forecast_published),
         };
         let decided = roads::decide(&asked, &Fingerprints::new(requests), pairs)?;
+        let needs = short_of(&asked, &decided).into_iter().collect();
         let (roads, step_downs, proofs) = (decided.shares, decided.step_downs, decided.proofs);
-        Ok(Explanation { roads, step_downs, proofs, needs: Vec::new() })
+        Ok(Explanation { roads, step_downs, proofs, needs })
     }
 }
 
@@ -127,6 +132,7 @@ impl ExtentMap {
             pairs.may_be_written_by(drive, |_| Err("nothing is moved for a question".into()))
         })?;
         let needs = iter::once(&drive).chain(taken).filter_map(|function| missing(*function));
+        let needs = needs.chain(short_of(&asked, &decided));
         Ok(Explanation {
             roads: decided.shares,
             step_downs: decided.step_downs,
@@ -134,6 +140,18 @@ impl ExtentMap {
             needs: needs.collect(),
         })
     }
+}
+
+/// What the memory for a load lacks now, if it does. A load asks the same before it begins.
+fn short_of<S: Source>(asked: &Asked<'_, S>, decided: &Decided) -> Option<String> {
+    let buffer = match asked.place {
+        Place::System => asked.buffer_len,
+        Place::Gpu | Place::Peer | Place::Bar => 0,
+    };
+    let len = buffer.saturating_add(decided.slots(asked.options.depth));
+    let len = usize::try_from(len).unwrap_or(usize::MAX).saturating_add(OWN);
+    let shortage = is_available(len).err()?;
+    Some(LoadError::Memory(shortage.into()).to_string())
 }
 
 /// What keeps this process from driving a function itself, as far as can be seen, and the remedy.

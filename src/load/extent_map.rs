@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::format::Format;
 use super::path_json;
+use super::plan::LONGEST_FILE;
 use super::source::Recorded;
 use super::source::engine::Readable;
 use super::{LoadError, Manifest, Request, Selection, Source, Valid, check};
@@ -327,6 +328,7 @@ impl ExtentMap {
         let (mut files, mut formats) = (Vec::new(), Vec::new());
         let (mut found, mut requests) = (Vec::new(), Vec::new());
         for file in &self.files {
+            file.check()?;
             for item in &file.items {
                 if names.is_empty() || wanted.contains(item.name.as_str()) {
                     let request = Request::new(files.len(), item.offset, item.len, 0);
@@ -361,6 +363,9 @@ impl MappedFile {
         }
         let outside =
             |item: &&MappedItem| item.offset.checked_add(item.len).is_none_or(|end| end > len);
+        if len > LONGEST_FILE {
+            return wrong(format!("its extents have {len} bytes, more than any file can have"));
+        }
         match self.items.iter().find(outside) {
             Some(item) => {
                 wrong(format!("`{}` is not inside the {len} bytes of the file", item.name))
@@ -420,6 +425,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::Place;
     use super::*;
 
     fn map(extents: &str, items: &str) -> Result<ExtentMap, String> {
@@ -458,6 +464,61 @@ mod tests {
         }
         let words = map(FIRST, r#"{"name": "b"}"#).expect_err("no JSON of ours");
         assert!(words.contains("missing field") && words.contains("bufmap extents"), "{words}");
+    }
+
+    /// A map of one file of so many bytes in one extent, all of them one item.
+    fn of_len(len: u64) -> String {
+        let (extent, item) =
+            ("{\"file_offset\": 0, \"offset\": 0, ", "{\"name\": \"x\", \"offset\": 0, ");
+        format!(
+            r#"{{"drive": {{"address": "0000:02:00.0", "serial": "x", "namespace": 1}}, "files": [{{"path": "a",
+                "format": "raw", "extents": [{extent}"len": {len}}}], "items": [{item}"len": {len}}}]}}]}}"#
+        )
+    }
+
+    #[test]
+    fn a_file_of_any_length_is_explained_or_refused_in_no_time() {
+        for len in [1, 1 << 40, 1 << 50, LONGEST_FILE - 4096] {
+            let map = ExtentMap::parse("map".as_ref(), of_len(len).as_bytes()).expect("a map");
+            for place in [Place::System, Place::Bar] {
+                let explanation = map.explain(&[], (place, None), &[]).expect("an answer");
+                let bytes: u64 = explanation.roads.iter().map(|share| share.bytes).sum();
+                assert_eq!(bytes, len, "{place:?}");
+                let little = explanation.needs.iter().any(|need| need.contains("bytes are needed"));
+                assert_eq!(little, place == Place::System && len > 1, "{:?}", explanation.needs);
+            }
+        }
+        for len in [LONGEST_FILE + 1, u64::MAX] {
+            let words =
+                ExtentMap::parse("map".as_ref(), of_len(len).as_bytes()).expect_err("too long");
+            assert!(words.to_string().contains("more than any file can have"), "{words}");
+        }
+        // Whole blocks of a file just as long reach past what any buffer can hold.
+        let map = ExtentMap::parse("map".as_ref(), of_len(LONGEST_FILE).as_bytes()).expect("a map");
+        let words = map.explain(&[], (Place::System, None), &[]).expect_err("too long").to_string();
+        assert!(words.contains("cannot be mapped"), "{words}");
+    }
+
+    proptest! {
+        #[test]
+        fn lengths_of_any_size_are_an_answer_or_an_error(
+            lens in prop::collection::vec(prop_oneof![0..9u64, any::<u64>(), LONGEST_FILE - 9..=LONGEST_FILE, 0..1u64 << 61], 1..4),
+            from in any::<u64>(), len in any::<u64>(), place in prop_oneof![Just(Place::System), Just(Place::Bar)],
+        ) {
+            let files = lens.into_iter().map(|long| {
+                let extent = Extent { file_offset: 0, offset: 0, len: long };
+                let offset = from % long.max(1);
+                let len = len % (long - offset).max(1);
+                let item = MappedItem { name: "x".into(), offset, len, crc32: None };
+                MappedFile { path: "a".into(), format: Format::Raw, extents: vec![extent], items: vec![item] }
+            });
+            let drive = Drive { address: "0000:02:00.0".into(), serial: String::new(), namespace: 1 };
+            let map = ExtentMap { drive, files: files.collect() };
+            let wanted = map.files.iter().fold(0u64, |sum, file| sum.saturating_add(file.items[0].len));
+            if let Ok(explanation) = map.explain(&[], (place, None), &[]) {
+                prop_assert_eq!(explanation.roads.iter().map(|share| share.bytes).sum::<u64>(), wanted);
+            }
+        }
     }
 
     #[test]

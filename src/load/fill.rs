@@ -14,6 +14,7 @@ use iomap::{BufMap, Memory, MemoryError, PageSize, is_available};
 use super::accounts::Accounts;
 use super::check::Fingerprints;
 use super::crew::{Crew, Hands};
+use super::cut::Batch;
 use super::plan::Landing;
 use super::road::Road;
 use super::roads::Decided;
@@ -30,8 +31,11 @@ use crate::storage::file::{SourceFile, pread};
 /// The most threads that read one piece at a time.
 const READERS_MAX: usize = 16;
 
+/// The most jobs of each kind that are cut at once. A job takes some hundred bytes until it is done.
+const TOGETHER: usize = 1 << 16;
+
 /// What a load needs beside the buffer and the slots, in bytes: stacks, rings, lists, what is compared.
-const OWN: usize = 4 << 20;
+pub(super) const OWN: usize = 4 << 20;
 
 /// Reads past the page cache, and reads that the kernel copies.
 pub(super) type Jobs<'w> = (&'w [Job], &'w [Job]);
@@ -47,7 +51,7 @@ impl<S: Source> Load<'_, S> {
     ) -> Result<Engine, LoadError> {
         let first = match decided.peer.is_empty() {
             true => Engine::default(),
-            false => fill((&decided.peer, &[]), accounts)?,
+            false => self.in_windows((&decided.peer, &[]), accounts, &mut fill)?,
         };
         if self.options.require.is_none()
             && self.can_go_on()
@@ -58,8 +62,34 @@ impl<S: Source> Load<'_, S> {
         if accounts.has_ended() || self.stop.load(Ordering::Relaxed) {
             return Ok(first);
         }
-        let rest = fill((&decided.direct, &decided.copied), accounts)?;
+        let rest = self.in_windows((&decided.direct, &decided.copied), accounts, &mut fill)?;
         Ok(first.followed_by(rest))
+    }
+
+    /// Cuts batches into jobs, so many at a time as cost little memory, and has each lot filled.
+    pub(super) fn in_windows(
+        &self,
+        (direct, copied): (&[Batch], &[Batch]),
+        accounts: &mut Accounts<'_, S>,
+        fill: &mut impl FnMut(Jobs<'_>, &mut Accounts<'_, S>) -> Result<Engine, LoadError>,
+    ) -> Result<Engine, LoadError> {
+        let mut direct = direct.iter().flat_map(Batch::jobs);
+        let mut copied = copied.iter().flat_map(Batch::jobs);
+        let mut engine: Option<Engine> = None;
+        while !accounts.has_ended() && !self.stop.load(Ordering::Relaxed) {
+            let direct: Vec<_> = direct.by_ref().take(TOGETHER).collect();
+            let copied: Vec<_> = copied.by_ref().take(TOGETHER).collect();
+            if direct.is_empty() && copied.is_empty() {
+                break;
+            }
+            let next = fill((&direct, &copied), accounts)?;
+            engine = Some(match engine {
+                None => next,
+                // The first had all kinds of work.
+                Some(first) => Engine { slots: first.slots.max(next.slots), ..first },
+            });
+        }
+        Ok(engine.unwrap_or_default())
     }
 
     /// Whether another road could bring what is left.
@@ -166,21 +196,20 @@ impl Load<'_> {
     pub(super) fn fill_device(
         &self,
         buffer: &Arc<vulkan::Buffer>,
-        decided: &Decided,
+        (direct, copied): Jobs<'_>,
         accounts: &mut Accounts<'_, SourceFile>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Engine, LoadError> {
         let flight = &Flight::new(self.stop);
-        let ring = ring_available(&decided.direct, self.options.depth);
-        let jobs = decided.direct.iter().chain(&decided.copied);
+        let ring = ring_available(direct, self.options.depth);
+        let jobs = direct.iter().chain(copied);
         let slot_len = jobs.map(|job| job.piece.len as usize).max().unwrap_or(0).max(1);
         let slot_len = slot_len.next_multiple_of(PageSize::Base.bytes());
-        let count =
-            (decided.direct.len() + decided.copied.len()).clamp(1, self.options.depth as usize);
+        let count = (direct.len() + copied.len()).clamp(1, self.options.depth as usize);
         let memory = target::memory_to_import(buffer.device(), (slot_len * count) as u64)?;
         let imported = Arc::new(buffer.device().import_memory(Arc::clone(&memory))?);
         let prints = accounts.wanted_fingerprints();
-        let queues = [Queue::new(&decided.direct, flight), Queue::new(&decided.copied, flight)];
+        let queues = [Queue::new(direct, flight), Queue::new(copied, flight)];
         let uring = [ring.is_ok(), false];
         let (events, received) = channel();
         let (registered, hands) = thread::scope(|scope| {
@@ -226,10 +255,9 @@ impl Load<'_> {
             accounts.listen(&received, None, flight, progress);
             reading.join()
         });
-        let work = (&decided.direct[..], &decided.copied[..]);
         let registered = registered.into_iter().flatten().next();
         let hands = (hands.clone(), hands);
-        Ok(Engine::describe(&ring, work, hands, registered, memory.len() as u64))
+        Ok(Engine::describe(&ring, (direct, copied), hands, registered, memory.len() as u64))
     }
 }
 

@@ -6,7 +6,7 @@
 //! * [`mod@format`]: what a file holds, as items; [`layout`]: where they go in the buffer; [`Manifest`]
 //!   does both for files named by path, and [`Target`] makes the buffer;
 //! * `roads`: which [`Road`] each byte takes, and why not a better one; `peer`: whether a drive may
-//!   write into another device's memory, and the proof of it; `plan`: which reads that makes;
+//!   write into another device's memory, and the proof of it; `plan` and `cut`: which reads that makes;
 //! * `run`: the work that carries them out; `fill` and `by_driver`: which engines do it, the kernel's
 //!   or the driver in user space;
 //! * `check`: what was proved about the bytes;
@@ -71,6 +71,7 @@ mod by_driver;
 mod check;
 mod contest;
 mod crew;
+mod cut;
 mod error;
 mod explain;
 mod extent_map;
@@ -273,7 +274,11 @@ impl Load<'_> {
             Ok(memory) => self.fill_memory(&mut decided, &mut accounts, |work, accounts| {
                 self.fill_map(memory, work, accounts, progress)
             }),
-            Err(buffer) => self.fill_device(buffer, &decided, &mut accounts, progress),
+            Err(buffer) => self.in_windows(
+                (&decided.direct, &decided.copied),
+                &mut accounts,
+                &mut |work, accounts| self.fill_device(buffer, work, accounts, progress),
+            ),
         }?;
         let mut again =
             |file: &_, offset, out: &mut _| check::by_kernel(file, offset, out, self.stop);

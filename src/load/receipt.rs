@@ -44,7 +44,7 @@ pub struct Receipt {
     /// How the reads were issued, and the reason if not in the best way.
     pub engine: String,
     /// How many reads the files took.
-    pub reads: usize,
+    pub reads: u64,
     /// Bytes that the CPU moved: on the bounce, cached and buffered roads all (twice where they
     /// reach a device's memory through the page cache), on the others the heads and tails that
     /// alignment leaves and what a caller's placement shifts. What was moved to check or to prove

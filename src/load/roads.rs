@@ -1,14 +1,16 @@
 //! Which road each byte takes.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::os::fd::AsFd;
 
 use super::LoadError;
 use super::asked::{Asked, Place};
 use super::check::Fingerprints;
 use super::contest;
+use super::cut::{Batch, Count, Cut, append};
 use super::peer::{Pairs, Proof};
-use super::plan::{self, Cut, Landing, Piece, Run, SlotCopy};
+use super::plan::{self, Run};
 use super::receipt::{Share, StepDown};
 use super::request::Around;
 use super::road::Road;
@@ -23,15 +25,15 @@ pub(super) const COPY_BLOCK: u64 = 512 << 10;
 /// The part of a file for which the page cache is asked at once, if only some of it is cached.
 const WINDOW: u64 = 1 << 20;
 
-/// The jobs of a load, and the reasons for them.
+/// The reads of a load, not cut yet, and the reasons for them.
 #[derive(Debug, Default)]
 pub(crate) struct Decided {
     /// Reads from a drive into a peer's memory, for which another road may stand in.
-    pub peer: Vec<Job>,
+    pub peer: Vec<Batch>,
     /// Other reads past the page cache.
-    pub direct: Vec<Job>,
+    pub direct: Vec<Batch>,
     /// Reads that the kernel copies.
-    pub copied: Vec<Job>,
+    pub copied: Vec<Batch>,
     pub shares: Vec<Share>,
     pub step_downs: Vec<StepDown>,
     pub proofs: Vec<Proof>,
@@ -39,16 +41,16 @@ pub(crate) struct Decided {
 
 impl Decided {
     pub(super) fn take(&mut self, split: Split, fingerprints: &Fingerprints<'_>) {
-        let Split { road, jobs, step_downs } = split;
-        let bytes = jobs.iter().map(|job| fingerprints.requested_bytes(job)).sum();
-        self.account(road, bytes);
+        let Split { batch, step_downs } = split;
+        let bytes = fingerprints.requested_bytes(&batch);
+        self.account(batch.road, bytes);
         for (better, why) in step_downs {
             self.step_down(better, why, bytes);
         }
-        match road {
-            Road::Peer => self.peer.extend(jobs),
-            Road::Cached | Road::Buffered => self.copied.extend(jobs),
-            Road::Direct | Road::Staged | Road::Bounce => self.direct.extend(jobs),
+        match batch.road {
+            Road::Peer => self.peer.push(batch),
+            Road::Cached | Road::Buffered => self.copied.push(batch),
+            Road::Direct | Road::Staged | Road::Bounce => self.direct.push(batch),
         }
     }
 
@@ -74,49 +76,47 @@ impl Decided {
         fingerprints: &Fingerprints<'_>,
         done: impl Fn(&Job) -> bool,
     ) {
-        let peer = std::mem::take(&mut self.peer);
-        let (done, rest): (Vec<_>, Vec<_>) = peer.into_iter().partition(done);
-        self.peer = done;
-        let bytes = rest.iter().map(|job| fingerprints.requested_bytes(job)).sum();
+        let mut bytes = 0;
+        for batch in std::mem::take(&mut self.peer) {
+            let (kept, rest) = batch.bounce_rest(&done);
+            bytes += fingerprints.requested_bytes(&rest);
+            self.peer.push(kept);
+            self.direct.push(rest);
+        }
         for share in self.shares.iter_mut().filter(|share| share.road == Road::Peer) {
             share.bytes -= bytes;
         }
         self.shares.retain(|share| share.bytes > 0);
         self.account(Road::Bounce, bytes);
         self.step_down(Road::Peer, why, bytes);
-        self.direct.extend(rest.into_iter().map(bounced));
     }
 
     /// How many bytes the CPU will move.
     pub(crate) fn cpu_copied(&self, device: bool) -> u64 {
-        let by_kernel: u64 = self.copied.iter().map(|job| job.piece.need).sum();
-        if device {
-            return by_kernel;
+        let copied = count(&self.copied);
+        match device {
+            true => copied.need,
+            false => copied.need + copied.out_of_slots + count(&self.direct).out_of_slots,
         }
-        let out_of_slots =
-            self.direct.iter().chain(&self.copied).map(|job| match &job.piece.landing {
-                Landing::Buffer(_) => 0,
-                Landing::Slot(copies) => copies.iter().map(|copy| copy.len).sum(),
-            });
-        by_kernel + out_of_slots.sum::<u64>()
     }
 
     /// How many reads the load takes.
-    pub(crate) fn reads(&self) -> usize {
-        self.peer.len() + self.direct.len() + self.copied.len()
+    pub(crate) fn reads(&self) -> u64 {
+        [&self.peer, &self.direct, &self.copied].map(|batches| count(batches).reads).iter().sum()
+    }
+
+    /// How much memory the load takes for slots at most, with so many reads in flight, in bytes.
+    pub(crate) fn slots(&self, depth: u32) -> u64 {
+        let of = |batches| {
+            let Count { in_slots, longest, .. } = count(batches);
+            in_slots.min(depth.into()) * longest
+        };
+        of(&self.direct) + of(&self.copied)
     }
 }
 
-/// A job that lands in the buffer, by a slot.
-fn bounced(job: Job) -> Job {
-    let Job { piece, .. } = job;
-    let landing = match piece.landing {
-        Landing::Buffer(at) => {
-            Landing::Slot(vec![SlotCopy { slot_offset: 0, buffer_offset: at, len: piece.need }])
-        }
-        slot => slot,
-    };
-    Job { road: Road::Bounce, piece: Piece { landing, ..piece } }
+fn count(batches: &[Batch]) -> Count {
+    batches.iter().map(Batch::count).sum()
 }
 
 /// Decides for every request of a load.
@@ -152,16 +152,15 @@ pub(super) fn by_file<S: Source>(asked: &Asked<'_, S>) -> BTreeMap<usize, Vec<Ru
     by_file
 }
 
-/// The jobs of one file that take one road, and why not better ones.
+/// The reads of one file that take one road, and why not better ones.
 pub(super) struct Split {
-    road: Road,
-    jobs: Vec<Job>,
+    batch: Batch,
     step_downs: Vec<(Road, String)>,
 }
 
 impl Split {
     pub(super) fn new<S: Source>(asked: &Asked<'_, S>, file: &S, road: Road, runs: &[Run]) -> Self {
-        Self { road, jobs: cut(asked, file, road, runs), step_downs: Vec::new() }
+        Self { batch: batch(asked, file, road, runs), step_downs: Vec::new() }
     }
 }
 
@@ -244,7 +243,7 @@ fn best_roads(asked: &Asked<'_, SourceFile>, file: &SourceFile, runs: Vec<Run>) 
         Split { step_downs: vec![(best, why)], ..Split::new(asked, file, Road::Cached, &cached) },
         Split { step_downs: why_not.into_iter().collect(), ..Split::new(asked, file, road, &rest) },
     ];
-    splits.retain(|split| !split.jobs.is_empty());
+    splits.retain(|split| !split.batch.is_empty());
     splits
 }
 
@@ -264,7 +263,7 @@ fn peer_roads(
         };
     }
     let peer = Peer::of(asked, file, &runs);
-    if let Err(why) = peer.ask(required, |jobs| pairs.may_write(file, jobs)) {
+    if let Err(why) = peer.ask(required, |reads| pairs.may_write(file, reads)) {
         return match required {
             true => Err(refused(why)),
             false => Ok(without_peer(best_roads(asked, file, runs), &why)),
@@ -283,9 +282,9 @@ pub(super) fn without_peer(mut splits: Vec<Split>, why: &str) -> Vec<Split> {
 /// The reads of a file into a peer's memory.
 pub(super) struct Peer {
     /// Those that the drive can make itself.
-    whole: Vec<Job>,
+    whole: Batch,
     /// The heads, tails and shifted runs that it leaves.
-    in_parts: Vec<Job>,
+    in_parts: Batch,
 }
 
 const IN_PART_OF_A_BLOCK: &str = "a drive writes whole blocks, and these bytes are a part of one \
@@ -294,9 +293,7 @@ const IN_PART_OF_A_BLOCK: &str = "a drive writes whole blocks, and these bytes a
 impl Peer {
     pub(super) fn of<S: Source>(asked: &Asked<'_, S>, file: &S, runs: &[Run]) -> Self {
         let wide = roomy(asked, file, Road::Peer, runs.to_vec());
-        let jobs = cut(asked, file, Road::Peer, &wide).into_iter();
-        let (whole, in_parts) =
-            jobs.partition(|job| matches!(job.piece.landing, Landing::Buffer(_)));
+        let (whole, in_parts) = batch(asked, file, Road::Peer, &wide).apart();
         Self { whole, in_parts }
     }
 
@@ -304,7 +301,7 @@ impl Peer {
     pub(super) fn ask(
         &self,
         required: bool,
-        may_write: impl FnOnce(&[Job]) -> Result<(), String>,
+        may_write: impl FnOnce(&Batch) -> Result<(), String>,
     ) -> Result<(), String> {
         if required && !self.in_parts.is_empty() {
             return Err(format!("not all of it: {IN_PART_OF_A_BLOCK}"));
@@ -313,13 +310,13 @@ impl Peer {
     }
 
     pub(super) fn splits(self) -> Vec<Split> {
-        let bounce = self.in_parts.into_iter().map(bounced).collect();
         let why = (Road::Peer, IN_PART_OF_A_BLOCK.to_owned());
+        let in_parts = self.in_parts.on(Road::Bounce);
         let mut splits = vec![
-            Split { road: Road::Peer, jobs: self.whole, step_downs: Vec::new() },
-            Split { road: Road::Bounce, jobs: bounce, step_downs: vec![why] },
+            Split { batch: self.whole, step_downs: Vec::new() },
+            Split { batch: in_parts, step_downs: vec![why] },
         ];
-        splits.retain(|split| !split.jobs.is_empty());
+        splits.retain(|split| !split.batch.is_empty());
         splits
     }
 }
@@ -339,61 +336,52 @@ pub(super) fn roomy<S: Source>(
 
 /// Parts runs into what the page cache holds and what it does not.
 fn by_residency(file: &SourceFile, runs: &[Run]) -> Result<(Vec<Run>, Vec<Run>), String> {
-    let resident = |start: u64, end: u64| {
-        cache::resident(file.as_fd(), start..end).map_err(|error| {
+    let resident = |range: &Range<u64>| {
+        cache::resident(file.as_fd(), range.clone()).map_err(|error| {
             format!("the kernel does not tell what the page cache holds ({error})")
         })
     };
-    let page = rustix::param::page_size() as u64;
-    let spanned = |start: u64, end: u64| end.next_multiple_of(page) - start / page * page;
     let (mut cached, mut missing) = (Vec::new(), Vec::new());
     for run in runs {
-        let end = run.offset + run.len;
-        match resident(run.offset, end)? {
-            0 => missing.push(run.clone()),
-            all if all >= spanned(run.offset, end) => cached.push(run.clone()),
-            _ => {
-                let mut at = run.offset;
-                while at < end {
-                    let next = ((at / WINDOW + 1) * WINDOW).min(end);
-                    let side = match resident(at, next)? >= spanned(at, next) {
-                        true => &mut cached,
-                        false => &mut missing,
-                    };
-                    append(side, run.part(at..next));
-                    at = next;
-                }
-            }
-        }
+        part_by(&resident, run, run.offset..run.end(), (&mut cached, &mut missing))?;
     }
     Ok((cached, missing))
 }
 
-/// Adds a run, joined to the last if it follows it.
-fn append(runs: &mut Vec<Run>, next: Run) {
-    match runs.last_mut() {
-        Some(last)
-            if last.offset + last.len == next.offset
-                && last.buffer_offset + last.len == next.buffer_offset =>
-        {
-            last.len += next.len;
-        }
-        _ => runs.push(next),
+/// Parts a range of a run, in halves as long as some of it is resident and some not: a long file of which
+/// little is cached takes few questions.
+fn part_by(
+    resident: &dyn Fn(&Range<u64>) -> Result<u64, String>,
+    run: &Run,
+    range: Range<u64>,
+    (cached, missing): (&mut Vec<Run>, &mut Vec<Run>),
+) -> Result<(), String> {
+    let page = rustix::param::page_size() as u64;
+    let spanned = range.end.next_multiple_of(page) - range.start / page * page;
+    let found = resident(&range)?;
+    let half = (range.start / WINDOW + range.end.div_ceil(WINDOW)) / 2 * WINDOW;
+    if found >= spanned {
+        append(cached, run.part(range));
+    } else if found == 0 || half <= range.start || half >= range.end {
+        append(missing, run.part(range));
+    } else {
+        part_by(resident, run, range.start..half, (&mut *cached, &mut *missing))?;
+        part_by(resident, run, half..range.end, (cached, missing))?;
     }
+    Ok(())
 }
 
-fn cut<S: Source>(asked: &Asked<'_, S>, file: &S, road: Road, runs: &[Run]) -> Vec<Job> {
+fn batch<S: Source>(asked: &Asked<'_, S>, file: &S, road: Road, runs: &[Run]) -> Batch {
     let slots_only = match asked.place {
         Place::System => false,
         Place::Gpu => true,
         Place::Peer | Place::Bar => road != Road::Peer,
     };
     let alignment = file.alignment(road);
-    let pieces: Vec<_> = if road.cpu_copies() && !slots_only {
-        runs.iter().flat_map(|run| plan::copied(run, file.len(), COPY_BLOCK)).collect()
-    } else {
-        let block = asked.options.block.max(u64::from(alignment.offset));
-        plan::direct(runs, &Cut { block, alignment, file_len: file.len(), slots_only })
+    // What the kernel copies is cut at multiples of the block too, where the page cache's folios begin.
+    let block = match road.cpu_copies() && !slots_only {
+        true => COPY_BLOCK,
+        false => asked.options.block.max(alignment.offset.into()),
     };
-    pieces.into_iter().map(|piece| Job { road, piece }).collect()
+    Batch::new(road, runs, Cut { block, alignment, file_len: file.len(), slots_only })
 }

@@ -32,7 +32,7 @@ use exporters::vulkan::SteadyBuffer;
 use iomap::{BufMap, Memory, PageSize, PhyrList};
 use serde::Serialize;
 
-use super::run::Job;
+use super::cut::Batch;
 use super::there;
 use crate::pci::{
     Address, Function, PciError, Place, SystemRam, Tree, can_peer, classify, lies_in,
@@ -139,8 +139,8 @@ impl<'a> Pairs<'a> {
     }
 
     /// Whether the drive below `file` may write into the memory by the kernel's driver, or why not.
-    /// `jobs` are reads of the file that would: some of them are carried out for a proof.
-    pub fn may_write(&mut self, file: &SourceFile, jobs: &[Job]) -> Result<(), String> {
+    /// `reads` are those of the file that would: some of them are carried out for a proof.
+    pub fn may_write(&mut self, file: &SourceFile, reads: &Batch) -> Result<(), String> {
         let provider = self.provider.as_ref().map_err(String::clone)?;
         let stack = Stack::below(file);
         let drive = stack.drive().map_err(|why| format!("{why} (the file lies on {stack})"))?;
@@ -155,7 +155,7 @@ impl<'a> Pairs<'a> {
         self.verdict(drive, Driver::Kernel, |memory| {
             let spare = Memory::anonymous(proof::SAMPLE as usize, PageSize::Base)
                 .map_err(|error| format!("there is no memory to prove it by: {error}"))?;
-            let samples = proof::samples(jobs, |sample| proof::has_data(file, sample));
+            let samples = proof::samples(reads, |sample| proof::has_data(file, sample));
             proof::prove((memory, spare.map()), &samples, &mut |to, sample, into| match to {
                 To::System => proof::read(&*direct, sample, into),
                 To::Peer => proof::read_by_drive(file, sample, into),

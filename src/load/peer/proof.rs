@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use iomap::BufMap;
 use rustix::fs::{Advice, SeekFrom, fadvise, seek};
 
+use crate::load::cut::Batch;
 use crate::load::nofault::{self, Fault};
 use crate::load::plan::Landing;
 use crate::load::run::Job;
@@ -49,24 +50,20 @@ pub(in crate::load) struct Proved {
 
 /// Picks samples out of reads that land in the buffer, spread over the file, among those that the
 /// drive has.
-pub(in crate::load) fn samples(jobs: &[Job], has_data: impl Fn(&Sample) -> bool) -> Vec<Sample> {
-    let candidates: Vec<_> = jobs
-        .iter()
-        .filter_map(|job| match job.piece.landing {
-            Landing::Buffer(place) => Some(Sample {
-                offset: job.piece.offset,
-                len: job.piece.len.min(SAMPLE),
-                need: job.piece.need.min(SAMPLE),
-                place,
-            }),
-            Landing::Slot(_) => None,
-        })
-        .filter(has_data)
-        .collect();
-    let last = candidates.len().saturating_sub(1);
+pub(in crate::load) fn samples(reads: &Batch, has_data: impl Fn(&Sample) -> bool) -> Vec<Sample> {
+    let candidates = || reads.jobs().filter_map(|job| sample(&job)).filter(&has_data);
+    // Looked through twice, so that a long file takes no list.
+    let last = candidates().count().saturating_sub(1);
     let mut picked: Vec<_> = (0..SAMPLES).map(|i| last * i / (SAMPLES - 1)).collect();
     picked.dedup();
-    picked.into_iter().filter_map(|i| candidates.get(i).copied()).collect()
+    let mut rest = candidates().enumerate();
+    picked.into_iter().filter_map(|i| rest.find(|(at, _)| *at == i)).map(|(_, one)| one).collect()
+}
+
+fn sample(job: &Job) -> Option<Sample> {
+    let Landing::Buffer(place) = job.piece.landing else { return None };
+    let (len, need) = (job.piece.len.min(SAMPLE), job.piece.need.min(SAMPLE));
+    Some(Sample { offset: job.piece.offset, len, need, place })
 }
 
 /// Whether all of a sample is data on the drive (`SEEK_HOLE`), and no hole, which the kernel fills in
