@@ -679,6 +679,34 @@ fn a_pack_with_refused_members_is_refused_as_a_whole() {
     assert_eq!(slice(&bytes, items[0]), b"stored");
 }
 
+/// A directory has nothing to be loaded, however it is packed, as jars are.
+#[test]
+fn directories_refuse_nothing() {
+    let members = [
+        Member::stored("plain/", b""),
+        Member { data: vec![3, 0], ..Member::deflated("deflated/", b"") },
+        Member { flags: 1, ..Member::stored("encrypted/", b"") },
+        Member::stored("plain/a", b"some data"),
+    ];
+    let contents = parse(Format::Zip, &zip_by_hand(&members)).unwrap();
+    assert_eq!((contents.items.len(), contents.refused.len()), (1, 0));
+    assert_eq!(contents.select::<&str>(Path::new("bad.file"), &[]).unwrap()[0].name, "plain/a");
+    // What is only called a directory and has content is a member like others.
+    let content = zip_by_hand(&[Member::deflated("no directory/", b"content")]);
+    assert_eq!(parse(Format::Zip, &content).unwrap().refused.len(), 1);
+}
+
+#[test]
+fn every_kind_of_encryption_is_refused() {
+    for bit in [0, 6, 13] {
+        let secret = Member { flags: 1 << bit, ..Member::stored("secret", b"xxxx") };
+        let contents = parse(Format::Zip, &zip_by_hand(&[secret])).unwrap();
+        assert_eq!(contents.items, [], "bit {bit}");
+        let [refused] = &contents.refused[..] else { panic!("one member: {contents:?}") };
+        assert_eq!((refused.why, refused.len), (Refusal::Encrypted, 4), "bit {bit}");
+    }
+}
+
 #[test]
 fn no_start_of_a_zip_archive_passes() {
     assert_no_start_passes(Format::Zip, &zip_of(&members()));
@@ -781,8 +809,61 @@ fn formats_are_told_by_content_then_by_name() {
         ("numbers.bin", b"\x20\0\0\0\0\0\0\x01{\"a\"", Format::Raw),
     ];
     for (name, bytes, format) in cases {
-        let head = &bytes[..bytes.len().min(format::HEAD_LEN)];
-        assert_eq!(format::detect(Path::new(name), head).unwrap(), format, "{name}");
+        assert_eq!(format::detect(Path::new(name), bytes).unwrap(), format, "{name}");
+    }
+}
+
+#[test]
+fn json_is_an_index_if_it_maps_tensors_to_files() {
+    let long = format!(r#"{{"metadata":{{"a":"{}"}},"weight_map":{{"t":"m"}}}}"#, "x".repeat(9000));
+    let cases: [(&str, Format); 8] = [
+        (&long, Format::SafetensorsIndex),
+        ("\n{ \"weight_map\" : {} }", Format::SafetensorsIndex),
+        (&long[..long.len() - 1], Format::Raw),
+        (r#"{"metadata":{"about":"\"weight_map\""}}"#, Format::Raw),
+        (r#"{"metadata":{"weight_map":{"t":"m"}}}"#, Format::Raw),
+        (r#"{"weight_map":{"t":1}}"#, Format::Raw),
+        (r#"{"weight_map":["t"]}"#, Format::Raw),
+        (r#"{"doc":"the weight_map","weight_map":7}"#, Format::Raw),
+    ];
+    for (json, format) in cases {
+        assert_eq!(format::detect(Path::new("2d9e"), json.as_bytes()).unwrap(), format, "{json}");
+    }
+}
+
+/// A header of one certain length begins as a zip archive does.
+#[test]
+fn a_model_that_begins_like_an_archive_is_a_model() {
+    let bytes = [&b"PK\x03\x04\0\0\0\0{\"a\""[..], &[b' '; 80]].concat();
+    for name in ["1f0c", "m.safetensors"] {
+        assert_eq!(format::detect(Path::new(name), &bytes).unwrap(), Format::Safetensors);
+    }
+}
+
+/// What only its first bytes call a model may be something else: the error says what to do then.
+#[test]
+fn a_guess_that_fails_is_said_to_be_one() {
+    let model = safetensors_of(&tensors());
+    let zip = zip_of(&members());
+    for (bytes, format) in [
+        (&model[..model.len() - 1], Format::Safetensors),
+        (&model[..20], Format::Safetensors),
+        (&zip[..zip.len() - 1], Format::Zip),
+        (br#"{"weight_map":{"t":"../m"}}"#, Format::SafetensorsIndex),
+    ] {
+        let dir = dir_with(&[("1f0c", bytes)]);
+        let path = dir.path().join("1f0c");
+        let error = format::read(&path, None).unwrap_err();
+        assert!(
+            matches!(&error, FormatError::Guessed { format: f, .. } if *f == format),
+            "{error}"
+        );
+        assert_eq!(error.path(), path);
+        let text = error.to_string();
+        assert!(text.contains("--format raw") && text.contains(&format.to_string()), "{text}");
+        let told = format::read(&path, Some(format)).unwrap_err();
+        assert!(text.starts_with(&told.to_string()), "{text}");
+        assert_eq!(format::read(&path, Some(Format::Raw)).unwrap()[0].contents.items.len(), 1);
     }
 }
 
@@ -1018,6 +1099,33 @@ proptest! {
             let _ = parse(format, &bytes);
         }
         let _ = ShardIndex::parse(Path::new("bad.file"), &bytes);
+        // Bytes that are no file at all are not taken for one because a name says nothing.
+        prop_assert_eq!(format::detect(Path::new("bad.file"), &bytes).unwrap(), Format::Raw);
+    }
+
+    /// Whatever a file holds and is called, it is read, or refused in words that name it and a remedy.
+    #[test]
+    fn what_is_found_out_is_read_or_refused(
+        bytes in prop_oneof![
+            damaged(safetensors_of(&tensors())),
+            damaged(ktx2()),
+            damaged(zip_of(&members())),
+            damaged(br#"{"metadata":{"a":1},"weight_map":{"t":"m"}}"#.to_vec()),
+        ],
+        ending in prop::sample::select(
+            vec!["", ".safetensors", ".safetensors.index.json", ".ktx2", ".zip", ".bin"]
+        ),
+    ) {
+        let path = PathBuf::from(format!("bad.file{ending}"));
+        match format::detect(&path, &bytes) {
+            Ok(Format::SafetensorsIndex) => drop(ShardIndex::parse(&path, &bytes)),
+            Ok(format) => drop(parse(format, &bytes)),
+            Err(error) => {
+                prop_assert!(matches!(error, FormatError::Contradiction { .. }), "{}", error);
+                prop_assert!(!["", ".bin"].contains(&ending), "{}", error);
+                prop_assert!(error.to_string().contains("--format"), "{}", error);
+            }
+        }
     }
 
     #[test]

@@ -12,8 +12,7 @@ const NAMES: [&str; 6] = ["", ".safetensors", ".safetensors.index.json", ".ktx2"
 fuzz_target!(|bytes: &[u8]| {
     let Some((choice, bytes)) = bytes.split_first() else { return };
     let name = format!("{}{}", bufmap_fuzz::NAME, NAMES[usize::from(*choice) % NAMES.len()]);
-    let head = &bytes[..bytes.len().min(format::HEAD_LEN)];
-    match format::detect(Path::new(&name), head) {
+    match format::detect(Path::new(&name), bytes) {
         Ok(Format::SafetensorsIndex) => {
             if let Err(error) = format::ShardIndex::parse(Path::new(&name), bytes) {
                 bufmap_fuzz::check_error(&error);

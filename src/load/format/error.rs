@@ -127,7 +127,8 @@ pub enum FormatError {
     /// A sharded model's index names a file that is not beside it.
     #[error(
         "{}: names the shard {}, which is not there (for tensor `{tensor}` and perhaps others); \
-         fetch that file into the index's own directory",
+         fetch that file into the index's own directory, or give the index by the path that stands \
+         beside its shards (in a Hugging Face cache under `snapshots`, not `blobs`)",
         path.display(), shard.display()
     )]
     MissingShard {
@@ -207,6 +208,18 @@ pub enum FormatError {
         found: Format,
     },
 
+    /// A file whose name says no format cannot be read as what its first bytes say.
+    #[error(
+        "{source}. Its name says no format and its first bytes say {format}; give --format if it is \
+         another (--format raw for its bytes as they are)"
+    )]
+    Guessed {
+        /// What is wrong with it in that format.
+        source: Box<FormatError>,
+        /// The format that it was read as.
+        format: Format,
+    },
+
     /// An item was asked for that the file does not hold.
     #[error(
         "{}: {format}: no item is named `{name}` among the {items} there; list the file's items \
@@ -258,6 +271,7 @@ impl FormatError {
             | Self::NoSuchItem { path, .. }
             | Self::NoMemory { path, .. } => path,
             Self::MissingShard { shard, .. } | Self::NotInShard { shard, .. } => shard,
+            Self::Guessed { source, .. } => source.path(),
         }
     }
 
@@ -273,6 +287,7 @@ impl FormatError {
             | Self::NoMemory { offset, .. } => Some(*offset),
             Self::Incomplete { offset, .. } => Some(*offset),
             Self::Contradiction { .. } => Some(0),
+            Self::Guessed { source, .. } => source.offset(),
             Self::Open { .. }
             | Self::NotAFile { .. }
             | Self::Changed { .. }

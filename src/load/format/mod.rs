@@ -43,6 +43,7 @@
 //! # }
 //! ```
 
+mod detect;
 mod error;
 mod ktx2;
 mod layout;
@@ -61,11 +62,9 @@ pub use error::FormatError;
 pub use shards::ShardIndex;
 
 use crate::storage::file::SourceFile;
+use detect::Told;
 use serde::{Deserialize, Serialize};
 use source::Source;
-
-/// How many bytes of a file's start [`detect`] looks at. A shorter file is given whole.
-pub const HEAD_LEN: usize = 4096;
 
 /// One named run of bytes in a file that a user wants in a buffer: a tensor, a mip level, a zip
 /// member, or the whole file.
@@ -106,8 +105,10 @@ pub enum Checksum {
 pub struct Refused {
     /// Its name.
     pub name: String,
-    /// Where the file describes it (a zip member's local header), in bytes.
+    /// Where it is in the file, in bytes: a zip member's local header, a tensor.
     pub offset: u64,
+    /// How many bytes it has in the file.
+    pub len: u64,
     /// Why it cannot be loaded.
     pub why: Refusal,
 }
@@ -297,49 +298,19 @@ impl FromStr for Format {
     }
 }
 
-/// Tells the format of a file from its first bytes (`head`, [`HEAD_LEN`] of them or the whole of a
-/// shorter file), or, where they say nothing, from its name.
+/// Tells the format of a file whose bytes are in memory as [`read`] does; `path` only names it.
 ///
-/// The KTX2 identifier and a zip archive's signatures are recognised in the bytes. A safetensors file has
-/// no signature: it begins with a length that its format allows and the brace of a JSON object. The index
-/// of a sharded model is a JSON object whose `weight_map` is seen in the head. So a model is found that a
-/// cache stores under a hash for a name. A damaged file goes by its name: `x.ktx2` without its identifier
-/// is still a KTX2 file, to be refused as such and not loaded as something else. A file that no rule fits
-/// is [`Format::Raw`].
+/// Content and name are both looked at. A KTX2 texture and a zip archive begin with a signature, a
+/// safetensors file with the length of its JSON header and the beginning of that JSON; an index of
+/// shards is JSON with a `weight_map` from tensors to files. Where the name says nothing the content
+/// decides, as in a cache that names files by their hash. Where the content says nothing the name does,
+/// by its ending: `x.ktx2` without its identifier is still a KTX2 file, to be refused as such and not
+/// loaded as something else. Where neither does, it is [`Format::Raw`].
 ///
 /// # Errors
 /// [`FormatError::Contradiction`] if the bytes are of one format and the name says another.
-pub fn detect(path: &Path, head: &[u8]) -> Result<Format, FormatError> {
-    match (by_content(head), by_name(path)) {
-        (Some(found), Some(named)) if found != named => {
-            Err(FormatError::Contradiction { path: path.to_owned(), named, found })
-        }
-        (found, named) => Ok(found.or(named).unwrap_or(Format::Raw)),
-    }
-}
-
-fn by_content(head: &[u8]) -> Option<Format> {
-    if head.starts_with(&::ktx2::MAGIC) {
-        return Some(Format::Ktx2);
-    }
-    if zip::SIGNATURES.iter().any(|signature| head.starts_with(signature)) {
-        return Some(Format::Zip);
-    }
-    if safetensors::is_begun(head) {
-        return Some(Format::Safetensors);
-    }
-    shards::is_begun(head).then_some(Format::SafetensorsIndex)
-}
-
-fn by_name(path: &Path) -> Option<Format> {
-    const ENDINGS: [(&str, Format); 4] = [
-        (".safetensors.index.json", Format::SafetensorsIndex),
-        (".safetensors", Format::Safetensors),
-        (".ktx2", Format::Ktx2),
-        (".zip", Format::Zip),
-    ];
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    ENDINGS.into_iter().find_map(|(ending, format)| name.ends_with(ending).then_some(format))
+pub fn detect(path: &Path, bytes: &[u8]) -> Result<Format, FormatError> {
+    Ok(detect::tell(&Source::in_memory(path, Format::Raw, bytes))?.format)
 }
 
 /// Opens a file and reads its table of contents.
@@ -356,19 +327,35 @@ fn by_name(path: &Path) -> Option<Format> {
 /// in [`Contents::refused`].
 pub fn read(path: &Path, format: Option<Format>) -> Result<Vec<Opened>, FormatError> {
     let file = source::open(path)?;
-    let format = match format {
-        Some(format) => format,
-        None => detect(path, &source::head(&file)?)?,
+    let told = match format {
+        Some(format) => Ok(Told { format, by_content_alone: false }),
+        None => detect::tell(&Source::of(&file, Format::Raw)),
     };
-    let source = Source::of(&file, format);
-    if format == Format::SafetensorsIndex {
-        let index = ShardIndex::from_source(&source)?;
-        source::check_unchanged(&file)?;
-        return index.read_shards(path);
-    }
-    let contents = contents(&source)?;
+    let read = told.and_then(|told| {
+        read_as(&file, told.format).map_err(|error| match told.by_content_alone {
+            true => FormatError::Guessed { source: Box::new(error), format: told.format },
+            false => error,
+        })
+    });
     source::check_unchanged(&file)?;
-    Ok(vec![Opened { file, contents }])
+    match read? {
+        Read::Index(index) => index.read_shards(path),
+        Read::Contents(contents) => Ok(vec![Opened { file, contents }]),
+    }
+}
+
+/// What a file is read to.
+enum Read {
+    Contents(Contents),
+    Index(ShardIndex),
+}
+
+fn read_as(file: &SourceFile, format: Format) -> Result<Read, FormatError> {
+    let source = Source::of(file, format);
+    match format {
+        Format::SafetensorsIndex => ShardIndex::from_source(&source).map(Read::Index),
+        _ => contents(&source).map(Read::Contents),
+    }
 }
 
 /// Reads the table of contents of a file whose bytes are in memory; `path` only names it.

@@ -9,9 +9,11 @@
 use super::source::Source;
 use super::{Contents, Format, FormatError, Item};
 use ::safetensors::tensor::TensorInfo;
+use exporters::outside::outside;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::marker::PhantomData;
 
 /// The longest JSON that is read: the limit of the format's own library.
@@ -36,9 +38,10 @@ pub(super) fn contents(source: &Source<'_>) -> Result<Contents, FormatError> {
         ));
     }
     let json = source.bytes(LENGTH_LEN, json_len, "the header")?;
-    let mut tensors: Tensors<TensorInfo> = from_json(source, LENGTH_LEN, &json)?;
-    tensors.0.sort_by_key(|(_, info)| info.data_offsets);
-    let items = place(source, LENGTH_LEN + json_len, tensors.0)?;
+    let Tensors(mut tensors) = from_json(source, LENGTH_LEN, &json)?;
+    drop(json);
+    tensors.sort_by_key(|(_, info): &(_, TensorInfo)| info.data_offsets);
+    let items = place(source, LENGTH_LEN + json_len, tensors)?;
     Ok(Contents { format: Format::Safetensors, items, refused: Vec::new(), note: None })
 }
 
@@ -144,14 +147,15 @@ impl<'de, V: Deserialize<'de>> Visitor<'de> for TensorsVisitor<V> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut seen = HashSet::new();
-        let mut tensors = Vec::new();
+        let mut seen = Seen::default();
+        let mut tensors: Vec<(String, V)> = Vec::new();
         while let Some(name) = map.next_key::<String>()? {
-            if !seen.insert(name.clone()) {
-                return Err(A::Error::custom(format!("`{name}` comes twice")));
+            let before = || tensors.iter().any(|(other, _)| *other == name);
+            if seen.may_have(&name) && (name == METADATA || before()) {
+                return Err(A::Error::custom(format!("`{}` comes twice", outside(&name))));
             }
-            if name == "__metadata__" {
-                map.next_value::<Option<Metadata>>()?;
+            if name == METADATA {
+                map.next_value::<Option<Texts>>()?;
             } else {
                 tensors.push((name, map.next_value()?));
             }
@@ -160,49 +164,63 @@ impl<'de, V: Deserialize<'de>> Visitor<'de> for TensorsVisitor<V> {
     }
 }
 
-/// The format's `__metadata__`: an object from strings to strings, of which nothing is kept.
-struct Metadata;
+/// The name that is no tensor's.
+const METADATA: &str = "__metadata__";
 
-impl<'de> Deserialize<'de> for Metadata {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(MetadataVisitor)
+/// Which names have been seen, by their hashes: with the names themselves, a header would be held once
+/// more.
+#[derive(Default)]
+struct Seen {
+    state: RandomState,
+    hashes: HashSet<u64>,
+}
+
+impl Seen {
+    /// Whether the name may have been seen before; it has been now.
+    fn may_have(&mut self, name: &str) -> bool {
+        !self.hashes.insert(self.state.hash_one(name))
     }
 }
 
-struct MetadataVisitor;
+/// A JSON object from strings to strings that is checked and not kept.
+struct Texts;
 
-impl<'de> Visitor<'de> for MetadataVisitor {
-    type Value = Metadata;
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Texts)
+    }
+}
+
+impl<'de> Visitor<'de> for Texts {
+    type Value = Self;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of strings")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        while map.next_entry::<AnyText, AnyText>()?.is_some() {}
-        Ok(Metadata)
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        while map.next_entry::<Text, Text>()?.is_some() {}
+        Ok(self)
     }
 }
 
-/// A string that is not kept.
-struct AnyText;
+/// A string that is checked and not kept.
+pub(super) struct Text;
 
-impl<'de> Deserialize<'de> for AnyText {
+impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(AnyTextVisitor)
+        deserializer.deserialize_str(Text)
     }
 }
 
-struct AnyTextVisitor;
-
-impl Visitor<'_> for AnyTextVisitor {
-    type Value = AnyText;
+impl Visitor<'_> for Text {
+    type Value = Self;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a string")
     }
 
-    fn visit_str<E: Error>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(AnyText)
+    fn visit_str<E: Error>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
     }
 }

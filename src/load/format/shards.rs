@@ -9,6 +9,7 @@ use super::safetensors::{self, MAX_JSON_LEN, Tensors};
 use super::source::{self, Source};
 use super::{Contents, Format, FormatError, Item, Opened, Refusal, Refused};
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::{Component, Path};
@@ -20,9 +21,14 @@ pub struct ShardIndex {
 }
 
 #[derive(Deserialize)]
-struct Json {
-    weight_map: Tensors<String>,
+struct Json<'a> {
+    #[serde(borrow)]
+    weight_map: Tensors<FileName<'a>>,
 }
+
+/// A name that is kept once for all tensors that it stands for.
+#[derive(Deserialize)]
+struct FileName<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl ShardIndex {
     /// Reads an index whose bytes are in memory; `path` only names it.
@@ -50,7 +56,7 @@ impl ShardIndex {
             ));
         }
         let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (tensor, shard) in weight_map {
+        for (tensor, FileName(shard)) in weight_map {
             if !is_plain_name(&shard) {
                 let problem = format!(
                     "tensor `{tensor}` is said to be in `{shard}`, which is no plain file name"
@@ -61,7 +67,10 @@ impl ShardIndex {
                     "put the shards beside the index and name them without a directory",
                 ));
             }
-            shards.entry(shard).or_default().push(tensor);
+            match shards.get_mut(&*shard) {
+                Some(tensors) => tensors.push(tensor),
+                None => drop(shards.insert(shard.into_owned(), vec![tensor])),
+            }
         }
         Ok(Self { shards })
     }
@@ -90,9 +99,10 @@ impl ShardIndex {
         let (claimed, others): (Vec<_>, Vec<_>) =
             contents.items.into_iter().partition(|item| wanted.remove(item.name.as_str()));
         contents.items = claimed;
-        contents.refused.extend(others.into_iter().map(|Item { name, offset, .. }| Refused {
+        contents.refused.extend(others.into_iter().map(|Item { name, offset, len, .. }| Refused {
             name,
             offset,
+            len,
             why: Refusal::NotInIndex,
         }));
         match tensors.iter().find(|tensor| wanted.contains(tensor.as_str())) {
@@ -117,12 +127,6 @@ impl ShardIndex {
             })
             .collect()
     }
-}
-
-/// Whether a file's first bytes are those of an index: a JSON object with its `weight_map` in sight.
-pub(super) fn is_begun(head: &[u8]) -> bool {
-    const MAP: &[u8] = b"\"weight_map\"";
-    head.trim_ascii_start().starts_with(b"{") && head.windows(MAP.len()).any(|bytes| bytes == MAP)
 }
 
 /// A shard that is not there is the index's matter.

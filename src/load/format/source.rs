@@ -2,7 +2,7 @@
 //! checked against the size first. A source also knows what it is called and how it is read, so
 //! that an error made from it is complete.
 
-use super::{Format, FormatError, HEAD_LEN};
+use super::{Format, FormatError};
 use crate::storage::file::patience::Patience;
 use crate::storage::file::{NotAFile, SourceFile};
 use std::io::{self, Read};
@@ -44,12 +44,6 @@ pub(super) fn open(path: &Path) -> Result<SourceFile, FormatError> {
 /// two versions.
 pub(super) fn check_unchanged(file: &SourceFile) -> Result<(), FormatError> {
     file.check_unchanged().map_err(|why| FormatError::Changed { path: file.path().to_owned(), why })
-}
-
-/// The first bytes of a file: as many as tell its format, or all there are.
-pub(super) fn head(file: &SourceFile) -> Result<Vec<u8>, FormatError> {
-    let source = Source::of(file, Format::Raw);
-    source.bytes(0, source.len.min(HEAD_LEN as u64), "the start")
 }
 
 /// The bytes of one file, read as one format.

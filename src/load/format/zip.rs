@@ -39,6 +39,10 @@ const END_LEN: usize = 22;
 const END64_LEN: usize = 56;
 const END64_LOCATOR_LEN: usize = 20;
 
+/// The flags of a member that is encrypted, strongly encrypted, or in an archive whose directory is
+/// (4.4.4, bits 0, 6 and 13).
+const ENCRYPTED: u16 = 1 | 1 << 6 | 1 << 13;
+
 /// The longest directory that is read: some millions of members.
 const MAX_DIRECTORY_LEN: u64 = 256 << 20;
 
@@ -59,19 +63,21 @@ pub(super) fn contents(source: &Source<'_>) -> Result<Contents, FormatError> {
         let (name, header) = (member.name, member.header);
         names.insert(name.clone());
         let what = format!("member `{name}`");
-        if let Some(why) = member.refusal {
+        if member.is_directory || member.refusal.is_some() {
             // Where its data begin is not worth a read: they begin after the fixed part of its
             // header.
             let len = member.len.saturating_add(LOCAL_HEADER_LEN as u64);
             parts.push(Part { what, offset: header, len });
-            contents.refused.push(Refused { name, offset: header, why });
-        } else if !member.is_directory {
-            let offset = data_offset(source, header, &what)?;
-            source.holds(offset, member.len, &what)?;
-            parts.push(Part { what, offset: header, len: offset + member.len - header });
-            let checksum = Some(Checksum::Crc32(member.crc32));
-            contents.items.push(Item { name, offset, len: member.len, checksum });
+            if let Some(why) = member.refusal.filter(|_| !member.is_directory) {
+                contents.refused.push(Refused { name, offset: header, len: member.len, why });
+            }
+            continue;
         }
+        let offset = data_offset(source, header, &what)?;
+        source.holds(offset, member.len, &what)?;
+        parts.push(Part { what, offset: header, len: offset + member.len - header });
+        let checksum = Some(Checksum::Crc32(member.crc32));
+        contents.items.push(Item { name, offset, len: member.len, checksum });
     }
     layout::check(source, &mut parts, FIX)?;
     if names.len() as u64 != directory.entries {
@@ -93,7 +99,7 @@ fn data_offset(source: &Source<'_>, header: u64, what: &str) -> Result<u64, Form
         return Err(source.malformed(header, problem, FIX));
     }
     let (flags, method) = (u16_at(&bytes, 6), u16_at(&bytes, 8));
-    if flags & 1 != 0 || method != 0 {
+    if flags & ENCRYPTED != 0 || method != 0 {
         let problem = format!(
             "the central directory says that {what} is stored, its own header that it is not"
         );
@@ -266,16 +272,20 @@ impl Entries {
     }
 
     fn refusal(&self, entry: &ZipFileEntry<'_>) -> Option<Refusal> {
-        if entry.encrypted() {
+        // The crate tells neither every kind of encryption nor a method that it was not built for;
+        // the entry does (4.3.12).
+        let at = usize::try_from(entry.central_header_start()).ok();
+        let field = |field| {
+            let bytes = at.and_then(|at| self.bytes.get(at + field..at + field + 2));
+            bytes.map_or(u16::MAX, |bytes| u16_at(bytes, 0))
+        };
+        if entry.encrypted() || field(8) & ENCRYPTED != 0 {
             return Some(Refusal::Encrypted);
         }
         if entry.compression() == CompressionMethod::Stored {
             return None;
         }
-        // The crate does not tell a method that it was not built for; the entry does (4.3.12).
-        let at = usize::try_from(entry.central_header_start()).ok()?;
-        let method = self.bytes.get(at + 10..at + 12).map_or(u16::MAX, |bytes| u16_at(bytes, 0));
-        Some(Refusal::Compressed { method })
+        Some(Refusal::Compressed { method: field(10) })
     }
 }
 
