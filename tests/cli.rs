@@ -239,13 +239,47 @@ fn members_that_cannot_be_loaded_are_never_left_out_in_silence() {
     let left_out = &json["receipt"]["left_out"];
     assert_eq!(left_out.as_array().map(Vec::len), Some(1), "{json:#}");
     assert_eq!((&left_out[0]["name"], &left_out[0]["file"]), (&"two".into(), &0.into()));
+    assert_eq!(
+        (&left_out[0]["len"], &left_out[0]["why"]),
+        (&3.into(), &"compressed with deflate".into())
+    );
+    let output = bufmap(&["load", &path, "--skip-compressed", "--item", "one"]);
+    assert_eq!(output.status.code(), Some(2), "one or the other: {}", stderr(&output));
     for command in ["load", "explain"] {
         let table = stdout(&bufmap(&[command, &path, "--skip-compressed"]));
         assert!(
-            table.contains("left out") && table.contains("two: compressed with deflate"),
+            table.contains("left out") && table.contains("`two` of") && table.contains("3 B"),
             "{table}"
         );
     }
+}
+
+/// What was left out when a map was recorded, and how its bytes are stored, is said where it is used; but
+/// not of items that are named.
+#[test]
+fn a_map_tells_what_was_left_out_of_it() {
+    let files = Files::new();
+    let map = r#"{"drive": {"address": "ffff:ff:1f.7", "serial": "x", "namespace": 1}, "files": [{
+        "path": "a", "format": "ktx2", "note": "the levels are as they are stored",
+        "extents": [{"file_offset": 0, "offset": 0, "len": 8192}],
+        "items": [{"name": "all", "offset": 0, "len": 5000}]}],
+        "left_out": [{"file": 0, "name": "secret", "len": 2048, "why": "encrypted"}]}"#;
+    let path = files.write("a.extents.json", map.as_bytes());
+    let table = stdout(&bufmap(&["explain", &path]));
+    for words in ["`secret` of a", "2.0 KiB (2048 B)", "encrypted", "as they are stored"] {
+        assert!(table.contains(words), "should say '{words}': {table}");
+    }
+    let output = bufmap(&["explain", &path, "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    assert_eq!(json["left_out"][0]["name"], "secret", "{json:#}");
+    assert_eq!(json["files"][0]["note"], "the levels are as they are stored", "{json:#}");
+    let table = stdout(&bufmap(&["explain", &path, "--item", "all"]));
+    assert!(!table.contains("secret") && table.contains("as they are stored"), "{table}");
+    let wrong = map.replace("\"file\": 0", "\"file\": 1");
+    let path = files.write("b.extents.json", wrong.as_bytes());
+    let output = bufmap(&["explain", &path]);
+    assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+    assert!(stderr(&output).contains("left out of a file"), "{}", stderr(&output));
 }
 
 /// Many names of many items, and metadata longer than the rest: neither time nor memory may grow with the

@@ -125,13 +125,15 @@ fn load() -> Outcome {
     let ours = Ours::open(Container::iommufd()?, "reader")?;
     let extents = vec![Extent { file_offset: 0, offset: 0, len: LEN }];
     let items = vec![MappedItem { name: "all".into(), offset: 0, len: LEN, crc32: None }];
-    let file = MappedFile { path: "by hand".into(), format: Format::Raw, extents, items };
+    let file =
+        MappedFile { path: "by hand".into(), format: Format::Raw, note: None, extents, items };
     let drive = bufmap::load::Drive {
         address: ours.drive.to_string(),
         serial: "reader".into(),
         namespace: ours.namespace.id(),
     };
-    let manifest = ExtentMap { drive, files: vec![file] }.manifest(&ours.controller, &[])?;
+    let manifest = ExtentMap { drive, files: vec![file], left_out: Vec::new() }
+        .manifest(&ours.controller, &[])?;
     let vram = ours.card.map_region(2)?;
     let receipt = Load {
         files: manifest.files(),

@@ -575,10 +575,17 @@ fn by_the_tool() -> Outcome {
     let len = LEN / 2;
     let item = MappedItem { name: "all".into(), offset: 0, len, crc32: None };
     let extents = vec![Extent { file_offset: 0, offset: 0, len }];
-    let file = MappedFile { path: "all".into(), format: Format::Raw, extents, items: vec![item] };
+    let file = MappedFile {
+        path: "all".into(),
+        format: Format::Raw,
+        note: None,
+        extents,
+        items: vec![item],
+    };
     let drive = bufmap::load::Drive { address, serial: "slow".into(), namespace: 1 };
     let path = "/tmp/slow.extents.json";
-    ExtentMap { drive: drive.clone(), files: vec![file] }.write(Path::new(path))?;
+    ExtentMap { drive: drive.clone(), files: vec![file], left_out: Vec::new() }
+        .write(Path::new(path))?;
     said(&tool, &["bind", &drive.address, &card])?;
     let to = format!("vfio:{card}");
     let load = ["load", path, "--to", &to, "--require", "peer", "--depth", "4"];

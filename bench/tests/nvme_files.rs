@@ -308,14 +308,20 @@ fn failing() -> Outcome {
     let bad = ours.namespace.len() / 2;
     let extents = vec![Extent { file_offset: 0, offset: bad - LEN / 2 - 4096 * 100, len: LEN }];
     let item = MappedItem { name: "all".into(), offset: 0, len: LEN, crc32: None };
-    let file =
-        MappedFile { path: "by hand".into(), format: Format::Raw, extents, items: vec![item] };
+    let file = MappedFile {
+        path: "by hand".into(),
+        format: Format::Raw,
+        note: None,
+        extents,
+        items: vec![item],
+    };
     let id = bufmap::load::Drive {
         address: drive.to_string(),
         serial: "failing".into(),
         namespace: ours.namespace.id(),
     };
-    let manifest = ExtentMap { drive: id, files: vec![file] }.manifest(&ours.controller, &[])?;
+    let manifest = ExtentMap { drive: id, files: vec![file], left_out: Vec::new() }
+        .manifest(&ours.controller, &[])?;
     let vram = ours.card.map_region(2)?;
     let loaded = Load {
         files: manifest.files(),

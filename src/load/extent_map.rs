@@ -22,7 +22,7 @@ use super::path_json;
 use super::plan::LONGEST_FILE;
 use super::source::Recorded;
 use super::source::engine::Readable;
-use super::{LoadError, Manifest, Request, Selection, Source, Valid, check};
+use super::{LeftOut, LoadError, Manifest, Request, Selection, Source, Valid, check};
 use crate::pci::PciError;
 use crate::storage::file::SourceFile;
 use crate::storage::nvme::{BadExtent, Controller, DriveFile, Extent, ExtentError, extents};
@@ -63,6 +63,9 @@ pub struct ExtentMap {
     pub drive: Drive,
     /// The files.
     pub files: Vec<MappedFile>,
+    /// What was left out of them when they were recorded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
 }
 
 /// A drive and a disk on it.
@@ -87,6 +90,9 @@ pub struct MappedFile {
     pub path: PathBuf,
     /// What it was read as.
     pub format: Format,
+    /// What must be known of its bytes, if anything ([`Contents::note`](super::format::Contents::note)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Where its bytes lie on the namespace, in order and without gaps.
     pub extents: Vec<Extent>,
     /// What can be loaded of it.
@@ -214,6 +220,7 @@ impl ExtentMap {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, LoadError> {
         let manifest = Manifest::open(paths, selection)?;
+        let mut placed = manifest.items().peekable();
         let mut on: Option<Drive> = None;
         let mut files = Vec::new();
         let mut done = 0;
@@ -227,7 +234,7 @@ impl ExtentMap {
                 return Err(ExtentMapError::OtherDrive { path }.into());
             }
             let mut items = Vec::new();
-            for item in manifest.items().filter(|item| item.request.file == index) {
+            while let Some(item) = placed.next_if(|item| item.request.file == index) {
                 let Request { offset, len, .. } = *item.request;
                 let crc32 = fingerprint(file, item.request, stop, &mut |bytes| {
                     done += bytes;
@@ -242,11 +249,12 @@ impl ExtentMap {
             }
             let extents = extents(file, start)
                 .map_err(|source| ExtentMapError::Extents { path: path.clone(), source })?;
-            files.push(MappedFile { path, format: *format, extents, items });
+            let note = manifest.notes()[index].clone();
+            files.push(MappedFile { path, format: *format, note, extents, items });
         }
         manifest.files().iter().try_for_each(Readable::check_unchanged)?;
         let drive = on.ok_or(LoadError::Options("there is no file to record"))?;
-        Ok(Self { drive, files })
+        Ok(Self { drive, files, left_out: manifest.left_out().to_vec() })
     }
 
     /// Reads a map.
@@ -271,6 +279,10 @@ impl ExtentMap {
             .map_err(|source| ExtentMapError::Json { path: path.into(), source })?;
         for file in &map.files {
             file.check()?;
+        }
+        if map.left_out.iter().any(|part| part.file >= map.files.len()) {
+            let what = "something is said to be left out of a file that it does not have".into();
+            return Err(ExtentMapError::Wrong { path: path.into(), what });
         }
         Ok(map)
     }
@@ -319,6 +331,12 @@ impl ExtentMap {
         })
     }
 
+    /// What is left out where the items with these names are asked for, or all: nothing, where somebody
+    /// chose.
+    pub fn left_out_of(&self, names: &[String]) -> &[LeftOut] {
+        if names.is_empty() { &self.left_out } else { &[] }
+    }
+
     fn manifest_of<S: Source>(
         &self,
         names: &[String],
@@ -343,7 +361,9 @@ impl ExtentMap {
         if let Some(name) = names.iter().find(|name| !all.contains(name.as_str())) {
             return Err(ExtentMapError::NoSuchItem { name: name.clone() }.into());
         }
-        Ok(Manifest::of(files, formats, found, requests))
+        let notes = self.files.iter().map(|file| file.note.clone()).collect();
+        let left_out = self.left_out_of(names).to_vec();
+        Ok(Manifest::of(files, formats, found, requests).knowing(notes, left_out))
     }
 }
 
@@ -510,10 +530,10 @@ mod tests {
                 let offset = from % long.max(1);
                 let len = len % (long - offset).max(1);
                 let item = MappedItem { name: "x".into(), offset, len, crc32: None };
-                MappedFile { path: "a".into(), format: Format::Raw, extents: vec![extent], items: vec![item] }
+                MappedFile { path: "a".into(), format: Format::Raw, note: None, extents: vec![extent], items: vec![item] }
             });
             let drive = Drive { address: "0000:02:00.0".into(), serial: String::new(), namespace: 1 };
-            let map = ExtentMap { drive, files: files.collect() };
+            let map = ExtentMap { drive, files: files.collect(), left_out: Vec::new() };
             let wanted = map.files.iter().fold(0u64, |sum, file| sum.saturating_add(file.items[0].len));
             if let Ok(explanation) = map.explain(&[], (place, None), &[]) {
                 prop_assert_eq!(explanation.roads.iter().map(|share| share.bytes).sum::<u64>(), wanted);
@@ -548,9 +568,11 @@ mod tests {
             }).collect();
             let item = MappedItem { name: "ä\"\n".into(), offset: 0, len: file_offset, crc32: Some(7) };
             let drive = Drive { address: "0000:02:00.0".into(), serial: "S 1".into(), namespace: 2 };
+            let note = Some("as they are stored".to_owned());
             let path = PathBuf::from(OsString::from_vec(path));
-            let file = MappedFile { path, format: Format::Ktx2, extents, items: vec![item] };
-            let map = ExtentMap { drive, files: vec![file] };
+            let file = MappedFile { path, format: Format::Ktx2, note, extents, items: vec![item] };
+            let part = LeftOut { file: 0, name: "x".into(), len: 7, why: "encrypted".into() };
+            let map = ExtentMap { drive, files: vec![file], left_out: vec![part] };
             let directory = tempfile::tempdir().expect("a directory");
             let path = directory.path().join("m.extents.json");
             map.write(&path).expect("written");

@@ -6,14 +6,14 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::LoadError;
-use super::format::{self, Checksum, Contents, Format, FormatError, Item, Opened, Refused};
+use super::format::{self, Checksum, Contents, Format, FormatError, Item, Opened};
 use super::layout::{self, Layout};
 use super::request::Request;
 use super::road::Road;
 use super::source::Source;
+use super::{LoadError, Receipt};
 use crate::storage::file::SourceFile;
 
 /// Files opened, their items named and placed.
@@ -51,12 +51,15 @@ pub struct Selection<'s> {
 }
 
 /// A part of a file that is not loaded although nobody chose other parts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LeftOut {
     /// The file, by its index.
     pub file: usize,
     /// The name that its format gives the part.
     pub name: String,
+    /// How many bytes it has in the file.
+    pub len: u64,
     /// Why it is left out.
     pub why: String,
 }
@@ -100,10 +103,11 @@ impl Manifest {
                 items.push(item.name.clone());
             }
             if selection.items.is_empty() {
-                left_out.extend(contents.refused.iter().map(|Refused { name, why, .. }| LeftOut {
+                left_out.extend(contents.refused.iter().map(|refused| LeftOut {
                     file: index,
-                    name: name.clone(),
-                    why: why.to_string(),
+                    name: refused.name.clone(),
+                    len: refused.len,
+                    why: refused.why.to_string(),
                 }));
             }
         }
@@ -111,7 +115,7 @@ impl Manifest {
         let notes = opened.iter().map(|opened| opened.contents.note.clone()).collect();
         let (files, formats) =
             opened.into_iter().map(|opened| (opened.file, opened.contents.format)).unzip();
-        Ok(Self { notes, left_out, ..Self::of(files, formats, items, requests) })
+        Ok(Self::of(files, formats, items, requests).knowing(notes, left_out))
     }
 }
 
@@ -128,6 +132,11 @@ impl<S: Source> Manifest<S> {
         let notes = vec![None; files.len()];
         let layout = layout::place(requests, alignment);
         Self { files, formats, names, notes, left_out: Vec::new(), layout }
+    }
+
+    /// With what must be known of its files.
+    pub(super) fn knowing(self, notes: Vec<Option<String>>, left_out: Vec<LeftOut>) -> Self {
+        Self { notes, left_out, ..self }
     }
 
     /// The files, in the order in which requests name them.
@@ -164,6 +173,12 @@ impl<S: Source> Manifest<S> {
     pub fn items(&self) -> impl ExactSizeIterator<Item = Placed<'_>> {
         let requests = self.layout.requests.iter();
         self.names.iter().zip(requests).map(|(name, request)| Placed { name, request })
+    }
+
+    /// The receipt of a load of these items, with what was left out of their files: a load knows what was
+    /// requested, and not what files hold.
+    pub fn complete(&self, receipt: Receipt) -> Receipt {
+        Receipt { left_out: self.left_out.clone(), ..receipt }
     }
 }
 

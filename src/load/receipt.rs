@@ -34,8 +34,8 @@ pub struct StepDown {
 pub struct Receipt {
     /// The bytes requested and loaded.
     pub bytes: u64,
-    /// What the files hold beside what was requested. Empty unless the caller, who has it from
-    /// [`Manifest::left_out`](super::Manifest::left_out), adds it.
+    /// What the files hold beside what was requested. A load does not know: it is empty until
+    /// [`Manifest::complete`](super::Manifest::complete) adds it.
     pub left_out: Vec<LeftOut>,
     /// How many bytes took which road, best first.
     pub roads: Vec<Share>,

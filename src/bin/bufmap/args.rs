@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use bufmap::iomap::PageSize;
 use bufmap::load::format::Format;
-use bufmap::load::{Road, Verify};
+use bufmap::load::{Road, Selection, Verify};
 use bufmap::pci::driver::DriverName;
 use bufmap::pci::{Address, PciError};
 use bytesize::ByteSize;
@@ -96,18 +96,8 @@ pub struct LoadArgs {
     #[arg(long, value_enum, default_value_t = VerifyArg::Hash)]
     pub verify: VerifyArg,
 
-    /// Load only this item; may be given several times
-    #[arg(long = "item", value_name = "NAME")]
-    pub items: Vec<String>,
-
-    /// Leave out the members of packs that are compressed or encrypted, and list them; without this a file
-    /// that has such members is refused, unless --item names others
-    #[arg(long)]
-    pub skip_compressed: bool,
-
-    /// What the files are: raw, safetensors, safetensors-index, ktx2 or zip; found out if not given
-    #[arg(long)]
-    pub format: Option<Format>,
+    #[command(flatten)]
+    pub selection: SelectionArgs,
 
     /// The most reads in flight
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -124,6 +114,32 @@ pub struct LoadArgs {
     /// Report as JSON on standard output, with the place of every item
     #[arg(long)]
     pub json: bool,
+}
+
+/// Which items of the files, and what these are.
+#[derive(clap::Args)]
+pub struct SelectionArgs {
+    /// Only this item; may be given several times
+    #[arg(long = "item", value_name = "NAME")]
+    pub items: Vec<String>,
+
+    /// Leave out the members of packs that are compressed or encrypted, and list them; without this a
+    /// file that has such members is refused, unless --item names others
+    #[arg(long, conflicts_with = "items")]
+    pub skip_compressed: bool,
+
+    /// What the files are: raw, safetensors, safetensors-index, ktx2 or zip; found out by content and
+    /// name if not given
+    #[arg(long)]
+    pub format: Option<Format>,
+}
+
+impl SelectionArgs {
+    /// The same in the library's words.
+    pub fn selection(&self) -> Selection<'_> {
+        let Self { items, skip_compressed, format } = self;
+        Selection { format: *format, items, skip_compressed: *skip_compressed }
+    }
 }
 
 const ROADS: &str = "\
@@ -145,18 +161,8 @@ pub struct ExtentsArgs {
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// Only this item; may be given several times
-    #[arg(long = "item", value_name = "NAME")]
-    pub items: Vec<String>,
-
-    /// Leave out the members of packs that are compressed or encrypted, and list them; without this a file
-    /// that has such members is refused, unless --item names others
-    #[arg(long)]
-    pub skip_compressed: bool,
-
-    /// What the files are: raw, safetensors, safetensors-index, ktx2 or zip; found out if not given
-    #[arg(long)]
-    pub format: Option<Format>,
+    #[command(flatten)]
+    pub selection: SelectionArgs,
 }
 
 /// Decides as `bufmap load` would and says what lies below each file, which road each byte would take,
@@ -176,18 +182,8 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
 
-    /// Only this item; may be given several times
-    #[arg(long = "item", value_name = "NAME")]
-    pub items: Vec<String>,
-
-    /// Leave out the members of packs that are compressed or encrypted, and list them; without this a file
-    /// that has such members is refused, unless --item names others
-    #[arg(long)]
-    pub skip_compressed: bool,
-
-    /// What the files are: raw, safetensors, safetensors-index, ktx2 or zip; found out if not given
-    #[arg(long)]
-    pub format: Option<Format>,
+    #[command(flatten)]
+    pub selection: SelectionArgs,
 
     /// Report as JSON on standard output
     #[arg(long)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bufmap::exporters::vulkan::{self, DeviceInfo};
 use bufmap::load::format::Format;
 use bufmap::load::{
-    Around, Drive, Explain, Explanation, ExtentMap, LeftOut, Manifest, Options, Place, Selection,
+    Around, Drive, Explain, Explanation, ExtentMap, LeftOut, Manifest, Options, Place,
 };
 use bufmap::pci::Address;
 use bufmap::storage::stack::Stack;
@@ -13,6 +13,7 @@ use bytesize::ByteSize;
 use serde_json::json;
 
 use crate::args::{ExplainArgs, To};
+use crate::caveats::{add_left_out, add_notes};
 use crate::json;
 use crate::table::table;
 use crate::{Failure, print};
@@ -25,12 +26,7 @@ pub fn run(args: &ExplainArgs) -> Result<(), Failure> {
         };
         return of_map(args, &ExtentMap::read(map)?);
     }
-    let selection = Selection {
-        format: args.format,
-        items: &args.items,
-        skip_compressed: args.skip_compressed,
-    };
-    let manifest = Manifest::open(&args.files, &selection)?;
+    let manifest = Manifest::open(&args.files, &args.selection.selection())?;
     let (place, provider) = place(args)?;
     let explanation = Explain {
         files: manifest.files(),
@@ -43,9 +39,10 @@ pub fn run(args: &ExplainArgs) -> Result<(), Failure> {
     }
     .answer()?;
     let files = manifest.files().iter().zip(manifest.formats());
-    let files = files.map(|(file, format)| Lying {
+    let files = files.zip(manifest.notes()).map(|((file, format), note)| Lying {
         path: file.path().to_owned(),
         format: *format,
+        note: note.clone(),
         lies_on: Stack::below(file).to_string(),
     });
     report(args, &files.collect::<Vec<_>>(), manifest.left_out(), &explanation)
@@ -57,21 +54,24 @@ fn of_map(args: &ExplainArgs, map: &ExtentMap) -> Result<(), Failure> {
         To::Vfio(function, _) => vec![function],
         _ => Vec::new(),
     };
-    let explanation = map.explain(&args.items, place(args)?, &taken)?;
+    let explanation = map.explain(&args.selection.items, place(args)?, &taken)?;
     let Drive { address, serial, namespace } = &map.drive;
     let lies_on = format!("namespace {namespace} of drive {serial} ({address}), by its extents");
     let files = map.files.iter().map(|file| Lying {
         path: file.path.clone(),
         format: file.format,
+        note: file.note.clone(),
         lies_on: lies_on.clone(),
     });
-    report(args, &files.collect::<Vec<_>>(), &[], &explanation)
+    let left_out = map.left_out_of(&args.selection.items);
+    report(args, &files.collect::<Vec<_>>(), left_out, &explanation)
 }
 
 /// A file and what it lies on, in words.
 struct Lying {
     path: PathBuf,
     format: Format,
+    note: Option<String>,
     lies_on: String,
 }
 
@@ -120,8 +120,9 @@ fn report(
 }
 
 fn as_json(files: &[Lying], left_out: &[LeftOut], explanation: &Explanation) -> serde_json::Value {
-    let files =
-        files.iter().map(|file| json!({ "path": json::path(&file.path), "lies_on": file.lies_on }));
+    let files = files.iter().map(|file| {
+        json!({ "path": json::path(&file.path), "note": file.note, "lies_on": file.lies_on })
+    });
     let mut report = json!(explanation);
     report["files"] = json!(files.collect::<Vec<_>>());
     report["left_out"] = json!(left_out);
@@ -130,12 +131,15 @@ fn as_json(files: &[Lying], left_out: &[LeftOut], explanation: &Explanation) -> 
 
 fn as_text(files: &[Lying], left_out: &[LeftOut], explanation: &Explanation) -> String {
     let mut facts = table();
-    for Lying { path, format, lies_on } in files {
+    for Lying { path, format, note, lies_on } in files {
         facts.add_row(["file", &format!("{} ({format})", path.display())]);
+        add_notes(&mut facts, &[path], std::slice::from_ref(note));
         facts.add_row(["lies on", lies_on]);
     }
-    for left_out in crate::load::left_out(left_out) {
-        facts.add_row(["left out", &left_out]);
+    let paths: Vec<_> = files.iter().map(|file| file.path.as_path()).collect();
+    add_left_out(&mut facts, &paths, left_out);
+    if explanation.roads.is_empty() {
+        facts.add_row(["road", "none: there is nothing to load"]);
     }
     for share in &explanation.roads {
         facts.add_row(["road", &format!("{}: {}", share.road, size(share.bytes))]);

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use bufmap::exporters::outside::outside;
 use bufmap::exporters::vfio::Container;
 use bufmap::exporters::vulkan::{Device, VulkanError};
 use bufmap::load::{
-    Around, ExtentMap, LeftOut, Load, LoadError, Manifest, Options, Progress, Proof, Receipt,
-    Selection, Source, StepDown, Target, Verify,
+    Around, ExtentMap, Load, LoadError, Manifest, Options, Progress, Proof, Receipt, Source,
+    StepDown, Target, Verify,
 };
 use bufmap::storage::nvme::Controller;
 use bytesize::ByteSize;
 use serde_json::json;
 
 use crate::args::{LoadArgs, To};
+use crate::caveats::{add_left_out, add_notes};
 use crate::interrupt::Interrupts;
 use crate::json;
 use crate::progress::bar;
@@ -30,16 +30,11 @@ pub fn run(args: &LoadArgs) -> Result<(), Failure> {
         let map = ExtentMap::read(map)?;
         let container = Arc::new(Container::new()?);
         let controller = Controller::open(container.open(&map.drive.address)?, 1)?;
-        let manifest = map.manifest(&controller, &args.items)?;
+        let manifest = map.manifest(&controller, &args.selection.items)?;
         let target = target(args, manifest.buffer_len(), Some(&container))?;
         return report(args, &manifest, target, &interrupts, |load, progress| load.run(progress));
     }
-    let selection = Selection {
-        format: args.format,
-        items: &args.items,
-        skip_compressed: args.skip_compressed,
-    };
-    let manifest = Manifest::open(&args.files, &selection)?;
+    let manifest = Manifest::open(&args.files, &args.selection.selection())?;
     let target = target(args, manifest.buffer_len(), None)?;
     report(args, &manifest, target, &interrupts, |load, progress| load.run(progress))
 }
@@ -76,14 +71,13 @@ fn report<S: Source>(
     interrupts.end();
     bar.finish_and_clear();
     let mut receipt = match loaded {
-        Ok(receipt) => receipt,
+        Ok(receipt) => manifest.complete(receipt),
         Err(LoadError::Stopped { valid }) => {
             return Err(Failure::Stopped(format!("stopped; {valid}")));
         }
         Err(error) => return Err(error.into()),
     };
     receipt.step_downs.extend(step_down);
-    receipt.left_out = manifest.left_out().to_vec();
     if args.json {
         return print(&format!("{:#}", as_json(manifest, &target, &receipt)));
     }
@@ -176,12 +170,9 @@ fn as_text<S: Source>(manifest: &Manifest<S>, target: &Target, receipt: &Receipt
     let items = manifest.items().len();
     let plural = if items == 1 { "" } else { "s" };
     facts.add_row(["", &format!("{items} item{plural}, {}", size(receipt.bytes))]);
-    for note in manifest.notes().iter().flatten() {
-        facts.add_row(["note", note]);
-    }
-    for left_out in left_out(manifest.left_out()) {
-        facts.add_row(["left out", &left_out]);
-    }
+    let files: Vec<_> = manifest.files().iter().map(Source::path).collect();
+    add_notes(&mut facts, &files, manifest.notes());
+    add_left_out(&mut facts, &files, &receipt.left_out);
     facts.add_row(["to", &target.to_string()]);
     if let Some(why) = target.no_udmabuf() {
         facts.add_row(["why not", &format!("udmabuf import: {why}")]);
@@ -208,15 +199,6 @@ fn as_text<S: Source>(manifest: &Manifest<S>, target: &Target, receipt: &Receipt
     facts.add_row(["copied", &copied(receipt)]);
     facts.add_row(["check", &check(receipt)]);
     facts.trim_fmt()
-}
-
-/// What was left out, for people: the first of them, and how many more.
-pub fn left_out(all: &[LeftOut]) -> impl Iterator<Item = String> + '_ {
-    const SHOWN: usize = 8;
-    let first =
-        all.iter().take(SHOWN).map(|LeftOut { name, why, .. }| format!("{}: {why}", outside(name)));
-    let more = all.len().checked_sub(SHOWN).filter(|&more| more > 0);
-    first.chain(more.map(|more| format!("and {more} more, which --json lists")))
 }
 
 fn proved(proof: &Proof) -> String {
@@ -258,7 +240,7 @@ fn check(receipt: &Receipt) -> String {
 }
 
 /// A size as people write it, with the exact bytes behind it.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),
         _ => format!("{} ({bytes} B)", ByteSize::b(bytes).display().iec()),

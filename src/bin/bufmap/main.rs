@@ -16,6 +16,7 @@
 
 mod args;
 mod bind;
+mod caveats;
 mod explain;
 mod extents;
 mod interrupt;
