@@ -4,15 +4,15 @@ use std::path::Path;
 
 use bufmap::exporters::outside::outside;
 use bufmap::load::LeftOut;
-use comfy_table::Table;
 
 use crate::load::size;
+use crate::table::Rows;
 
 /// How many parts are listed one by one.
 const LISTED: usize = 8;
 
 /// A row for each file of whose bytes something must be known.
-pub fn add_notes(facts: &mut Table, files: &[impl AsRef<Path>], notes: &[Option<String>]) {
+pub fn add_notes(facts: &mut Rows, files: &[impl AsRef<Path>], notes: &[Option<String>]) {
     for (file, note) in files.iter().zip(notes) {
         if let Some(note) = note {
             facts.add_row(["note", &format!("{}: {}", outside(file.as_ref()), outside(note))]);
@@ -22,7 +22,7 @@ pub fn add_notes(facts: &mut Table, files: &[impl AsRef<Path>], notes: &[Option<
 
 /// A row for each part of a file that was left out; of many parts, for the first, and how much the
 /// others are.
-pub fn add_left_out(facts: &mut Table, files: &[&Path], parts: &[LeftOut]) {
+pub fn add_left_out(facts: &mut Rows, files: &[&Path], parts: &[LeftOut]) {
     let (first, others) = parts.split_at(parts.len().min(LISTED));
     for LeftOut { file, name, len, why } in first {
         let file = files.get(*file).copied().unwrap_or(Path::new(""));

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::args::{ExplainArgs, To};
 use crate::caveats::{add_left_out, add_notes};
 use crate::json;
-use crate::table::table;
+use crate::table::Rows;
 use crate::{Failure, print};
 
 pub fn run(args: &ExplainArgs) -> Result<(), Failure> {
@@ -130,7 +130,7 @@ fn as_json(files: &[Lying], left_out: &[LeftOut], explanation: &Explanation) -> 
 }
 
 fn as_text(files: &[Lying], left_out: &[LeftOut], explanation: &Explanation) -> String {
-    let mut facts = table();
+    let mut facts = Rows::new();
     for Lying { path, format, note, lies_on } in files {
         facts.add_row(["file", &format!("{} ({format})", path.display())]);
         add_notes(&mut facts, &[path], std::slice::from_ref(note));
@@ -165,7 +165,7 @@ fn as_text(files: &[Lying], left_out: &[LeftOut], explanation: &Explanation) -> 
         let words = "none so far: a load moves some bytes first, and looks whether they arrive";
         facts.add_row(["proof", words]);
     }
-    facts.trim_fmt()
+    facts.text()
 }
 
 fn size(bytes: u64) -> String {

@@ -17,7 +17,7 @@ use crate::caveats::{add_left_out, add_notes};
 use crate::interrupt::Interrupts;
 use crate::json;
 use crate::progress::bar;
-use crate::table::table;
+use crate::table::Rows;
 use crate::{Failure, print};
 
 pub fn run(args: &LoadArgs) -> Result<(), Failure> {
@@ -163,7 +163,7 @@ fn as_json<S: Source>(
 }
 
 fn as_text<S: Source>(manifest: &Manifest<S>, target: &Target, receipt: &Receipt) -> String {
-    let mut facts = table();
+    let mut facts = Rows::new();
     for (file, format) in manifest.files().iter().zip(manifest.formats()) {
         facts.add_row(["loaded", &format!("{} ({format})", file.path().display())]);
     }
@@ -198,7 +198,7 @@ fn as_text<S: Source>(manifest: &Manifest<S>, target: &Target, receipt: &Receipt
     facts.add_row(["cost", &cpu]);
     facts.add_row(["copied", &copied(receipt)]);
     facts.add_row(["check", &check(receipt)]);
-    facts.trim_fmt()
+    facts.text()
 }
 
 fn proved(proof: &Proof) -> String {

@@ -5,7 +5,7 @@ use bufmap::pci::{Address, BarKind, Function, PciError, PortType, Tree, Verdict,
 use bytesize::ByteSize;
 use serde::Serialize;
 
-use crate::table::table;
+use crate::table::{Rows, line};
 
 /// A BAR shorter than this holds registers and not memory.
 const MEMORY_FROM: u64 = 1 << 20;
@@ -74,19 +74,19 @@ impl Peers {
     /// For people.
     pub fn as_text(&self) -> String {
         if self.tree.is_empty() {
-            return "no drive and no memory for peers on the PCI bus".into();
+            return line("no drive and no memory for peers on the PCI bus");
         }
-        let mut lines = Vec::new();
+        let mut tree = Rows::new();
         let mut host = "";
         for node in &self.tree {
             if node.host_bridge != host {
                 host = &node.host_bridge;
-                lines.push(host.to_owned());
+                tree.add_row([host]);
             }
             let indent = "  ".repeat(node.depth + 1);
-            lines.push(format!("{indent}{}  {}", node.address, node.what));
+            tree.add_row([&format!("{indent}{}", node.address), &node.what]);
         }
-        let mut rows = table();
+        let mut rows = Rows::new();
         rows.add_row(["memory of", "drive", "peer", ""]);
         for pair in &self.pairs {
             let why = match &pair.remedy {
@@ -96,10 +96,9 @@ impl Peers {
             rows.add_row([&pair.memory, &pair.drive, pair.road.unwrap_or("no"), &why]);
         }
         if self.pairs.is_empty() {
-            lines.push("no pair of a device with memory and a drive".into());
-            return lines.join("\n");
+            return tree.text() + "\n" + &line("no pair of a device with memory and a drive");
         }
-        format!("{}\n\n{}", lines.join("\n"), rows.trim_fmt())
+        format!("{}\n\n{}", tree.text(), rows.text())
     }
 }
 

@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use serde_json::json;
 
 use crate::args::{PhyrsArgs, Source};
-use crate::table::table;
+use crate::table::{Rows, line};
 use crate::{Failure, print};
 
 pub fn run(args: &PhyrsArgs) -> Result<(), Failure> {
@@ -19,7 +19,7 @@ pub fn run(args: &PhyrsArgs) -> Result<(), Failure> {
     if args.json {
         return print(&format!("{:#}", as_json(&buffer, &placed)));
     }
-    let mut rows = table();
+    let mut rows = Rows::new();
     rows.add_row(["begins at", "bytes", "is", "lies in"]);
     for part in &placed {
         rows.add_row([
@@ -34,11 +34,11 @@ pub fn run(args: &PhyrsArgs) -> Result<(), Failure> {
     let count = phyrs.list().ranges().len();
     let plural = if count == 1 { "" } else { "s" };
     let pages = buffer.len() / rustix::param::page_size();
-    print(&format!(
-        "{}\n\n{total} of {} in {count} range{plural}, where a list of pages has {pages}",
-        rows.trim_fmt(),
+    let total = format!(
+        "{total} of {} in {count} range{plural}, where a list of pages has {pages}",
         buffer.provider()
-    ))
+    );
+    print(&format!("{}\n\n{}", rows.text(), line(&total)))
 }
 
 fn export(args: &PhyrsArgs) -> Result<Export, Failure> {

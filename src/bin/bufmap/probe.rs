@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::args::ProbeArgs;
 use crate::peers::Peers;
-use crate::table::table;
+use crate::table::{Rows, line};
 use crate::{Failure, print};
 
 /// Something that loading can use, and what was found of it.
@@ -34,15 +34,15 @@ pub fn run(args: &ProbeArgs) -> Result<(), Failure> {
         };
         return print(&format!("{:#}", json!({ "offers": offers, "peers": peers })));
     }
-    let mut rows = table();
+    let mut rows = Rows::new();
     for Finding { what, found } in &findings {
         match found {
             Ok(detail) => rows.add_row([what.as_str(), "yes", detail]),
             Err(absent) => rows.add_row([what.as_str(), "no", &absent.to_string()]),
         };
     }
-    let peers = peers.map_or_else(|error| error.to_string(), |peers| peers.as_text());
-    print(&format!("{}\n\n{peers}", rows.trim_fmt()))
+    let peers = peers.map_or_else(|error| line(&error.to_string()), |peers| peers.as_text());
+    print(&format!("{}\n\n{peers}", rows.text()))
 }
 
 fn as_json(finding: &Finding) -> serde_json::Value {
