@@ -3,14 +3,24 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use clap::Args;
+
 use crate::child::{self, Error, cargo};
 use crate::inputs;
-use crate::packages;
+use crate::packages::{self, PIP, VULKAN};
 use crate::steps::{Outcome, Steps};
 
-pub fn run() -> Result<(), Error> {
+#[derive(Args)]
+pub struct Options {
+    /// Install no packages, even where that is allowed
+    #[arg(long)]
+    no_install: bool,
+}
+
+pub fn run(options: &Options) -> Result<(), Error> {
     let tool = build()?;
     let mut steps = Steps::default();
+    steps.run("packages", || provide(&tool, !options.no_install));
     let mut files = Vec::new();
     steps.run("fetch real files", || {
         let inputs = inputs::fetch()?;
@@ -36,6 +46,12 @@ pub fn run() -> Result<(), Error> {
     steps.verdict()
 }
 
+/// Installs what fetches the model and, where the tool sees no Vulkan device, one in software.
+fn provide(tool: &Path, install: bool) -> Result<Outcome, Error> {
+    let drivers: &[_] = if has_vulkan_device(tool)? { &[] } else { &VULKAN };
+    Ok(packages::provide(drivers.iter().chain([&PIP]), install))
+}
+
 fn load(tool: &Path, file: &Path, to: &str) -> Result<Outcome, Error> {
     let mut load = Command::new(tool);
     load.arg("load").arg(file).args(["--to", to]);
@@ -45,19 +61,20 @@ fn load(tool: &Path, file: &Path, to: &str) -> Result<Outcome, Error> {
 
 /// A machine need not have a Vulkan device; where the tool itself sees one, the load must succeed.
 fn load_to_vulkan(tool: &Path, file: &Path) -> Result<Outcome, Error> {
+    if has_vulkan_device(tool)? {
+        return load(tool, file, "vulkan");
+    }
+    let remedy = packages::vulkan_remedy();
+    Ok(Outcome::Skipped(format!("there is no Vulkan device\n{remedy}")))
+}
+
+fn has_vulkan_device(tool: &Path) -> Result<bool, Error> {
     let mut probe = Command::new(tool);
     let found = child::output(probe.args(["probe", "--json"]), "its message says what to do")?;
-    match sees_vulkan_device(&found) {
-        None => Err(Error::Missing {
-            what: "the report of `bufmap probe --json` lists no offers".to_owned(),
-            remedy: "make xtask/src/demo.rs read it as it is now".to_owned(),
-        }),
-        Some(true) => load(tool, file, "vulkan"),
-        Some(false) => Ok(Outcome::Skipped(format!(
-            "there is no Vulkan device\n{}",
-            packages::vulkan_remedy()
-        ))),
-    }
+    sees_vulkan_device(&found).ok_or_else(|| Error::Missing {
+        what: "the report of `bufmap probe --json` lists no offers".to_owned(),
+        remedy: "make xtask/src/demo.rs read it as it is now".to_owned(),
+    })
 }
 
 /// Whether a report of `bufmap probe --json` names a Vulkan device; `None` if it is no such report.

@@ -38,7 +38,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Build the tool, fetch two real files, load both into memory and into Vulkan
-    Demo,
+    Demo(demo::Options),
     /// Formats, lints, every kind of test, documentation; ends with what was skipped and why
     Test(test::Options),
     /// Run the benchmarks, each of which prints its own ratios
@@ -55,7 +55,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Demo => demo::run(),
+        Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),

@@ -27,12 +27,15 @@ pub const VULKAN: [Package; 2] = [
 /// The flexible I/O tester, which benchmarks compare with.
 pub const FIO: Package = Package { name: "fio", is_there: || program("fio").is_some() };
 
-/// All that tests use beside [`VULKAN`] and [`FIO`].
-pub const TOOLS: [Package; 4] = [
+/// What fetches one of the real files.
+pub const PIP: Package =
+    Package { name: "python3-pip", is_there: || inputs::are_cached() || inputs::has_pip() };
+
+/// All that tests use beside [`VULKAN`], [`FIO`] and [`PIP`].
+pub const TOOLS: [Package; 3] = [
     Package { name: "vulkan-validationlayers", is_there: has_validation_layer },
     Package { name: "valgrind", is_there: || program("valgrind").is_some() },
     Package { name: "squashfs-tools", is_there: || program("mksquashfs").is_some() },
-    Package { name: "python3-pip", is_there: || inputs::are_cached() || inputs::has_pip() },
 ];
 
 /// What makes and boots the guests of the bench.
@@ -83,7 +86,7 @@ pub fn provide<'p>(packages: impl IntoIterator<Item = &'p Package>, install: boo
     };
     let missing = names_of_missing(&wanted).join(" ");
     Outcome::Skipped(format!(
-        "not there: {missing} ({why_not}); tests that need them are skipped; to install: {}",
+        "not there: {missing} ({why_not}); what needs them is left out; to install: {}",
         install_command(&missing)
     ))
 }

@@ -9,7 +9,7 @@ use crate::child::{self, Error, cargo};
 use crate::hardware;
 use crate::inputs;
 use crate::packaged;
-use crate::packages::{self, FIO, TOOLS, VULKAN};
+use crate::packages::{self, FIO, PIP, TOOLS, VULKAN};
 use crate::steps::{Outcome, Steps};
 use crate::tally::Tally;
 use crate::vm;
@@ -65,7 +65,7 @@ fn end(steps: &Steps, tally: &Tally) -> Result<(), Error> {
 }
 
 fn prepare(steps: &mut Steps, install: bool) {
-    let packages = VULKAN.iter().chain([&FIO]).chain(&TOOLS);
+    let packages = VULKAN.iter().chain([&FIO, &PIP]).chain(&TOOLS);
     steps.run("packages", || Ok(packages::provide(packages, install)));
     steps.run("real inputs", || Ok(inputs::fetch()?.outcome()));
 }
