@@ -5,12 +5,12 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::device::Device;
 use super::dma::Mappable;
 use super::error::VfioError;
+use super::function::Function;
 use super::iommufd::Iommufd;
 use super::ranges::FreeRanges;
 use super::type1::Type1;
@@ -56,7 +56,7 @@ pub(super) trait Iommu: fmt::Debug + Send + Sync {
     fn name(&self) -> &'static str;
 
     /// Opens a device, whose addresses it translates from then on.
-    fn open(&self, address: &str) -> Result<OwnedFd, VfioError>;
+    fn open(&self, address: &str) -> Result<Box<dyn Function>, VfioError>;
 
     /// What it translates, once it has a device.
     fn space(&self) -> Result<IoSpace, VfioError>;
@@ -115,7 +115,7 @@ impl Container {
         Ok(Self::of(Box::new(Iommufd::new()?)))
     }
 
-    fn of(iommu: Box<dyn Iommu>) -> Self {
+    pub(super) fn of(iommu: Box<dyn Iommu>) -> Self {
         Self { iommu, space: Mutex::default() }
     }
 
@@ -131,13 +131,13 @@ impl Container {
     /// [`VfioError::Device`] if there is no such device, no IOMMU, another driver has it or a device
     /// of its group, or somebody uses it already; [`VfioError::Unavailable`] if this user may not.
     pub fn open(self: &Arc<Self>, address: &str) -> Result<Device, VfioError> {
-        let fd = self.iommu.open(address)?;
+        let function = self.iommu.open(address)?;
         let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
         if space.is_none() {
             *space = Some(self.iommu.space()?);
         }
         drop(space);
-        Device::new(fd, address, Arc::clone(self))
+        Ok(Device::new(function, address, Arc::clone(self)))
     }
 
     pub(super) fn iommu(&self) -> &dyn Iommu {

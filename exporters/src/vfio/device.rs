@@ -1,12 +1,13 @@
 //! A PCI device that VFIO gave to this process.
 
 use std::ffi::CString;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use iomap::{Phyr, PhyrKind, PhyrList, PhysAddr};
 use rustix::event::EventfdFlags;
@@ -15,13 +16,14 @@ use vfio_bindings::bindings::vfio::*;
 
 use super::container::Container;
 use super::error::VfioError;
+use super::function::Function;
 use super::sys;
 use crate::{Absent, DmaBuf};
 
 /// The command register, and the bit that lets a device begin transfers (PCI Local Bus
 /// Specification 3.0, 6.2.2).
-const COMMAND: u64 = 4;
-const BUS_MASTER: u16 = 1 << 2;
+pub(super) const COMMAND: u64 = 4;
+pub(super) const BUS_MASTER: u16 = 1 << 2;
 
 /// A device that is bound to vfio-pci and open. A clone is another handle on the same.
 ///
@@ -33,7 +35,7 @@ pub struct Device {
 
 #[derive(Debug)]
 struct Open {
-    file: File,
+    function: Box<dyn Function>,
     address: String,
     container: Arc<Container>,
 }
@@ -58,7 +60,7 @@ pub enum Interrupt {
 }
 
 impl Interrupt {
-    const fn index(self) -> u32 {
+    pub(super) const fn index(self) -> u32 {
         match self {
             Self::MsiX => VFIO_PCI_MSIX_IRQ_INDEX,
             Self::Release => VFIO_PCI_REQ_IRQ_INDEX,
@@ -83,20 +85,11 @@ impl Device {
     }
 
     pub(super) fn new(
-        fd: OwnedFd,
+        function: Box<dyn Function>,
         address: &str,
         container: Arc<Container>,
-    ) -> Result<Self, VfioError> {
-        let info = sys::device_info(fd.as_fd())
-            .map_err(VfioError::kernel("VFIO_DEVICE_GET_INFO", address))?;
-        if info.flags & VFIO_DEVICE_FLAGS_PCI == 0 {
-            return Err(VfioError::Device {
-                device: address.into(),
-                why: Absent::new("it is no PCI device", "pass the address of one"),
-            });
-        }
-        let open = Open { file: fd.into(), address: address.into(), container };
-        Ok(Self { open: Arc::new(open) })
+    ) -> Self {
+        Self { open: Arc::new(Open { function, address: address.into(), container }) }
     }
 
     /// Its PCI address.
@@ -128,7 +121,8 @@ impl Device {
         let command = if on { command | BUS_MASTER } else { command & !BUS_MASTER };
         let at = self.configuration()? + COMMAND;
         self.open
-            .file
+            .function
+            .file()
             .write_all_at(&command.to_le_bytes(), at)
             .map_err(self.failed("writing its command register"))
     }
@@ -139,7 +133,7 @@ impl Device {
     /// [`VfioError::Kernel`] past its end.
     pub fn read_config(&self, offset: u64, bytes: &mut [u8]) -> Result<(), VfioError> {
         let at = self.configuration()?.saturating_add(offset);
-        let read = self.open.file.read_exact_at(bytes, at);
+        let read = self.open.function.file().read_exact_at(bytes, at);
         read.map_err(self.failed("reading its configuration space"))
     }
 
@@ -153,7 +147,13 @@ impl Device {
     /// # Errors
     /// [`VfioError::Kernel`] if it cannot be reset.
     pub fn reset(&self) -> Result<(), VfioError> {
-        sys::reset(self.as_fd()).map_err(self.failed("VFIO_DEVICE_RESET"))
+        self.open.function.reset().map_err(self.failed("VFIO_DEVICE_RESET"))
+    }
+
+    /// Waits for the device, for so long: the thread sleeps. A device of software, which tests and
+    /// fuzzers have, does its work meanwhile instead.
+    pub fn rest(&self, time: Duration) {
+        self.open.function.rest(time);
     }
 
     /// How many interrupts of a kind it has.
@@ -161,7 +161,7 @@ impl Device {
     /// # Errors
     /// [`VfioError::Kernel`] if the kernel does not know the kind.
     pub fn interrupts(&self, kind: Interrupt) -> Result<u32, VfioError> {
-        sys::interrupts(self.as_fd(), kind.index()).map_err(self.failed("VFIO_DEVICE_GET_IRQ_INFO"))
+        self.open.function.interrupts(kind).map_err(self.failed("VFIO_DEVICE_GET_IRQ_INFO"))
     }
 
     /// Has the first `count` interrupts of a kind counted by eventfds, which are returned: poll them
@@ -176,8 +176,7 @@ impl Device {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| self.failed("eventfd")(e.into()))?;
         let borrowed: Vec<_> = eventfds.iter().map(AsFd::as_fd).collect();
-        sys::set_interrupts(self.as_fd(), kind.index(), &borrowed)
-            .map_err(self.failed("VFIO_DEVICE_SET_IRQS"))?;
+        self.open.function.listen(kind, &borrowed).map_err(self.failed("VFIO_DEVICE_SET_IRQS"))?;
         Ok(eventfds)
     }
 
@@ -216,12 +215,15 @@ impl Device {
     }
 
     pub(super) fn region(&self, index: u32) -> Result<RegionInfo, VfioError> {
-        let info = sys::region_info(self.as_fd(), index)
+        let info = self
+            .open
+            .function
+            .region(index)
             .map_err(|error| self.no_region(index, error.to_string()))?;
-        if info.size == 0 {
+        if info.len == 0 {
             return Err(self.no_region(index, "the device has none of this number".into()));
         }
-        Ok(RegionInfo { flags: info.flags, offset: info.offset, len: info.size })
+        Ok(info)
     }
 
     fn no_region(&self, region: u32, why: String) -> VfioError {
@@ -235,7 +237,7 @@ impl Device {
 
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.open.file.as_fd()
+        self.open.function.file().as_fd()
     }
 }
 

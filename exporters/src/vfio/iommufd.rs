@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use iommufd_bindings::iommufd::{
@@ -18,6 +18,7 @@ use iommufd_bindings::iommufd::{
 use super::container::{IoSpace, Iommu};
 use super::dma::Mappable;
 use super::error::VfioError;
+use super::function::{Function, Kernel};
 use super::ranges::FreeRanges;
 use super::sys;
 use crate::{Absent, DmaBuf, Intent};
@@ -46,7 +47,7 @@ impl Iommu for Iommufd {
         "iommufd"
     }
 
-    fn open(&self, address: &str) -> Result<OwnedFd, VfioError> {
+    fn open(&self, address: &str) -> Result<Box<dyn Function>, VfioError> {
         let path = device_file(address)?;
         let file = File::options().read(true).write(true).open(&path);
         let file = file.map_err(|error| match error.kind() {
@@ -73,7 +74,7 @@ impl Iommu for Iommufd {
         })?;
         sys::attach(file.as_fd(), self.ioas)
             .map_err(VfioError::kernel("VFIO_DEVICE_ATTACH_IOMMUFD_PT", address))?;
-        Ok(file.into())
+        Ok(Box::new(Kernel::new(file.into(), address)?))
     }
 
     fn space(&self) -> Result<IoSpace, VfioError> {

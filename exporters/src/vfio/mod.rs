@@ -17,9 +17,12 @@ mod container;
 mod device;
 mod dma;
 mod error;
+mod function;
 mod iommufd;
 mod ranges;
 mod region;
+#[cfg(feature = "software")]
+pub mod software;
 mod sys;
 mod type1;
 

@@ -17,6 +17,7 @@ use super::container::{IoSpace, Iommu};
 use super::device::Device;
 use super::dma::Mappable;
 use super::error::VfioError;
+use super::function::{Function, Kernel};
 use super::ranges::FreeRanges;
 use super::sys;
 use crate::{Absent, DmaBuf, Intent};
@@ -77,7 +78,7 @@ impl Iommu for Type1 {
         "type1"
     }
 
-    fn open(&self, address: &str) -> Result<OwnedFd, VfioError> {
+    fn open(&self, address: &str) -> Result<Box<dyn Function>, VfioError> {
         let group = group_of(address)?;
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         let first = groups.is_empty();
@@ -85,7 +86,7 @@ impl Iommu for Type1 {
             Entry::Occupied(opened) => opened.into_mut(),
             Entry::Vacant(entry) => entry.insert(self.add(first, group, address)?),
         };
-        Device::fd(opened, address)
+        Ok(Box::new(Kernel::new(Device::fd(opened, address)?, address)?))
     }
 
     fn space(&self) -> Result<IoSpace, VfioError> {
