@@ -26,5 +26,8 @@ fuzz_target!(|input: &[u8]| {
         }
         Err(error) => assert!(error.to_string().contains("; "), "{error}"),
     }
-    assert!(parse_namespaces(&bytes, 7).iter().all(|&number| number > 7));
+    match parse_namespaces(&bytes, 7, 1 << 20) {
+        Ok(list) => assert!(list.iter().all(|number| (8..=1 << 20).contains(number))),
+        Err(error) => assert!(error.to_string().contains("; "), "{error}"),
+    }
 });

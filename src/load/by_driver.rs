@@ -47,7 +47,12 @@ impl Load<'_, DriveFile> {
         let clock = Clock::start();
         let controller = self.controller()?;
         let mapper = Iommu(Arc::clone(controller.device().container()));
-        let mut drive = Drive { queue: self.queue(controller)?, spare: None };
+        let queue = self.queue(controller)?;
+        for file in self.files {
+            queue.whole_blocks(file.namespace())?;
+        }
+        let block = self.files.iter().map(DriveFile::block_size).max().unwrap_or_default();
+        let mut drive = Drive { queue, block, spare: None };
 
         let buffer = self.buffer()?;
         let reach = match (mapper.map(buffer, Intent::Write), asked.place) {
@@ -232,6 +237,8 @@ fn splits<S: Source>(
 /// is first needed: a load that proves nothing and compares nothing does without.
 struct Drive {
     queue: nvme::Queue,
+    /// The longest block of a file on it, in bytes.
+    block: u32,
     spare: Option<Spare>,
 }
 
@@ -242,8 +249,10 @@ struct Spare {
 }
 
 impl Spare {
-    fn for_queue(queue: &nvme::Queue) -> Result<Self, DmaError> {
-        let memory = Memory::anonymous(AGAIN + 2 * proof::SAMPLE as usize, PageSize::Base)?;
+    /// For what is read at once, and the blocks that it begins and ends in.
+    fn new(queue: &nvme::Queue, block: u32) -> Result<Self, DmaError> {
+        let around = 2 * proof::SAMPLE.max(block.into()) as usize;
+        let memory = Memory::anonymous(AGAIN + around, PageSize::Base)?;
         let memory = queue.container().map_dma(memory, Intent::Write)?;
         let range = DmaRange::new(DmaKind::Iova, memory.iova(), memory.len())?;
         Ok(Self { memory, list: DmaList::from_iter([range]) })
@@ -252,10 +261,10 @@ impl Spare {
 
 impl Drive {
     fn with_spare(&mut self) -> Result<(&mut nvme::Queue, (BufMap<'_>, &DmaList)), DmaError> {
-        let Self { queue, spare } = self;
+        let Self { queue, block, spare } = self;
         let spare = match spare {
             Some(spare) => spare,
-            None => spare.insert(Spare::for_queue(queue)?),
+            None => spare.insert(Spare::new(queue, *block)?),
         };
         Ok((queue, (spare.memory.map(), &spare.list)))
     }

@@ -1,6 +1,6 @@
 //! Ctrl-C.
 //!
-//! The first one ends a load in order, the second one at once. Before and after the load nothing has to be
+//! The first one ends a load in order, or the opening of a drive for it, the second one at once. Else nothing has to be
 //! undone, and the first ends the program at once too.
 //!
 //! `SIGINT` is blocked in every thread but one, which takes it from a file (signalfd(2)). A handler would not
@@ -41,7 +41,7 @@ pub struct Interrupts {
 
 #[derive(Default)]
 struct Shared {
-    stop: AtomicBool,
+    stop: Arc<AtomicBool>,
     /// What there is to end in order.
     work: Mutex<Option<Work>>,
 }
@@ -77,7 +77,7 @@ impl Interrupts {
     }
 
     /// The flag that the first Ctrl-C sets.
-    pub fn stop(&self) -> &AtomicBool {
+    pub fn stop(&self) -> &Arc<AtomicBool> {
         &self.shared.stop
     }
 

@@ -8,7 +8,7 @@ use bufmap::load::{
     Around, ExtentMap, Load, LoadError, Manifest, Options, Progress, Proof, Receipt, Source,
     StepDown, Target, Verify,
 };
-use bufmap::storage::nvme::Controller;
+use bufmap::storage::nvme::{Controller, ControllerOptions, DriveFile, NvmeError};
 use bytesize::ByteSize;
 use serde_json::json;
 
@@ -29,14 +29,32 @@ pub fn run(args: &LoadArgs) -> Result<(), Failure> {
         };
         let map = ExtentMap::read(map)?;
         let container = Arc::new(Container::new()?);
-        let controller = Controller::open(container.open(&map.drive.address)?, 1)?;
-        let manifest = map.manifest(&controller, &args.selection.items)?;
+        interrupts.begin(vec![map.drive.address.clone()]);
+        let manifest = on_its_drive(&map, args, &container, &interrupts);
+        interrupts.end();
+        let manifest = manifest.map_err(|error| match error {
+            LoadError::Nvme(NvmeError::Interrupted { .. }) => Failure::Stopped(error.to_string()),
+            error => error.into(),
+        })?;
         let target = target(args, manifest.buffer_len(), Some(&container))?;
         return report(args, &manifest, target, &interrupts, |load, progress| load.run(progress));
     }
     let manifest = Manifest::open(&args.files, &args.selection.selection())?;
     let target = target(args, manifest.buffer_len(), None)?;
     report(args, &manifest, target, &interrupts, |load, progress| load.run(progress))
+}
+
+/// Opens the drive of a map, and what the map has on it.
+fn on_its_drive(
+    map: &ExtentMap,
+    args: &LoadArgs,
+    container: &Arc<Container>,
+    interrupts: &Interrupts,
+) -> Result<Manifest<DriveFile>, LoadError> {
+    let device = container.open(&map.drive.address).map_err(NvmeError::from)?;
+    let stop = Arc::clone(interrupts.stop());
+    let options = ControllerOptions { stop, ..ControllerOptions::default() };
+    map.manifest(&Controller::open_with(device, options)?, &args.selection.items)
 }
 
 /// Loads and reports.

@@ -3,8 +3,7 @@
 //! NVM Express Base Specification 2.0c, chapter 5. An admin command that does not end in time leaves
 //! the controller in a state that nobody knows, so it is stopped.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use exporters::Intent;
 use exporters::vfio::{Container, DmaMapping};
@@ -20,12 +19,14 @@ use super::identify::{
 };
 use super::link::Link;
 use super::pair::{Pair, Trouble};
-
-/// How long an admin command may take.
-const LIMIT: Duration = Duration::from_secs(30);
+use super::patience::{End, Wait};
 
 /// How many entries each admin ring has: commands are given one at a time.
 const ENTRIES: u32 = 32;
+
+/// Drives on PCIe have 256 namespaces at the most. Each takes a command, so that one which names
+/// millions would keep its user for hours.
+const MOST_NAMESPACES: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Admin {
@@ -72,19 +73,23 @@ impl Admin {
         }
     }
 
-    /// Asks for the numbers of all active namespaces.
-    pub fn list_namespaces(&mut self, link: &Link) -> Result<Vec<u32>, NvmeError> {
+    /// Asks for the numbers of all active namespaces, the highest of which may be `most`.
+    pub fn list_namespaces(&mut self, link: &Link, most: u32) -> Result<Vec<u32>, NvmeError> {
         let mut all = Vec::new();
         loop {
             let after = all.last().copied().unwrap_or(0);
-            // The list begins behind a number below FFFFFFFEh.
-            if after >= u32::MAX - 1 {
+            if after >= most {
                 return Ok(all);
             }
-            let answer = self.identify(link, Operation::ListNamespaces { after })?;
-            let more = parse_namespaces(&answer, after);
+            let operation = Operation::ListNamespaces { after };
+            let answer = self.identify(link, operation)?;
+            let refused = |source| wrong(link, operation, source);
+            let more = parse_namespaces(&answer, after, most).map_err(refused)?;
             let is_last = more.len() < IDENTIFY_LEN / 4;
             all.extend(more);
+            if all.len() > MOST_NAMESPACES {
+                return Err(refused(IdentifyError::Namespaces { most: MOST_NAMESPACES }));
+            }
             if is_last {
                 return Ok(all);
             }
@@ -96,6 +101,7 @@ impl Admin {
         link: &Link,
         operation: Operation,
     ) -> Result<Box<[u8; IDENTIFY_LEN]>, NvmeError> {
+        link.check_wanted()?;
         let failed = |source| at_fault(link, source);
         self.answer.map().fill(0).map_err(failed)?;
         self.execute(link, operation, DataPointer::Prp(self.answer.iova().get(), 0))?;
@@ -106,6 +112,7 @@ impl Admin {
 
     /// Asks for so many I/O queues, and returns how many there may be.
     pub fn ask_for_queues(&mut self, link: &Link, count: u16) -> Result<u16, NvmeError> {
+        link.check_wanted()?;
         let entry = self.execute(link, Operation::AskForQueues { count }, DataPointer::None)?;
         let (completion, submission) = ((entry.result() >> 16) as u16, entry.result() as u16);
         Ok(completion.min(submission).saturating_add(1).min(count))
@@ -124,8 +131,14 @@ impl Admin {
 
     /// Asks for the end of a command. The controller may answer that it was too late; the command
     /// then ends by itself, or does not.
-    pub fn abort(&mut self, link: &Link, queue: u16, command: u16) -> Result<(), NvmeError> {
-        self.execute(link, Operation::Abort { queue, command }, DataPointer::None).map(drop)
+    pub fn abort(
+        &mut self,
+        link: &Link,
+        (queue, command): (u16, u16),
+        limit: Duration,
+    ) -> Result<(), NvmeError> {
+        let operation = Operation::Abort { queue, command };
+        self.execute_within(link, operation, DataPointer::None, limit).map(drop)
     }
 
     fn execute(
@@ -134,12 +147,22 @@ impl Admin {
         operation: Operation,
         data: DataPointer,
     ) -> Result<Entry, NvmeError> {
+        self.execute_within(link, operation, data, link.options().limit)
+    }
+
+    fn execute_within(
+        &mut self,
+        link: &Link,
+        operation: Operation,
+        data: DataPointer,
+        limit: Duration,
+    ) -> Result<Entry, NvmeError> {
         link.check_up()?;
         let failed = |source| at_fault(link, source);
         let command = self.pair.slots.next().unwrap_or_default();
         self.pair.submit(command, operation, data, ()).map_err(failed)?;
         self.pair.announce().map_err(failed)?;
-        let entry = self.wait(link, operation)?;
+        let entry = self.wait(link, operation, limit)?;
         let status = entry.status();
         if !status.is_success() {
             return Err(NvmeError::Command { device: link.name(), operation, status });
@@ -147,25 +170,31 @@ impl Admin {
         Ok(entry)
     }
 
-    fn wait(&mut self, link: &Link, operation: Operation) -> Result<Entry, NvmeError> {
-        let start = Instant::now();
-        let mut nap = Duration::from_micros(20);
+    fn wait(
+        &mut self,
+        link: &Link,
+        operation: Operation,
+        limit: Duration,
+    ) -> Result<Entry, NvmeError> {
+        let mut wait = Wait::begin(limit, &link.options().stop);
         loop {
-            // The clock first: a process that was kept from running must look once more.
-            let late = start.elapsed() > LIMIT;
+            let end = wait.end();
             match self.pair.take() {
                 Ok(Some(ended)) => return Ok(ended.entry),
                 Ok(None) => link.check()?,
                 Err(Trouble::Map(source)) => return Err(at_fault(link, source)),
                 Err(Trouble::Unasked(command)) => return Err(unasked(link, 0, command)),
             }
-            if late {
-                link.stop("an admin command did not end in time");
-                let device = link.name();
-                return Err(NvmeError::TimedOut { device, operation, limit: LIMIT, stopped: true });
-            }
-            thread::sleep(nap);
-            nap = (2 * nap).min(Duration::from_millis(5));
+            let Some(end) = end else {
+                wait.rest(link.device());
+                continue;
+            };
+            link.stop("an admin command did not end in time");
+            let device = link.name();
+            return Err(match end {
+                End::Late => NvmeError::TimedOut { device, operation, limit, stopped: true },
+                End::Stopped => NvmeError::Interrupted { device },
+            });
         }
     }
 }

@@ -43,6 +43,11 @@ impl Entry {
         u16::from_le(self.command)
     }
 
+    /// The submission queue that the command came from (SQID).
+    pub fn queue(&self) -> u16 {
+        u16::from_le(self.queue)
+    }
+
     pub fn status(&self) -> Status {
         Status(u16::from_le(self.phase_and_status) >> 1)
     }

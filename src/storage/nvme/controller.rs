@@ -10,6 +10,7 @@ use super::admin::Admin;
 use super::error::NvmeError;
 use super::identify::{IdentifyController, IdentifyNamespace};
 use super::link::Link;
+use super::patience::ControllerOptions;
 use super::registers::{Capabilities, Version};
 
 /// A namespace: a disk on the drive.
@@ -67,9 +68,18 @@ impl Controller {
     /// [`NvmeError`]: the device is no NVMe controller, is gone, does not get ready in the time that
     /// it says itself it needs, or lacks what this driver needs.
     pub fn open(device: Device, queues: u16) -> Result<Arc<Self>, NvmeError> {
-        let mut link = Link::open(device)?;
+        Self::open_with(device, ControllerOptions { queues, ..ControllerOptions::default() })
+    }
+
+    /// The same with other limits, and a flag that ends it.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open), and [`NvmeError::Interrupted`]; the controller is stopped then.
+    pub fn open_with(device: Device, options: ControllerOptions) -> Result<Arc<Self>, NvmeError> {
+        let queues = options.queues.max(1);
+        let mut link = Link::open(device, options)?;
         let mut admin = Admin::new(&link)?;
-        let started = Self::prepare(&mut link, &mut admin, queues.max(1));
+        let started = Self::prepare(&mut link, &mut admin, queues);
         let (identity, queues, interrupts) = match started {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -133,7 +143,7 @@ impl Controller {
     pub fn namespaces(&self) -> Result<Vec<Namespace>, NvmeError> {
         let mut admin = self.admin();
         let mut all = Vec::new();
-        for id in admin.list_namespaces(&self.link)? {
+        for id in admin.list_namespaces(&self.link, self.identity.namespaces)? {
             let identity = admin.identify_namespace(&self.link, id)?;
             all.extend(identity.map(|identity| Namespace { id, identity }));
         }

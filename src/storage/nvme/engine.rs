@@ -105,7 +105,10 @@ impl<'m> Engine<'m, '_> {
             self.readings.push(None);
             self.readings.len() - 1
         });
-        let longest = self.queue.whole_blocks(read.file.namespace());
+        let longest = match self.queue.whole_blocks(read.file.namespace()) {
+            Ok(longest) => longest,
+            Err(error) => return work.completed(read.tag, Err(io::Error::other(error))),
+        };
         let mut left = 0;
         let (mut offset, mut at) = (read.offset, place.start);
         while at < place.end {

@@ -62,6 +62,12 @@ pub enum NvmeError {
         /// The drive.
         device: String,
     },
+    /// Somebody wanted to stop ([`ControllerOptions::stop`](super::ControllerOptions::stop)).
+    #[error("{device}: stopped as asked, before the controller was at work")]
+    Interrupted {
+        /// The drive.
+        device: String,
+    },
     /// The controller does not become what it was told to become.
     #[error(
         "{device}: the controller did not {wanted} within {limit:?}; reset it: echo 1 > /sys/bus/pci/devices/{device}/reset"

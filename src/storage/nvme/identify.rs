@@ -51,6 +51,24 @@ pub enum IdentifyError {
         /// LBADS.
         exponent: u8,
     },
+    /// A list of namespaces whose numbers do not ascend, or are none that the drive can have.
+    #[error(
+        "it lists namespace {number} behind {after}, and numbers ascend and end at {most} (NN); update the drive's firmware"
+    )]
+    List {
+        /// The number.
+        number: u32,
+        /// The one before it.
+        after: u32,
+        /// The highest that there can be.
+        most: u32,
+    },
+    /// A list of namespaces that goes on and on.
+    #[error("it lists more than {most} namespaces, which no drive has; update its firmware")]
+    Namespaces {
+        /// How many there may be.
+        most: usize,
+    },
     /// More bytes than can be counted.
     #[error(
         "the namespace says it has {blocks} blocks of {block_size} bytes, which is more than 2^64 bytes; update the drive's firmware"
@@ -220,19 +238,29 @@ fn format_in_use(flbas: u8, count: u16) -> u8 {
     if count > 16 { (flbas >> 5 & 0b11) << 4 | low } else { low }
 }
 
-/// Reads the answer to Identify with CNS 02h: numbers of active namespaces in ascending order, up to
-/// the first that does not ascend. A full list of 1,024 may go on after its last.
-pub fn parse_namespaces(bytes: &[u8; IDENTIFY_LEN], after: u32) -> Vec<u32> {
+/// Reads the answer to Identify with CNS 02h: numbers of active namespaces behind `after`, in ascending
+/// order up to `most`, and then zeros. A full list of 1,024 may go on after its last.
+///
+/// # Errors
+/// [`IdentifyError::List`].
+pub fn parse_namespaces(
+    bytes: &[u8; IDENTIFY_LEN],
+    after: u32,
+    most: u32,
+) -> Result<Vec<u32>, IdentifyError> {
     let mut namespaces = Vec::new();
     let mut last = after;
     for number in bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])) {
-        if number <= last {
+        if number == 0 {
             break;
+        }
+        if number <= last || number > most {
+            return Err(IdentifyError::List { number, after: last, most });
         }
         namespaces.push(number);
         last = number;
     }
-    namespaces
+    Ok(namespaces)
 }
 
 /// Text is ASCII, padded with spaces; some controllers pad with zeros.
@@ -391,13 +419,15 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_namespaces_ends_where_it_no_longer_ascends() {
+    fn a_list_of_namespaces_ascends_and_ends() {
         let mut bytes = Box::new([0; IDENTIFY_LEN]);
         put(&mut bytes, 0, &[1, 0, 0, 0, 3, 0, 0, 0]);
-        assert_eq!(parse_namespaces(&bytes, 0), [1, 3]);
-        assert!(parse_namespaces(&bytes, 1).is_empty());
+        assert_eq!(parse_namespaces(&bytes, 0, 3), Ok(vec![1, 3]));
+        let refused = |number, after, most| Err(IdentifyError::List { number, after, most });
+        assert_eq!(parse_namespaces(&bytes, 1, 3), refused(1, 1, 3));
+        assert_eq!(parse_namespaces(&bytes, 0, 2), refused(3, 1, 2));
         put(&mut bytes, 8, &[3, 0, 0, 0, 4]);
-        assert_eq!(parse_namespaces(&bytes, 0), [1, 3]);
+        assert_eq!(parse_namespaces(&bytes, 0, 256), refused(3, 3, 256));
     }
 
     proptest! {
@@ -413,7 +443,9 @@ mod tests {
                 prop_assert!(read.block_size.is_power_of_two() && read.block_size >= 512);
                 prop_assert_eq!(read.len / u64::from(read.block_size), read.blocks);
             }
-            prop_assert!(parse_namespaces(&bytes, 0).is_sorted_by(|a, b| a < b));
+            if let Ok(read) = parse_namespaces(&bytes, 0, 1 << 31) {
+                prop_assert!(read.is_sorted_by(|a, b| a < b) && !read.contains(&0));
+            }
         }
     }
 }

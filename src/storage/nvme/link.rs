@@ -7,17 +7,19 @@
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use exporters::vfio::{Device, Interrupt, Region};
 
 use super::PAGE;
 use super::error::NvmeError;
+use super::patience::{ControllerOptions, End, Wait};
 use super::registers::{Capabilities, Configuration, ControllerStatus, Fault, Registers, Version};
 
-/// How long an orderly shutdown may take where the controller does not say.
+/// How long an orderly shutdown may take where the controller does not say, and the most that is
+/// believed of one that says (RTD3E, over an hour): as in the kernel's driver.
 const SHUTDOWN: Duration = Duration::from_secs(5);
+const LONGEST_SHUTDOWN: Duration = Duration::from_secs(60);
 
 /// A device and its registers.
 #[derive(Debug)]
@@ -28,6 +30,7 @@ pub(super) struct Link {
     recall: Vec<OwnedFd>,
     pub capabilities: Capabilities,
     pub version: Version,
+    options: ControllerOptions,
     /// How long it may take to get ready or to stop.
     patience: Duration,
     shutdown: Duration,
@@ -39,7 +42,7 @@ pub(super) struct Link {
 
 impl Link {
     /// Takes hold of a controller, which is stopped if it was running.
-    pub fn open(device: Device) -> Result<Self, NvmeError> {
+    pub fn open(device: Device, options: ControllerOptions) -> Result<Self, NvmeError> {
         let region = Arc::new(device.map_region(0)?);
         let failed = |fault| error_of(&device, fault);
         let registers = Registers::new(region.map());
@@ -55,15 +58,17 @@ impl Link {
             recall,
             capabilities,
             version,
-            patience,
-            shutdown: SHUTDOWN,
+            patience: patience.min(options.patience),
+            shutdown: SHUTDOWN.min(options.patience),
+            options,
             down: AtomicBool::new(false),
             why: Mutex::default(),
             region,
             device,
         };
         link.check_supported()?;
-        link.disable()?;
+        // What does not stop now would not stop when it is closed either.
+        link.disable().inspect_err(|_| link.cut_off("it did not stop when it was opened"))?;
         Ok(link)
     }
 
@@ -72,6 +77,10 @@ impl Link {
         let refused = |what, why| Err(self.unsupported(what, why));
         if !capabilities.has_nvm_commands() && !capabilities.has_command_sets() {
             return refused("reading blocks", "it has administrative commands only".into());
+        }
+        if capabilities.queue_entries() < 2 {
+            let why = "it says so (CAP.MQES), and two are the least; update its firmware".into();
+            return refused("a queue of two entries", why);
         }
         if capabilities.min_page() > PAGE {
             let least = capabilities.min_page();
@@ -94,7 +103,8 @@ impl Link {
 
     /// Takes over what the controller says about its shutdown.
     pub fn set_shutdown(&mut self, limit: Option<Duration>) {
-        self.shutdown = limit.unwrap_or(SHUTDOWN).max(SHUTDOWN);
+        let limit = limit.unwrap_or(SHUTDOWN).clamp(SHUTDOWN, LONGEST_SHUTDOWN);
+        self.shutdown = limit.min(self.options.patience);
     }
 
     /// Starts the controller with these admin queues: address and number of entries.
@@ -107,7 +117,8 @@ impl Link {
             .and_then(|()| registers.set_configuration(configuration))
             .map_err(|fault| self.error(fault))?;
         let settled = ControllerStatus::READY | ControllerStatus::FATAL;
-        self.wait("get ready", self.patience, |status| status.intersects(settled))?;
+        let ready = self.wait("get ready", self.patience, |status| status.intersects(settled));
+        ready.inspect_err(|_| self.stop("it did not get ready"))?;
         self.check()
     }
 
@@ -141,8 +152,30 @@ impl Link {
         if !self.down.load(Ordering::Acquire) {
             return Ok(());
         }
+        Err(self.stopped())
+    }
+
+    /// What a use of the controller ends with once it is stopped.
+    pub fn stopped(&self) -> NvmeError {
         let why = self.why.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Err(NvmeError::Stopped { device: self.name(), why: why.unwrap_or_default() })
+        NvmeError::Stopped { device: self.name(), why: why.unwrap_or_default() }
+    }
+
+    /// Whether nobody wants to stop. Asked before each step that could be left out.
+    pub fn check_wanted(&self) -> Result<(), NvmeError> {
+        match self.is_unwanted() {
+            true => Err(NvmeError::Interrupted { device: self.name() }),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether somebody wants to stop.
+    pub fn is_unwanted(&self) -> bool {
+        self.options.stop.load(Ordering::Relaxed)
+    }
+
+    pub const fn options(&self) -> &ControllerOptions {
+        &self.options
     }
 
     fn is_recalled(&self) -> bool {
@@ -153,12 +186,25 @@ impl Link {
     /// Stops the controller for good. When this returns it makes no transfer any more: it has said
     /// so, or it has been cut off from the bus.
     pub fn stop(&self, why: &str) {
+        self.end(why, || self.disable().is_ok());
+    }
+
+    /// The same for a controller that is known not to stop when it is told to.
+    fn cut_off(&self, why: &str) {
+        self.end(why, || false);
+    }
+
+    fn end(&self, why: &str, stops: impl FnOnce() -> bool) {
         let mut reason = self.why.lock().unwrap_or_else(PoisonError::into_inner);
         if reason.is_some() {
             return;
         }
-        if self.disable().is_err() {
-            self.cut_off();
+        let stopped = stops();
+        // If nothing of this succeeds, there is no device any more; and what is unmapped the IOMMU
+        // keeps it from in any case.
+        let _ = self.device.set_bus_master(false);
+        if !stopped {
+            let _ = self.device.reset();
         }
         *reason = Some(why.to_owned());
         self.down.store(true, Ordering::Release);
@@ -171,13 +217,6 @@ impl Link {
         let stopped = configuration.stopped();
         registers.set_configuration(stopped).map_err(|fault| self.error(fault))?;
         self.wait("stop", self.patience, |status| !status.contains(ControllerStatus::READY))
-    }
-
-    /// Ends the controller's transfers without its consent. If nothing of this succeeds, there is no
-    /// device any more; and what is unmapped the IOMMU keeps it from in any case.
-    fn cut_off(&self) {
-        let _ = self.device.set_bus_master(false);
-        let _ = self.device.reset();
     }
 
     /// Tells the controller that it is about to lose its user, so that it writes back what it has
@@ -199,20 +238,22 @@ impl Link {
         limit: Duration,
         reached: impl Fn(ControllerStatus) -> bool,
     ) -> Result<(), NvmeError> {
-        let start = Instant::now();
-        let mut nap = Duration::from_micros(50);
+        let mut wait = Wait::begin(limit, &self.options.stop);
         loop {
-            // The clock first: a process that was kept from running must look once more.
-            let late = start.elapsed() > limit;
+            let end = wait.end();
             let status = self.registers().status().map_err(|fault| self.error(fault))?;
             if reached(status) {
                 return Ok(());
             }
-            if late {
-                return Err(NvmeError::Stuck { device: self.name(), wanted, limit });
+            match end {
+                Some(End::Late) => {
+                    return Err(NvmeError::Stuck { device: self.name(), wanted, limit });
+                }
+                Some(End::Stopped) => {
+                    return Err(NvmeError::Interrupted { device: self.name() });
+                }
+                None => wait.rest(&self.device),
             }
-            thread::sleep(nap);
-            nap = (2 * nap).min(Duration::from_millis(10));
         }
     }
 
@@ -249,7 +290,6 @@ impl Drop for Link {
             let _ = self.shut_down();
             self.stop("it was closed");
         }
-        let _ = self.device.set_bus_master(false);
         // Whoever keeps the device hears of its interrupts no more.
         let _ = self.device.listen(Interrupt::MsiX, 0);
         let _ = self.device.listen(Interrupt::Release, 0);

@@ -14,6 +14,7 @@
 //! | [`prp`], [`sgl`] | memory described to a drive, from the ranges that it sees ([`DmaList`](crate::dma::DmaList)) |
 //! | `data` | which of the two a read takes |
 //! | `link` | the controller started, stopped and watched |
+//! | `patience` | how long it is waited for |
 //! | `admin`, `controller` | what is asked once: [`Controller`], [`Namespace`] |
 //! | `extents`, `file` | a whole file: where it lies ([`DriveFile`]) |
 //! | `target`, `queue` | what is asked all the time: a [`Target`] filled through a [`Queue`] |
@@ -24,10 +25,11 @@
 //! * **The memory of a read in flight is not let go of.** A read keeps its [`Target`], and the target
 //!   its mappings. They come out of the queue when the drive has said that the read has ended, or
 //!   when the controller has been stopped. Forgetting a queue forgets its memory with it.
-//! * **Every wait ends.** A read that takes too long is aborted; what cannot be aborted is ended by
+//! * **Every wait ends.** What a drive says that it takes has a limit, and a wait looks at the flag that
+//!   stops it ([`ControllerOptions`]). A read that takes too long is aborted; what cannot be aborted is ended by
 //!   stopping the controller; a controller that does not stop is cut off from the bus.
-//! * **Nothing of the device's is believed.** Identifiers of commands are looked up, counts and shifts
-//!   are checked; a device that answers with nothing but ones is gone, and one that is not ready any more
+//! * **Nothing of the device's is believed.** Completions are looked up by identifiers that are not soon
+//!   used again, counts, shifts and lists are checked; a device that answers with nothing but ones is gone, and one that is not ready any more
 //!   was reset by somebody else.
 //! * **The kernel can have the drive back.** A [`Controller`] that is dropped has told its drive to shut
 //!   down, and waited for it.
@@ -49,6 +51,7 @@ pub mod identify;
 mod link;
 mod list;
 mod pair;
+mod patience;
 pub mod prp;
 mod queue;
 mod registers;
@@ -65,6 +68,7 @@ pub use extents::{Extent, ExtentError, extents};
 pub use file::{BadExtent, DriveFile};
 pub use identify::{IdentifyController, IdentifyNamespace};
 pub use list::ListMemory;
+pub use patience::ControllerOptions;
 pub use queue::{Finished, Queue, QueueOptions, Wake};
 pub use registers::{Capabilities, Version};
 pub use target::{Target, TargetError};

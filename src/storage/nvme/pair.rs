@@ -20,6 +20,7 @@ use super::ring::{Completions, Slots, Submissions};
 pub(super) struct Pair<T> {
     /// The ring of commands, and from `completions_at` on that of completions.
     memory: DmaMapping<Memory>,
+    number: u16,
     completions_at: usize,
     entries: u32,
     doorbells: Doorbells,
@@ -41,7 +42,7 @@ pub(super) struct Ended<T> {
 /// Why a completion could not be taken.
 #[derive(Debug)]
 pub(super) enum Trouble {
-    /// It is of a command that is not in flight.
+    /// It is of a command that is not in flight in this queue.
     Unasked(u16),
     /// The rings are not where they should be.
     Map(MapError),
@@ -63,6 +64,7 @@ impl<T> Pair<T> {
         Ok(Self {
             doorbells: Doorbells::new(link, number)?,
             memory: link.device().container().map_dma(memory, Intent::ReadWrite)?,
+            number,
             completions_at: submissions_len,
             entries,
             submissions: Submissions::new(entries),
@@ -130,7 +132,8 @@ impl<T> Pair<T> {
             self.acknowledge()?;
             return Ok(None);
         };
-        let what = self.slots.remove(entry.command());
+        let is_own = entry.queue() == self.number;
+        let what = is_own.then(|| self.slots.remove(entry.command())).flatten();
         let what = what.ok_or(Trouble::Unasked(entry.command()))?;
         Ok(Some(Ended { what, entry }))
     }

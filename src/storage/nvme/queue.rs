@@ -81,7 +81,7 @@ const GRACE: Duration = Duration::from_secs(2);
 const SPINS: u32 = 1000;
 
 /// How often a queue that sleeps looks after the controller.
-const NAP: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+const NAP: Duration = Duration::from_millis(20);
 
 /// How often a queue that is polled looks after the controller.
 const LOOK: Duration = Duration::from_millis(5);
@@ -196,9 +196,9 @@ impl Queue {
     ) -> Result<Self, NvmeError> {
         let link = controller.link();
         let most = controller.capabilities().queue_entries();
-        options.entries = options.entries.clamp(2, most);
+        options.entries = options.entries.min(most).max(2);
         let limit = controller.identity().max_transfer(controller.capabilities().min_page());
-        options.max_read = options.max_read.clamp(PAGE, limit);
+        options.max_read = options.max_read.clamp(PAGE, limit.max(PAGE));
         if options.lists == Lists::Sgl && controller.identity().sgl.is_none() {
             let why = "it says so (SGLS); use PRP lists".into();
             return Err(link.unsupported("a scatter-gather list", why));
@@ -209,7 +209,8 @@ impl Queue {
         }
         let container = link.device().container();
         let list_len = prp::list_len(options.max_read, PAGE) as usize;
-        let lists = Memory::anonymous(list_len * options.entries as usize, PageSize::Base)?;
+        let lists = list_len.saturating_mul(options.entries as usize);
+        let lists = Memory::anonymous(lists, PageSize::Base)?;
         let waste = container.map_dma(Memory::anonymous(1, PageSize::Base)?, Intent::Write)?;
         let describer = Describer::new(options.lists, controller.identity().sgl, waste.iova());
         let queue = Self {
@@ -320,10 +321,26 @@ impl Queue {
         if rest >= PAGE { rest / PAGE * PAGE } else { block }
     }
 
-    /// The most bytes of one read that begins and ends with blocks.
-    pub(super) fn whole_blocks(&self, namespace: &Namespace) -> u64 {
+    /// The most bytes of one read that begins and ends with blocks: one block at least.
+    ///
+    /// # Errors
+    /// [`NvmeError::Unsupported`] for blocks that are longer than a read.
+    pub(crate) fn whole_blocks(&self, namespace: &Namespace) -> Result<u64, NvmeError> {
         let block = u64::from(namespace.identity().block_size);
-        self.options.max_read.min(MAX_BLOCKS * block) / block * block
+        match self.options.max_read.min(MAX_BLOCKS * block) / block * block {
+            0 => Err(self.long_blocks(block)),
+            most => Ok(most),
+        }
+    }
+
+    #[cold]
+    fn long_blocks(&self, block: u64) -> NvmeError {
+        let most = self.options.max_read;
+        let why = format!(
+            "a read of this queue has {most} bytes at most; allow longer ones, or format the namespace with smaller blocks"
+        );
+        self.link()
+            .unsupported("a block longer than a read", format!("one has {block} bytes, and {why}"))
     }
 
     /// The container that its memory is mapped in.
@@ -416,7 +433,7 @@ impl Queue {
         target: &Target,
         part: Range<u64>,
     ) -> Result<DataPointer, ListError> {
-        let at = usize::from(command) * self.list_len;
+        let at = self.pair.slots.place(command) * self.list_len;
         let map = self.lists.map().subrange(at..at + self.list_len)?;
         let list = ListMemory::new(map, DmaAddr::new(self.lists.iova().get() + at as u64));
         let memory = target.list().part(part)?;
@@ -457,6 +474,7 @@ impl Queue {
             self.spins += 1;
             if self.spins >= SPINS {
                 self.spins = 0;
+                self.link().device().rest(Duration::ZERO);
                 self.look_if_due();
             }
             if let Some(finished) = self.poll() {
@@ -475,8 +493,10 @@ impl Queue {
     /// Sleeps until the drive interrupts, or it is time to look after it.
     fn sleep(&mut self) {
         if let Some(eventfd) = self.controller.interrupt(self.number) {
+            self.link().device().rest(Duration::ZERO);
             let mut fds = [PollFd::new(eventfd, PollFlags::IN)];
-            let _ = rustix::event::poll(&mut fds, Some(&NAP));
+            let nap = NAP.min(self.options.limit);
+            let _ = rustix::event::poll(&mut fds, Timespec::try_from(nap).ok().as_ref());
             // It counts on while nobody reads it; the ring says how many there are.
             let _ = rustix::io::read(eventfd, &mut [0; 8]);
         }
@@ -506,7 +526,12 @@ impl Queue {
         if let Err(error) = self.link().check() {
             return self.give_up(None, error);
         }
-        let (now, limit) = (Instant::now(), self.options.limit);
+        // Who wants to stop waits for no read that takes long already.
+        let limit = match self.link().is_unwanted() {
+            true => self.options.limit.min(GRACE),
+            false => self.options.limit,
+        };
+        let (now, grace) = (Instant::now(), self.grace());
         let (mut late, mut hopeless) = (Vec::new(), None);
         for (command, read) in self.pair.slots.iter_mut() {
             match read.since {
@@ -515,21 +540,30 @@ impl Queue {
                     read.since = Since::Aborted(now);
                     late.push(command);
                 }
-                Since::Aborted(start) if now - start >= GRACE => {
+                Since::Aborted(start) if now - start >= grace => {
                     hopeless = Some((command, read.operation));
                 }
                 Since::Begun(_) | Since::Aborted(_) => {}
             }
         }
         for command in late {
-            // If it cannot be aborted, it still has its time of grace.
-            let _ = self.controller.admin().abort(self.link(), self.number, command);
+            // If it cannot be aborted, it still has its time of grace, which all of them share.
+            let left = grace.saturating_sub(now.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            let _ = self.controller.admin().abort(self.link(), (self.number, command), left);
         }
         if let Some((command, operation)) = hopeless {
             let why = format!("a read did not end within {limit:?}, nor could it be aborted");
             self.link().stop(&why);
             self.give_up(Some(command), self.timed_out(operation, true));
         }
+    }
+
+    /// How long an aborted read has to end.
+    fn grace(&self) -> Duration {
+        GRACE.min(self.link().options().patience)
     }
 
     fn timed_out(&self, operation: Operation, stopped: bool) -> NvmeError {
@@ -545,7 +579,7 @@ impl Queue {
             let own = culprit.is_none_or(|culprit| culprit == command);
             let result = match error.take_if(|_| own) {
                 Some(error) => Err(error),
-                None => self.link().check_up(),
+                None => Err(self.link().stopped()),
             };
             self.failed.push_back(Finished { id, result, target });
         }

@@ -81,20 +81,41 @@ const fn next(at: u32, entries: u32) -> u32 {
 }
 
 /// Commands in flight, by the identifier that each was given.
+///
+/// An identifier is a place, and in the bits above it how often the place was used, as in the kernel's
+/// driver: a completion that comes twice is not taken for that of the next command in its place.
 #[derive(Debug)]
 pub(super) struct Slots<T> {
-    slots: Vec<Option<T>>,
+    slots: Vec<Slot<T>>,
+    /// Places.
     free: Vec<u16>,
+    /// The bits of an identifier that are a place.
+    mask: u16,
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    /// The identifier of the command that is here, or of the next one.
+    command: u16,
+    what: Option<T>,
 }
 
 impl<T> Slots<T> {
-    /// Room for `count` commands, 65,535 at most: the last identifier means none (section 4.1).
+    /// Room for `count` commands, 65,535 at most: the last identifier means none (section 4.1), and so
+    /// all bits of a place are never set.
     pub fn new(count: u32) -> Self {
         let count = count.min(u16::MAX.into()) as u16;
         Self {
-            slots: std::iter::repeat_with(|| None).take(count.into()).collect(),
+            slots: (0..count).map(|command| Slot { command, what: None }).collect(),
             free: (0..count).rev().collect(),
+            mask: u16::MAX.checked_shr(count.leading_zeros()).unwrap_or(0),
         }
+    }
+
+    /// The place of a command, less than their count.
+    #[inline]
+    pub const fn place(&self, command: u16) -> usize {
+        (command & self.mask) as usize
     }
 
     /// How many commands are in flight.
@@ -108,26 +129,32 @@ impl<T> Slots<T> {
 
     /// The identifier that the next command will get.
     pub fn next(&self) -> Option<u16> {
-        self.free.last().copied()
+        let place = self.free.last()?;
+        self.slots.get(usize::from(*place)).map(|slot| slot.command)
     }
 
     /// Keeps `what` under the identifier that [`next`](Self::next) tells. It must not be full.
     pub fn insert(&mut self, what: T) -> Option<u16> {
-        let command = self.free.pop()?;
-        self.slots[usize::from(command)] = Some(what);
-        Some(command)
+        let slot = self.slots.get_mut(usize::from(self.free.pop()?))?;
+        slot.what = Some(what);
+        Some(slot.command)
     }
 
     /// What was kept under an identifier, which is free from then on.
     pub fn remove(&mut self, command: u16) -> Option<T> {
-        let what = self.slots.get_mut(usize::from(command))?.take()?;
-        self.free.push(command);
+        let slot = self.slots.get_mut(usize::from(command & self.mask))?;
+        if slot.command != command {
+            return None;
+        }
+        let what = slot.what.take()?;
+        slot.command = command.wrapping_add(self.mask.wrapping_add(1));
+        self.free.push(command & self.mask);
         Some(what)
     }
 
     /// Those in flight.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (u16, &mut T)> {
-        (0..).zip(&mut self.slots).filter_map(|(command, slot)| Some((command, slot.as_mut()?)))
+        self.slots.iter_mut().filter_map(|slot| Some((slot.command, slot.what.as_mut()?)))
     }
 
     /// What was kept of all in flight, whose identifiers are free from then on.
@@ -267,5 +294,22 @@ mod tests {
         assert_eq!((slots.remove(0), slots.remove(0)), (Some('a'), None));
         assert_eq!((slots.take_all(), slots.taken()), (vec![(1, 'b')], 0));
         assert_eq!(Slots::<()>::new(1 << 16).free.len(), 65535);
+    }
+
+    #[test]
+    fn a_place_has_another_identifier_each_time() {
+        for (count, times) in
+            [(1u32, 1 << 15), (3, 1 << 14), (4, 1 << 13), (255, 256), (256, 128), (65535, 1)]
+        {
+            let mut slots = Slots::new(count);
+            let mut seen = BTreeSet::new();
+            for _ in 0..times {
+                let command = slots.next().expect("room");
+                assert_eq!((slots.insert(()), slots.place(command)), (Some(command), 0));
+                assert!(command != u16::MAX && seen.insert(command), "{command} of {count}");
+                assert_eq!((slots.remove(command), slots.remove(command)), (Some(()), None));
+            }
+            assert_eq!(slots.next(), Some(0), "{count}");
+        }
     }
 }
