@@ -318,11 +318,9 @@ impl Filesystem for Served {
                 return reply.error(Errno::EAGAIN);
             }
             "broken_off" if first => return reply.error(Errno::EINTR),
-            name if offset + u64::from(size) > SICK_FROM && name.starts_with("error_") => {
-                if offset >= SICK_FROM {
-                    let code = name.trim_start_matches("error_").parse().expect("a number");
-                    return reply.error(Errno::from_i32(code));
-                }
+            name if offset >= SICK_FROM && name.starts_with("error_") => {
+                let code = name.trim_start_matches("error_").parse().expect("a number");
+                return reply.error(Errno::from_i32(code));
             }
             _ => {}
         }
