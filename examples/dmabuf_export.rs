@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use bufmap::exporters::drm::{Card, Gem, Node};
 use bufmap::exporters::frame::{Picture, TestCard};
 use bufmap::exporters::gbm::{self, Bo, Usage};
+use bufmap::exporters::outside::{outside, report};
 use bufmap::exporters::socket::{Free, Link, Listener, SocketError, Source};
 use bufmap::exporters::vulkan::{Buffer, CopyRegion, Device, Ticket, Transfer};
 use bufmap::exporters::{DmaHeap, Export, Exporter, Frame, Intent, Udmabuf};
@@ -76,7 +77,7 @@ fn main() -> ExitCode {
         _ if STOP.load(Ordering::Relaxed) => ExitCode::from(130),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("dmabuf_export: {error}");
+            eprintln!("dmabuf_export: {}", report(&error.to_string()));
             ExitCode::FAILURE
         }
     }
@@ -87,7 +88,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let patience = Duration::from_secs(arguments.patience);
     let mut painter = arguments.source.painter(picture, arguments.pool as usize)?;
     let listener = Listener::bind(&arguments.socket)?;
-    println!("{} of {} on {}", painter.frames()[0], arguments.source.0, listener.path().display());
+    println!("{} of {} on {}", painter.frames()[0], arguments.source.0, outside(listener.path()));
     let link: Link = patiently(patience, |limit| listener.accept(limit))?;
     drop(listener);
 

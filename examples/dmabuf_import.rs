@@ -14,6 +14,7 @@ use bufmap::exporters::dmabuf::Mapping;
 use bufmap::exporters::drm::{Card, Gem, Node};
 use bufmap::exporters::frame::TestCard;
 use bufmap::exporters::gbm::{self, Bo, Usage};
+use bufmap::exporters::outside::report;
 use bufmap::exporters::socket::{Farewell, Link, Ready, Sink, SocketError};
 use bufmap::exporters::vulkan::{Buffer, Device, Transfer};
 use bufmap::exporters::{DmaBuf, DmaBufError, Frame, Intent, SyncFile};
@@ -63,7 +64,7 @@ fn main() -> ExitCode {
         _ if STOP.load(Ordering::Relaxed) => ExitCode::from(130),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("dmabuf_import: {error}");
+            eprintln!("dmabuf_import: {}", report(&error.to_string()));
             ExitCode::FAILURE
         }
     }

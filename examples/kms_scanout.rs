@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use bufmap::exporters::drm::{Card, Framebuffer, Node};
 use bufmap::exporters::frame::{FramePlane, Picture, TestCard};
+use bufmap::exporters::outside::{outside, report};
 use bufmap::exporters::socket::{Farewell, Link, Sink, SocketError};
 use bufmap::exporters::{DmaHeap, Export, Exporter, Frame, Intent, SyncFile, Udmabuf};
 use clap::Parser;
@@ -70,7 +71,7 @@ fn main() -> ExitCode {
         _ if STOP.load(Ordering::Relaxed) => ExitCode::from(130),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("kms_scanout: {error}");
+            eprintln!("kms_scanout: {}", report(&error.to_string()));
             ExitCode::FAILURE
         }
     }
@@ -283,10 +284,7 @@ impl Display {
     fn of(card: &Card, size: (u32, u32)) -> Result<Self, Failure> {
         let on = Setting(card.clone());
         on.acquire_master_lock().map_err(|e| {
-            format!(
-                "{}: {e}: another program has its displays; end it first",
-                card.path().display()
-            )
+            format!("{}: {e}: another program has its displays; end it first", outside(card.path()))
         })?;
         let resources = on.resource_handles()?;
         let mut sizes = Vec::new();
@@ -311,13 +309,13 @@ impl Display {
         }
         sizes.sort_unstable();
         sizes.dedup();
-        let path = card.path().display();
+        let path = outside(card.path());
         Err(format!("{path}: no display of {} x {}; there are {sizes:?}", size.0, size.1).into())
     }
 
     fn describe(&self) -> String {
         let (width, height) = self.mode.size();
-        let path = self.on.0.path().display();
+        let path = outside(self.on.0.path());
         format!(
             "{path} ({}), {width} x {height} at {} Hz",
             self.on.0.driver(),

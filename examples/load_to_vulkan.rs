@@ -6,6 +6,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
+use bufmap::exporters::outside::outside;
 use bufmap::exporters::vulkan::Device;
 use bufmap::load::{Around, Load, Manifest, Options, Selection, Target};
 
@@ -33,7 +34,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     eprintln!();
 
     for item in manifest.items() {
-        println!("{:>12} +{:<12} {}", item.request.buffer_offset, item.request.len, item.name);
+        println!(
+            "{:>12} +{:<12} {}",
+            item.request.buffer_offset,
+            item.request.len,
+            outside(&item.name)
+        );
     }
     println!("into {target}: {:.2} GiB/s", receipt.gib_per_second());
     println!("{} bytes copied by the CPU", receipt.cpu_copied);

@@ -23,6 +23,7 @@ use rustix::ioctl::{Updater, ioctl, opcode};
 use crate::Absent;
 use crate::dmabuf::{DmaBuf, DmaBufError};
 use crate::export::{CpuView, Export, ExportError, Exporter, PhyrSource, Provider};
+use crate::outside::outside;
 
 const DIR: &str = "/dev/dma_heap";
 
@@ -45,14 +46,14 @@ pub enum DmaHeapError {
     #[error(transparent)]
     Unavailable(Absent),
     /// A length of zero.
-    #[error("heap {heap}: a buffer has at least one byte")]
+    #[error("heap {heap}: a buffer has at least one byte", heap = outside(heap))]
     Empty {
         /// The heap's name.
         heap: String,
     },
     /// More of the system heap than there is. The kernel would not refuse (seen on
     /// Linux 7.2): it would go on until the out-of-memory killer ends this process or another.
-    #[error("heap {heap}: {source}")]
+    #[error("heap {heap}: {source}", heap = outside(heap))]
     OutOfMemory {
         /// The heap's name.
         heap: String,
@@ -60,7 +61,7 @@ pub enum DmaHeapError {
         source: Shortage,
     },
     /// The heap refused.
-    #[error("heap {heap}, {len} bytes: {source}")]
+    #[error("heap {heap}, {len} bytes: {source}", heap = outside(heap))]
     Kernel {
         /// The heap's name.
         heap: String,
@@ -101,7 +102,7 @@ impl DmaHeap {
     pub fn open(name: &str) -> Result<Self, DmaHeapError> {
         if name.is_empty() || name.contains('/') || name == "." || name == ".." {
             return Err(DmaHeapError::Unavailable(Absent::new(
-                format!("{name:?} is no name of a heap"),
+                format!("`{}` is no name of a heap", outside(name)),
                 "name one of those in /dev/dma_heap",
             )));
         }
@@ -172,5 +173,8 @@ fn unavailable(path: &str, error: &io::Error) -> DmaHeapError {
         io::ErrorKind::PermissionDenied => "ask the administrator for a udev rule, or be root",
         _ => "see dma-buf-heaps in the kernel's documentation",
     };
-    DmaHeapError::Unavailable(Absent::new(format!("{path} cannot be opened: {error}"), fix))
+    DmaHeapError::Unavailable(Absent::new(
+        format!("{} cannot be opened: {error}", outside(path)),
+        fix,
+    ))
 }

@@ -33,6 +33,7 @@ use rustix::ioctl::{Setter, Updater, ioctl, opcode};
 
 use crate::Absent;
 use crate::export::{Bytes, Turns};
+use crate::outside::outside;
 
 /// `DMA_BUF_MAGIC`, "DMAB": the magic number of the file system all dma-bufs lie on, since
 /// Linux 5.3 (`linux/magic.h`).
@@ -206,7 +207,10 @@ impl DmaBuf {
     /// The exporter's name from `/proc/self/fdinfo`: `udmabuf`, a heap's or a driver's. Empty where
     /// `/proc` is not mounted.
     pub fn exporter(&self) -> &str {
-        let name = || fdinfo(self.as_fd(), "exp_name").unwrap_or_default();
+        let name = || {
+            fdinfo(self.as_fd(), "exp_name")
+                .map_or_else(String::new, |name| outside(&name).to_string())
+        };
         self.inner.exporter.get_or_init(name)
     }
 
@@ -512,7 +516,7 @@ fn fdinfo(fd: BorrowedFd<'_>, key: &str) -> Option<String> {
 /// What a descriptor is, in the words of `/proc/self/fd`.
 pub(crate) fn describe(fd: BorrowedFd<'_>) -> String {
     match std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())) {
-        Ok(path) => path.display().to_string(),
+        Ok(path) => outside(&path).to_string(),
         Err(_) => "some other kind of file".to_owned(),
     }
 }

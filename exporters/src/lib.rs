@@ -64,7 +64,8 @@
         clippy::todo,
         clippy::unimplemented,
         clippy::print_stdout,
-        clippy::print_stderr
+        clippy::print_stderr,
+        clippy::disallowed_methods
     )
 )]
 

@@ -62,7 +62,7 @@ impl<'a> Outside<'a> {
 
 impl Display for Outside<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self.whole() {
+        match self.plain().map(Into::into).or_else(|| self.whole()) {
             Some(shown) => f.pad(&shown),
             None => f.pad(&self.cut()),
         }
@@ -70,6 +70,13 @@ impl Display for Outside<'_> {
 }
 
 impl Outside<'_> {
+    /// All of it, if nothing is to be done, as for most names.
+    fn plain(&self) -> Option<&str> {
+        let is_plain =
+            self.0.len() <= LIMIT && self.0.iter().all(|byte| matches!(byte, b' '..=b'~'));
+        is_plain.then(|| str::from_utf8(self.0).ok()).flatten()
+    }
+
     /// All of it, if it is short enough.
     fn whole(&self) -> Option<String> {
         const LONGEST_CHARACTER: usize = 4;

@@ -43,6 +43,7 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use crate::Absent;
 use crate::export::{Bytes, CpuView, Export, ExportError, Exporter, PhyrSource, Provider};
+use crate::outside::outside;
 
 /// Where the kernel lists PCI functions, each by its address.
 const FUNCTIONS: &str = "/sys/bus/pci/devices";
@@ -51,7 +52,7 @@ const FUNCTIONS: &str = "/sys/bus/pci/devices";
 #[derive(Debug, thiserror::Error)]
 pub enum P2pmemError {
     /// It has none, or none that may be had.
-    #[error("{function}: {why}")]
+    #[error("{function}: {why}", function = outside(function))]
     Unavailable {
         /// The function's address.
         function: String,
@@ -59,7 +60,7 @@ pub enum P2pmemError {
         why: Absent,
     },
     /// The kernel is too old to give it to user space.
-    #[error("{function}: {what} needs {since}")]
+    #[error("{function}: {what} needs {since}", function = outside(function))]
     Unsupported {
         /// The function's address.
         function: String,
@@ -71,8 +72,7 @@ pub enum P2pmemError {
     /// There is not so much of it in one piece.
     #[error(
         "{function}: {len} bytes of peer memory cannot be had in one piece: {available} of {size} bytes are free; \
-         ask for less, or end the programs that hold it"
-    )]
+         ask for less, or end the programs that hold it", function = outside(function))]
     TooLittle {
         /// The function's address.
         function: String,
@@ -84,7 +84,7 @@ pub enum P2pmemError {
         size: u64,
     },
     /// The kernel refused.
-    #[error("{function}: {step}: {source}")]
+    #[error("{function}: {step}: {source}", function = outside(function))]
     Kernel {
         /// The function's address.
         function: String,
@@ -140,7 +140,7 @@ impl P2pmem {
     /// Those of [`P2pmem::open`].
     pub fn in_directory(directory: &Path) -> Result<Self, P2pmemError> {
         let kernel = |step| {
-            let function = directory.display().to_string();
+            let function = directory.to_string_lossy().into_owned();
             move |source| P2pmemError::Kernel { function, step, source }
         };
         let directory =

@@ -25,8 +25,7 @@ pub enum Shortage {
     },
     /// A control group that the process is in leaves less. The kernel would kill the process.
     #[error(
-        "{needed} bytes are needed and {available} are left of the {limit} that {} allows this process: raise the limit where its container or service is set up, or ask for less",
-        file.display()
+        "{needed} bytes are needed and {available} are left of the {limit} that {file:?} allows this process: raise the limit where its container or service is set up, or ask for less"
     )]
     Cgroup {
         /// What is needed, in bytes, with the kernel's page tables for it.

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use super::road::Road;
 use super::valid::Valid;
+use exporters::outside::outside;
+
 use crate::remedy::{Call, remedy};
 use crate::storage::file::{Changed, SourceFile};
 use crate::storage::nvme::NvmeError;
@@ -15,7 +17,7 @@ use crate::storage::nvme::NvmeError;
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// A file could not be opened.
-    #[error("{}: cannot be opened: {source}; {}", path.display(), remedy(Call::Open, source))]
+    #[error("{}: cannot be opened: {source}; {}", outside(path), remedy(Call::Open, source))]
     Open {
         /// The file.
         path: PathBuf,
@@ -34,7 +36,7 @@ pub enum LoadError {
     /// A request reaches past the end of its file.
     #[error(
         "{}: {len} bytes at offset {offset} reach past the end of the file at {file_len}; it may be truncated: fetch it again",
-        path.display()
+        outside(path)
     )]
     PastEnd {
         /// The file.
@@ -71,7 +73,7 @@ pub enum LoadError {
         at: u64,
     },
     /// The road that the caller requires cannot be had.
-    #[error("{}: the road {road} is required and cannot be had: {why}", path.display())]
+    #[error("{}: the road {road} is required and cannot be had: {why}", outside(path))]
     Road {
         /// The file.
         path: PathBuf,
@@ -81,7 +83,11 @@ pub enum LoadError {
         why: String,
     },
     /// The file could not be read.
-    #[error("{}: reading at offset {offset} failed: {source}; {}; {valid}", path.display(), read_remedy(source))]
+    #[error(
+        "{}: reading at offset {offset} failed: {source}; {}; {valid}",
+        outside(path),
+        read_remedy(source)
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -95,7 +101,7 @@ pub enum LoadError {
     /// The file ended before the bytes that it had when it was opened.
     #[error(
         "{}: the file ends at offset {at}, it had {file_len} bytes when it was opened: something shrank it while it was read; load it again once it is whole; {valid}",
-        path.display()
+        outside(path)
     )]
     Shrank {
         /// The file.
@@ -111,7 +117,7 @@ pub enum LoadError {
     /// and after.
     #[error(
         "{}: {why}; the buffer may hold old and new bytes and must not be used: load it again when nothing writes to it",
-        path.display()
+        outside(path)
     )]
     Changed {
         /// The file.
@@ -122,7 +128,7 @@ pub enum LoadError {
     /// The bytes in the buffer are not those of the file.
     #[error(
         "{}: the bytes loaded from offset {offset} are not the file's: {what}; the buffer must not be used",
-        path.display()
+        outside(path)
     )]
     Mismatch {
         /// The file.
@@ -151,8 +157,7 @@ pub enum LoadError {
     /// The memory of a device that was loaded into is not there any more. It was lost while it was
     /// filled, or while it was read to be checked.
     #[error(
-        "the memory of {device} was lost while it was loaded into: the device was unplugged, its memory was switched off, or its driver let go of it; no byte of the buffer is valid: bring the device back, and load into it anew"
-    )]
+        "the memory of {device} was lost while it was loaded into: the device was unplugged, its memory was switched off, or its driver let go of it; no byte of the buffer is valid: bring the device back, and load into it anew", device = outside(device))]
     BufferLost {
         /// The PCI address of the device; its name, for a GPU that does not tell one.
         device: String,
@@ -163,7 +168,10 @@ pub enum LoadError {
     )]
     Memory(#[from] iomap::MemoryError),
     /// The files are not all on one drive, of those that this process drives itself.
-    #[error("{}: lies on another drive than the first file; load from each drive by itself", path.display())]
+    #[error(
+        "{}: lies on another drive than the first file; load from each drive by itself",
+        outside(path)
+    )]
     OtherDrive {
         /// The first such file.
         path: PathBuf,

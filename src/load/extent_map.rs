@@ -23,6 +23,8 @@ use super::plan::LONGEST_FILE;
 use super::source::Recorded;
 use super::source::engine::Readable;
 use super::{LeftOut, LoadError, Manifest, Request, Selection, Source, Valid, check};
+use exporters::outside::outside;
+
 use crate::pci::PciError;
 use crate::storage::file::SourceFile;
 use crate::storage::nvme::{BadExtent, Controller, DriveFile, Extent, ExtentError, extents};
@@ -118,7 +120,7 @@ pub struct MappedItem {
 #[derive(Debug, thiserror::Error)]
 pub enum ExtentMapError {
     /// The map's file cannot be read or written.
-    #[error("{}: {source}; check the path, and whether it is yours", path.display())]
+    #[error("{}: {source}; check the path, and whether it is yours", outside(path))]
     File {
         /// The map.
         path: PathBuf,
@@ -126,7 +128,11 @@ pub enum ExtentMapError {
         source: io::Error,
     },
     /// It is not the JSON that it should be.
-    #[error("{}: is no map of extents: {source}; record it again with bufmap extents", path.display())]
+    #[error(
+        "{}: is no map of extents: {}; record it again with bufmap extents",
+        outside(path),
+        outside(&source.to_string())
+    )]
     Json {
         /// The map.
         path: PathBuf,
@@ -134,7 +140,7 @@ pub enum ExtentMapError {
         source: serde_json::Error,
     },
     /// It says something that cannot be.
-    #[error("{}: {what}; record it again with bufmap extents", path.display())]
+    #[error("{}: {what}; record it again with bufmap extents", outside(path))]
     Wrong {
         /// The file it speaks of.
         path: PathBuf,
@@ -142,7 +148,7 @@ pub enum ExtentMapError {
         what: String,
     },
     /// No drive of this machine has the file to itself.
-    #[error("{}: {why}", path.display())]
+    #[error("{}: {why}", outside(path))]
     NotOnADrive {
         /// The file.
         path: PathBuf,
@@ -150,13 +156,16 @@ pub enum ExtentMapError {
         why: String,
     },
     /// A file on another drive than the first.
-    #[error("{}: lies on another drive than the first file; record a map for each drive", path.display())]
+    #[error(
+        "{}: lies on another drive than the first file; record a map for each drive",
+        outside(path)
+    )]
     OtherDrive {
         /// The file.
         path: PathBuf,
     },
     /// A file whose bytes are not on the drive as they are read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", outside(path))]
     Extents {
         /// The file.
         path: PathBuf,
@@ -168,8 +177,7 @@ pub enum ExtentMapError {
     BadExtent(#[from] BadExtent),
     /// The drive at the address is another one.
     #[error(
-        "the drive at {address} has the serial number {found} and not {expected}: find the one that has, and correct the address in the map"
-    )]
+        "the drive at {address} has the serial number {found} and not {expected}: find the one that has, and correct the address in the map", address = outside(address), found = outside(found), expected = outside(expected))]
     OtherSerial {
         /// The PCI address.
         address: String,
@@ -179,7 +187,7 @@ pub enum ExtentMapError {
         expected: String,
     },
     /// The drive has no such namespace.
-    #[error("the drive at {address} has no namespace {namespace}; record the map again")]
+    #[error("the drive at {address} has no namespace {namespace}; record the map again", address = outside(address))]
     NoNamespace {
         /// The PCI address.
         address: String,
@@ -190,7 +198,7 @@ pub enum ExtentMapError {
     #[error(transparent)]
     Address(#[from] PciError),
     /// The map does not hold what was asked for.
-    #[error("the map holds no item `{name}`; record it with that item, or load without naming one")]
+    #[error("the map holds no item `{name}`; record it with that item, or load without naming one", name = outside(name))]
     NoSuchItem {
         /// The item.
         name: String,
@@ -381,15 +389,16 @@ impl MappedFile {
                 _ => return wrong(format!("the extent at offset {len} has no end")),
             };
         }
-        let outside =
+        let past =
             |item: &&MappedItem| item.offset.checked_add(item.len).is_none_or(|end| end > len);
         if len > LONGEST_FILE {
             return wrong(format!("its extents have {len} bytes, more than any file can have"));
         }
-        match self.items.iter().find(outside) {
-            Some(item) => {
-                wrong(format!("`{}` is not inside the {len} bytes of the file", item.name))
-            }
+        match self.items.iter().find(past) {
+            Some(item) => wrong(format!(
+                "`{}` is not inside the {len} bytes of the file",
+                outside(&item.name)
+            )),
             None => Ok(()),
         }
     }
@@ -404,7 +413,7 @@ fn drive_below(file: &SourceFile) -> Result<(Drive, u64), ExtentMapError> {
     let told = |name: &str| {
         let path = Path::new("/sys/block").join(&disk).join(name);
         fs::read_to_string(&path).map(|text| text.trim().to_owned()).map_err(|error| {
-            not(format!("{} does not tell what the drive is: {error}", path.display()))
+            not(format!("{} does not tell what the drive is: {error}", outside(&path)))
         })
     };
     let (serial, namespace) = (told("device/serial")?, told("nsid")?);

@@ -1,5 +1,6 @@
 //! The roads from a file to a buffer.
 
+use exporters::outside::outside;
 use std::fmt;
 use std::str::FromStr;
 
@@ -58,7 +59,7 @@ impl FromStr for Road {
     fn from_str(name: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|road| road.name() == name).ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
-            format!("no road is called '{name}': {names}")
+            format!("no road is called '{}': {names}", outside(name))
         })
     }
 }

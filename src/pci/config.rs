@@ -14,6 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use exporters::Absent;
+use exporters::outside::outside;
 
 /// The part of configuration space that conventional PCI has, in bytes.
 const CONVENTIONAL: u16 = 256;
@@ -165,7 +166,7 @@ pub(super) fn read(path: &Path) -> Result<Config, Absent> {
     let space = |offset: u16| word(&file, offset).map_err(|error| unreadable(path, &error));
     parse(space)?.map_err(|gap| match gap {
         Gap::Header => Absent::new(
-            format!("{} ends inside the header of 64 bytes", path.display()),
+            format!("{} ends inside the header of 64 bytes", outside(path)),
             "if this is a recording, record it again",
         ),
         Gap::Capabilities => Absent::new(
@@ -181,7 +182,7 @@ pub(super) fn read(path: &Path) -> Result<Config, Absent> {
 
 fn unreadable(path: &Path, error: &io::Error) -> Absent {
     Absent::new(
-        format!("{} cannot be read: {error}", path.display()),
+        format!("{} cannot be read: {error}", outside(path)),
         "see whether the device is still there, and the kernel's log (dmesg)",
     )
 }

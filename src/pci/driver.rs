@@ -14,6 +14,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use exporters::outside::outside;
+
 use super::users::is_vfio;
 use super::{Address, Held, NotFree, hold};
 
@@ -25,7 +27,8 @@ pub enum DriverError {
     NoFunction(Address),
     /// No driver can have this name.
     #[error(
-        "{0:?} is no driver's name: it is one of those in /sys/bus/pci/drivers, such as vfio-pci"
+        "`{}` is no driver's name: it is one of those in /sys/bus/pci/drivers, such as vfio-pci",
+        outside(.0)
     )]
     Name(String),
     /// The driver is not loaded.
@@ -54,7 +57,7 @@ pub enum DriverError {
         now: Option<String>,
     },
     /// sysfs refused.
-    #[error("{}: {source}{}", .path.display(), remedy(.source))]
+    #[error("{}: {source}{}", outside(path), remedy(.source))]
     Write {
         /// The file.
         path: PathBuf,

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use exporters::Absent;
+use exporters::outside::outside;
 
 use super::Address;
 
@@ -12,14 +13,13 @@ use super::Address;
 pub enum PciError {
     /// Not the address of a function.
     #[error(
-        "{text:?} is not the address of a PCI function: write it as lspci -D does, 0000:3b:00.0"
-    )]
+        "`{text}` is not the address of a PCI function: write it as lspci -D does, 0000:3b:00.0", text = outside(text))]
     Address {
         /// What was given.
         text: String,
     },
     /// The kernel shows no PCI bus at all.
-    #[error("{}: {why}; {fix}", path.display())]
+    #[error("{}: {why}; {fix}", outside(path))]
     Unavailable {
         /// Where it would be.
         path: PathBuf,
@@ -29,7 +29,10 @@ pub enum PciError {
         fix: &'static str,
     },
     /// A file or directory of sysfs or procfs cannot be read.
-    #[error("{}: cannot be read: {source}; check that sysfs and procfs are mounted and readable here", path.display())]
+    #[error(
+        "{}: cannot be read: {source}; check that sysfs and procfs are mounted and readable here",
+        outside(path)
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -38,9 +41,8 @@ pub enum PciError {
     },
     /// A file holds what no kernel writes there.
     #[error(
-        "{}: holds {found:?} where {expected} is expected; if this is a recording, record it again",
-        path.display()
-    )]
+        "{}: holds `{found}` where {expected} is expected; if this is a recording, record it again",
+        outside(path), found = outside(found))]
     Content {
         /// The file.
         path: PathBuf,
@@ -52,7 +54,7 @@ pub enum PciError {
     /// The parts do not make a tree: functions came or went while they were read.
     #[error(
         "{}: lies below {parent}, which is not among the functions there: devices came or went while the tree was read; read it again",
-        path.display()
+        outside(path)
     )]
     Changed {
         /// The function's directory.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use exporters::outside::outside;
 use iomap::PhysAddr;
 
 use super::PciError;
@@ -50,7 +51,7 @@ impl SystemRam {
         // One byte at zero is no memory of any machine, it is what others than root are shown.
         if ranges.iter().all(|&range| range == (0, 0)) {
             return Err(RamError::Hidden(exporters::Absent::new(
-                format!("{} shows no address of system memory", path.display()),
+                format!("{} shows no address of system memory", outside(&path)),
                 "run as root (CAP_SYS_ADMIN): others are shown zeros",
             )));
         }

@@ -12,6 +12,7 @@ use drm::{Device as _, DriverCapability};
 use super::DrmError;
 use super::gem::Handles;
 use crate::Absent;
+use crate::outside::outside;
 
 const DIR: &str = "/dev/dri";
 
@@ -118,7 +119,7 @@ impl Card {
         let inner = Inner {
             path: path.to_owned(),
             node,
-            driver: driver.name().to_string_lossy().into_owned(),
+            driver: outside(driver.name()).to_string(),
             dumb: has(DriverCapability::DumbBuffer) != 0 || makes_dumb_buffers(&file),
             prime: has(DriverCapability::Prime),
             syncobj: has(DriverCapability::SyncObj) != 0,
@@ -142,7 +143,7 @@ impl Card {
             }
             match Self::open(&path) {
                 Ok(card) if card.driver() == driver => return Ok(card),
-                Ok(card) => others.push(format!("{} is of {}", path.display(), card.driver())),
+                Ok(card) => others.push(format!("{} is of {}", outside(&path), card.driver())),
                 Err(e) => others.push(e.to_string()),
             }
         }
@@ -177,7 +178,7 @@ impl Card {
     pub fn dumb_buffers(&self) -> Result<(), Absent> {
         if self.node() == Node::Render {
             return Err(Absent::new(
-                format!("{} is a render node, which makes no dumb buffers", self.path().display()),
+                format!("{} is a render node, which makes no dumb buffers", outside(self.path())),
                 "open the device's primary node (/dev/dri/cardN)",
             ));
         }
@@ -224,7 +225,7 @@ impl Card {
         if has {
             return Ok(());
         }
-        let why = format!("the driver {} of {} {lacks}", self.driver(), self.path().display());
+        let why = format!("the driver {} of {} {lacks}", self.driver(), outside(self.path()));
         Err(Absent::new(why, fix))
     }
 
@@ -267,7 +268,7 @@ fn makes_dumb_buffers(file: &Device) -> bool {
 
 fn no_node(path: &Path) -> Absent {
     Absent::new(
-        format!("{} is no primary or render node of a DRM driver", path.display()),
+        format!("{} is no primary or render node of a DRM driver", outside(path)),
         "name one of /dev/dri/card* or /dev/dri/renderD*",
     )
 }
@@ -280,7 +281,7 @@ fn unavailable(path: &Path, error: &io::Error) -> Absent {
         }
         _ => "see drm in the kernel's documentation",
     };
-    Absent::new(format!("{} cannot be opened: {error}", path.display()), fix)
+    Absent::new(format!("{} cannot be opened: {error}", outside(path)), fix)
 }
 
 #[cfg(test)]

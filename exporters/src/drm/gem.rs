@@ -25,6 +25,7 @@ use rustix::io::Errno;
 use super::{Card, DrmError};
 use crate::Absent;
 use crate::dmabuf::DmaBuf;
+use crate::outside::outside;
 
 /// The owners of a card's handles, counted. The lock is held across the ioctls that make and close
 /// handles: between the two, another thread could be given a handle that is about to be closed.
@@ -149,7 +150,7 @@ impl Card {
     }
 
     fn takes_none_of(&self, dma_buf: &DmaBuf) -> Absent {
-        let (driver, path) = (self.driver(), self.path().display());
+        let (driver, path) = (self.driver(), outside(self.path()));
         Absent::new(
             format!("the driver {driver} of {path} takes no dma-buf of {:?}", dma_buf.exporter()),
             "copy the bytes into a buffer of its own, or let another card use the dma-buf",

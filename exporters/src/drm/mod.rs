@@ -57,6 +57,7 @@ pub use vgem::Writing;
 
 use crate::Absent;
 use crate::dmabuf::DmaBufError;
+use crate::outside::outside;
 
 /// Why a DRM device gave nothing.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +66,7 @@ pub enum DrmError {
     #[error(transparent)]
     Unavailable(#[from] Absent),
     /// A buffer without bytes, or of more than a driver can be asked for.
-    #[error("{card}: {len} bytes: a dumb buffer has at least one byte, and at most {max}")]
+    #[error("{card}: {len} bytes: a dumb buffer has at least one byte, and at most {max}", card = outside(card))]
     Length {
         /// The node.
         card: PathBuf,
@@ -76,7 +77,7 @@ pub enum DrmError {
     },
     /// More than there is, of a driver that takes the system's memory. Such a driver
     /// would not refuse before it had taken all there is (seen on Linux 7.2).
-    #[error("{card}: {source}")]
+    #[error("{card}: {source}", card = outside(card))]
     OutOfMemory {
         /// The node.
         card: PathBuf,
@@ -84,7 +85,7 @@ pub enum DrmError {
         source: Shortage,
     },
     /// A picture of no planes, or of more than there can be.
-    #[error("{card}: a framebuffer has one to four planes, not {count}")]
+    #[error("{card}: a framebuffer has one to four planes, not {count}", card = outside(card))]
     Planes {
         /// The node.
         card: PathBuf,
@@ -92,7 +93,7 @@ pub enum DrmError {
         count: usize,
     },
     /// A wait that ended before the fence was signalled.
-    #[error("{card}: no signal within {limit:?}; wait longer, or ask what holds up the device")]
+    #[error("{card}: no signal within {limit:?}; wait longer, or ask what holds up the device", card = outside(card))]
     TimedOut {
         /// The node.
         card: PathBuf,
@@ -100,7 +101,7 @@ pub enum DrmError {
         limit: Duration,
     },
     /// A sync object, or a point of a timeline, that holds no fence yet.
-    #[error("{card}: {step}: there is no fence yet; signal or import one first, or wait for it")]
+    #[error("{card}: {step}: there is no fence yet; signal or import one first, or wait for it", card = outside(card))]
     NoFence {
         /// The node.
         card: PathBuf,
@@ -108,7 +109,7 @@ pub enum DrmError {
         step: &'static str,
     },
     /// Things of two open files, whose handles are good on their own one only.
-    #[error("{card}: this was made on {other}, opened by itself; pass it on as a file descriptor")]
+    #[error("{card}: this was made on {other}, opened by itself; pass it on as a file descriptor", card = outside(card), other = outside(other))]
     OtherFile {
         /// The node.
         card: PathBuf,
@@ -116,7 +117,7 @@ pub enum DrmError {
         other: PathBuf,
     },
     /// The driver refused.
-    #[error("{card}: {step}: {source}")]
+    #[error("{card}: {step}: {source}", card = outside(card))]
     Kernel {
         /// The node, or the number of a file descriptor whose path is not known.
         card: PathBuf,

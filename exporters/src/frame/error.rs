@@ -4,6 +4,7 @@ use drm_fourcc::DrmFourcc;
 use iomap::PlaneError;
 
 use super::{MAX_SIDE, Picture};
+use crate::outside::outside;
 
 /// Why a frame cannot be what it is said to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,7 +64,7 @@ pub enum FrameError {
     #[error(transparent)]
     Rows(#[from] PlaneError),
     /// A text that is no picture, format or modifier.
-    #[error("{text:?} is no {what}")]
+    #[error("`{text}` is no {what}", text = outside(text))]
     Text {
         /// What was read.
         text: String,

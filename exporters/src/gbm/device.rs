@@ -27,6 +27,7 @@ use super::library::{self, Gbm, IMPORT_FD_MODIFIER, ImportData, RawBo, RawDevice
 use crate::Absent;
 use crate::dmabuf::inode;
 use crate::frame::{self, Frame, Picture};
+use crate::outside::{Outside, outside};
 
 /// `DRM_MAJOR`: the major number of all DRM nodes.
 const DRM_MAJOR: u32 = 226;
@@ -162,7 +163,7 @@ impl Device {
             let name = (gbm.device_get_backend_name)(self.raw());
             match name.is_null() {
                 true => String::new(),
-                false => CStr::from_ptr(name).to_string_lossy().into_owned(),
+                false => Outside::bytes(CStr::from_ptr(name).to_bytes()).to_string(),
             }
         }
     }
@@ -403,7 +404,7 @@ fn is_drm(fd: BorrowedFd<'_>) -> bool {
 
 fn describe(fd: BorrowedFd<'_>) -> String {
     match std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())) {
-        Ok(path) => path.display().to_string(),
+        Ok(path) => outside(&path).to_string(),
         Err(_) => "the file".to_owned(),
     }
 }
@@ -416,5 +417,5 @@ fn unavailable(node: &Path, error: &io::Error) -> Absent {
         }
         _ => "name a node in /dev/dri",
     };
-    Absent::new(format!("{} cannot be opened: {error}", node.display()), fix)
+    Absent::new(format!("{} cannot be opened: {error}", outside(node)), fix)
 }

@@ -7,13 +7,14 @@ use std::time::Duration;
 use super::wire::{Farewell, WireError};
 use crate::dmabuf::DmaBufError;
 use crate::frame::FrameError;
+use crate::outside::outside;
 use crate::sync_file::SyncFileError;
 
 /// Why frames did not come, or did not go.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// A socket's file that cannot be made or reached.
-    #[error("{path}: {step}: {source}; {fix}")]
+    #[error("{path}: {step}: {source}; {fix}", path = outside(path))]
     Path {
         /// The file.
         path: PathBuf,
@@ -25,7 +26,7 @@ pub enum SocketError {
         fix: &'static str,
     },
     /// Nobody listens on a socket, or on none there is.
-    #[error("nobody listens on {path}, for {limit:?}; start the exporter first, with this path")]
+    #[error("nobody listens on {path}, for {limit:?}; start the exporter first, with this path", path = outside(path))]
     NoListener {
         /// The file.
         path: PathBuf,

@@ -4,6 +4,7 @@ use std::io;
 
 use crate::Absent;
 use crate::dmabuf::DmaBufError;
+use crate::outside::outside;
 
 /// Why VFIO did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +13,7 @@ pub enum VfioError {
     #[error(transparent)]
     Unavailable(Absent),
     /// The kernel is too old, or was built without it.
-    #[error("{what} needs {since}, and this kernel refused it for {device}")]
+    #[error("{what} needs {since}, and this kernel refused it for {device}", device = outside(device))]
     Unsupported {
         /// What was wanted.
         what: &'static str,
@@ -22,7 +23,7 @@ pub enum VfioError {
         device: String,
     },
     /// A device that cannot be opened as it is.
-    #[error("{device}: {why}")]
+    #[error("{device}: {why}", device = outside(device))]
     Device {
         /// Its PCI address.
         device: String,
@@ -30,7 +31,7 @@ pub enum VfioError {
         why: Absent,
     },
     /// A region that is not there, or not mapped, or not of that size.
-    #[error("{device}: region {region}: {why}")]
+    #[error("{device}: region {region}: {why}", device = outside(device))]
     Region {
         /// The device's PCI address.
         device: String,

@@ -21,6 +21,7 @@ use super::error::VfioError;
 use super::function::{Function, Kernel};
 use super::ranges::FreeRanges;
 use super::sys;
+use crate::outside::outside;
 use crate::{Absent, DmaBuf, Intent};
 
 const IOMMU: &str = "/dev/iommu";
@@ -157,7 +158,7 @@ fn device_file(address: &str) -> Result<String, VfioError> {
     }
     let mut names = fs::read_dir(function.join("vfio-dev")).into_iter().flatten().flatten();
     match names.next() {
-        Some(name) => Ok(format!("/dev/vfio/devices/{}", name.file_name().display())),
+        Some(name) => Ok(format!("/dev/vfio/devices/{}", outside(&name.file_name()))),
         None => Err(refused(
             "it is not bound to vfio-pci, or the kernel has no files for single devices",
             format!("bufmap bind {address}"),

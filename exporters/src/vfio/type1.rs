@@ -20,6 +20,7 @@ use super::error::VfioError;
 use super::function::{Function, Kernel};
 use super::ranges::FreeRanges;
 use super::sys;
+use crate::outside::outside;
 use crate::{Absent, DmaBuf, Intent};
 
 const CONTAINER: &str = "/dev/vfio/vfio";
@@ -173,7 +174,7 @@ fn group_of(address: &str) -> Result<u32, VfioError> {
         ))
     })?;
     let number = link.file_name().and_then(|name| name.to_str()?.parse().ok());
-    number.ok_or_else(|| refused(Absent::new(format!("its group is {}", link.display()), "")))
+    number.ok_or_else(|| refused(Absent::new(format!("its group is {}", outside(&link)), "")))
 }
 
 fn no_container(error: &io::Error) -> Absent {

@@ -5,6 +5,7 @@ use ash::vk;
 use crate::Absent;
 use crate::dmabuf::DmaBufError;
 use crate::frame::{FrameError, Picture};
+use crate::outside::outside;
 use crate::sync_file::SyncFileError;
 use crate::udmabuf::UdmabufError;
 
@@ -27,7 +28,7 @@ pub enum VulkanError {
         why: &'static str,
     },
     /// No device goes by this index or name.
-    #[error("no usable Vulkan device is called {selector:?}; there are: {}", have.join(", "))]
+    #[error("no usable Vulkan device is called `{selector}`; there are: {}", have.join(", "), selector = outside(selector))]
     NoSuchDevice {
         /// What was asked for.
         selector: String,

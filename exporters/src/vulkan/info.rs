@@ -15,6 +15,7 @@ use super::error::{VulkanError, failed};
 use super::heap::{Heap, MemoryType};
 use super::instance::{Instance, has};
 use crate::Absent;
+use crate::outside::Outside;
 
 /// The extensions that bring memory and fences in and out, what for, in the order they are reported.
 const EXTENSIONS: [(&CStr, &str, &str); 6] = [
@@ -281,6 +282,7 @@ fn offered(
     ))
 }
 
+/// A name that a driver gave itself.
 fn text(text: Option<&CStr>) -> String {
-    text.map_or_else(String::new, |text| text.to_string_lossy().into_owned())
+    text.map_or_else(String::new, |text| Outside::bytes(text.to_bytes()).to_string())
 }

@@ -5,6 +5,7 @@ use bufmap::pci::{Address, Function, Tree};
 use serde_json::json;
 
 use crate::args::{BindArgs, UnbindArgs};
+use crate::json;
 use crate::{Failure, print};
 
 pub fn bind(args: &BindArgs) -> Result<(), Failure> {
@@ -70,7 +71,7 @@ impl Report {
         if self.json {
             let all: Vec<_> =
                 told.map(|(moved, to, beside)| self.in_json(moved, to, &beside)).collect();
-            print(&format!("{:#}", json!(all)))?;
+            json::print(&json!(all))?;
         } else {
             for (moved, to, beside) in told {
                 print(&self.in_words(moved, to, &beside))?;

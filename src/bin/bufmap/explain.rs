@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bufmap::exporters::outside::outside;
 use bufmap::exporters::vulkan::{self, DeviceInfo};
 use bufmap::load::format::Format;
 use bufmap::load::{
@@ -21,7 +22,7 @@ use crate::{Failure, print};
 pub fn run(args: &ExplainArgs) -> Result<(), Failure> {
     if let Some(map) = args.files.iter().find(|file| ExtentMap::is_named(file)) {
         let [map] = &args.files[..] else {
-            let map = map.display();
+            let map = outside(map);
             return Err(Failure::Error(format!("{map}: ask about a map of extents by itself")));
         };
         return of_map(args, &ExtentMap::read(map)?);
@@ -56,7 +57,11 @@ fn of_map(args: &ExplainArgs, map: &ExtentMap) -> Result<(), Failure> {
     };
     let explanation = map.explain(&args.selection.items, place(args)?, &taken)?;
     let Drive { address, serial, namespace } = &map.drive;
-    let lies_on = format!("namespace {namespace} of drive {serial} ({address}), by its extents");
+    let lies_on = format!(
+        "namespace {namespace} of drive {} ({}), by its extents",
+        outside(serial),
+        outside(address)
+    );
     let files = map.files.iter().map(|file| Lying {
         path: file.path.clone(),
         format: file.format,
@@ -114,7 +119,7 @@ fn report(
     explanation: &Explanation,
 ) -> Result<(), Failure> {
     match args.json {
-        true => print(&format!("{:#}", as_json(files, left_out, explanation))),
+        true => json::print(&as_json(files, left_out, explanation)),
         false => print(&as_text(files, left_out, explanation)),
     }
 }
@@ -132,7 +137,7 @@ fn as_json(files: &[Lying], left_out: &[LeftOut], explanation: &Explanation) -> 
 fn as_text(files: &[Lying], left_out: &[LeftOut], explanation: &Explanation) -> String {
     let mut facts = Rows::new();
     for Lying { path, format, note, lies_on } in files {
-        facts.add_row(["file", &format!("{} ({format})", path.display())]);
+        facts.add_row(["file", &format!("{} ({format})", outside(path))]);
         add_notes(&mut facts, &[path], std::slice::from_ref(note));
         facts.add_row(["lies on", lies_on]);
     }

@@ -7,7 +7,7 @@ use bufmap::load::ExtentMap;
 
 use crate::args::ExtentsArgs;
 use crate::progress::bar;
-use crate::{Failure, print};
+use crate::{Failure, json};
 
 pub fn run(args: &ExtentsArgs) -> Result<(), Failure> {
     // Each byte is read for a fingerprint: at most all of the files.
@@ -19,5 +19,5 @@ pub fn run(args: &ExtentsArgs) -> Result<(), Failure> {
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    print(&serde_json::to_string_pretty(&map?)?)
+    json::print(&map?)
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bufmap::exporters::outside::outside;
 use bufmap::exporters::vfio::Container;
 use bufmap::exporters::vulkan::{Device, VulkanError};
 use bufmap::load::{
@@ -24,7 +25,7 @@ pub fn run(args: &LoadArgs) -> Result<(), Failure> {
     let interrupts = Interrupts::take();
     if let Some(map) = args.files.iter().find(|file| ExtentMap::is_named(file)) {
         let [map] = &args.files[..] else {
-            let map = map.display();
+            let map = outside(map);
             return Err(Failure::Error(format!("{map}: load a map of extents by itself")));
         };
         let map = ExtentMap::read(map)?;
@@ -80,7 +81,7 @@ fn report<S: Source>(
         stop: interrupts.stop(),
     };
     let bar = bar(0);
-    interrupts.begin(load.files.iter().map(|file| file.path().display().to_string()).collect());
+    interrupts.begin(load.files.iter().map(|file| outside(file.path()).to_string()).collect());
     let loaded = run(&load, &mut |progress| {
         interrupts.note(progress);
         bar.set_length(progress.total);
@@ -97,7 +98,7 @@ fn report<S: Source>(
     };
     receipt.step_downs.extend(step_down);
     if args.json {
-        return print(&format!("{:#}", as_json(manifest, &target, &receipt)));
+        return json::print(&as_json(manifest, &target, &receipt));
     }
     print(&as_text(manifest, &target, &receipt))
 }
@@ -183,7 +184,7 @@ fn as_json<S: Source>(
 fn as_text<S: Source>(manifest: &Manifest<S>, target: &Target, receipt: &Receipt) -> String {
     let mut facts = Rows::new();
     for (file, format) in manifest.files().iter().zip(manifest.formats()) {
-        facts.add_row(["loaded", &format!("{} ({format})", file.path().display())]);
+        facts.add_row(["loaded", &format!("{} ({format})", outside(file.path()))]);
     }
     let items = manifest.items().len();
     let plural = if items == 1 { "" } else { "s" };

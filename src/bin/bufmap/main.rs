@@ -10,7 +10,8 @@
         clippy::todo,
         clippy::unimplemented,
         clippy::print_stdout,
-        clippy::print_stderr
+        clippy::print_stderr,
+        clippy::disallowed_methods
     )
 )]
 
@@ -28,9 +29,12 @@ mod probe;
 mod progress;
 mod table;
 
+use std::ffi::OsStr;
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use bufmap::exporters::outside::{self, report};
 use bufmap::storage::file::open_files;
 use clap::Parser;
 
@@ -68,7 +72,11 @@ fn main() -> ExitCode {
 
 /// Prints the help that was asked for, or what is wrong with the command line.
 fn explain_usage(instead: &clap::Error) -> ExitCode {
-    let printed = instead.print();
+    let printed = match std::env::args_os().all(|argument| is_harmless(&argument)) {
+        true => instead.print(),
+        // It repeats the arguments, between its own colours.
+        false => write!(io::stderr(), "{}", report(&instead.render().to_string())),
+    };
     match u8::try_from(instead.exit_code()) {
         Ok(0) => match printed.map_err(unprinted) {
             Ok(()) | Err(None) => ExitCode::SUCCESS,
@@ -81,9 +89,14 @@ fn explain_usage(instead: &clap::Error) -> ExitCode {
     }
 }
 
+fn is_harmless(argument: &OsStr) -> bool {
+    argument.to_str().is_some_and(|text| text.chars().all(outside::is_harmless))
+}
+
 /// Says something on standard error. Where that cannot be written to, there is nobody to tell.
 pub fn say(words: &str) {
-    let _ = writeln!(io::stderr(), "bufmap: {words}");
+    let one_line = words.replace('\n', "\\n");
+    let _ = writeln!(io::stderr(), "bufmap: {}", report(&one_line));
 }
 
 /// Why a command ended without doing what it was asked.
@@ -94,9 +107,14 @@ pub enum Failure {
     Error(String),
 }
 
-/// Prints a report. A reader that closes the pipe early has read enough.
-pub fn print(report: &str) -> Result<(), Failure> {
-    match writeln!(io::stdout(), "{report}").map_err(unprinted) {
+/// Prints a report for people.
+pub fn print(words: &str) -> Result<(), Failure> {
+    write(&report(words))
+}
+
+/// Writes to standard output. A reader that closes the pipe early has read enough.
+fn write(all: &dyn Display) -> Result<(), Failure> {
+    match writeln!(io::stdout(), "{all}").map_err(unprinted) {
         Err(Some(why)) => Err(Failure::Error(why)),
         Ok(()) | Err(None) => Ok(()),
     }

@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use serde_json::json;
 
 use crate::args::{PhyrsArgs, Source};
+use crate::json;
 use crate::table::{Rows, line};
 use crate::{Failure, print};
 
@@ -17,7 +18,7 @@ pub fn run(args: &PhyrsArgs) -> Result<(), Failure> {
     let phyrs = buffer.phyrs()?;
     let placed = classify(phyrs.list(), &Tree::read()?, &SystemRam::read()?);
     if args.json {
-        return print(&format!("{:#}", as_json(&buffer, &placed)));
+        return json::print(&as_json(&buffer, &placed));
     }
     let mut rows = Rows::new();
     rows.add_row(["begins at", "bytes", "is", "lies in"]);

@@ -13,6 +13,7 @@ use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 
 use crate::args::ProbeArgs;
+use crate::json;
 use crate::peers::Peers;
 use crate::table::{Rows, line};
 use crate::{Failure, print};
@@ -32,7 +33,7 @@ pub fn run(args: &ProbeArgs) -> Result<(), Failure> {
             Ok(peers) => json!(peers),
             Err(error) => json!({ "why": error.to_string() }),
         };
-        return print(&format!("{:#}", json!({ "offers": offers, "peers": peers })));
+        return json::print(&json!({ "offers": offers, "peers": peers }));
     }
     let mut rows = Rows::new();
     for Finding { what, found } in &findings {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum FormatError {
     /// The file cannot be opened, or its size cannot be learned.
-    #[error("{}: cannot open: {source}; {}", path.display(), remedy(Call::Open, source))]
+    #[error("{}: cannot open: {source}; {}", outside(path), remedy(Call::Open, source))]
     Open {
         /// The file.
         path: PathBuf,
@@ -23,7 +23,7 @@ pub enum FormatError {
     },
 
     /// The path names something that has no fixed run of bytes.
-    #[error("{}: is {what}, not a file or block device; {fix}", path.display())]
+    #[error("{}: is {what}, not a file or block device; {fix}", outside(path))]
     NotAFile {
         /// The path.
         path: PathBuf,
@@ -36,7 +36,8 @@ pub enum FormatError {
     /// The system failed to read.
     #[error(
         "{}: cannot read {len} bytes at offset {offset}: {source}; {}",
-        path.display(), remedy(Call::Read, source)
+        outside(path),
+        remedy(Call::Read, source)
     )]
     Read {
         /// The file.
@@ -53,7 +54,7 @@ pub enum FormatError {
     #[error(
         "{}: the file ended at offset {offset}, though it was {len} bytes long when it was \
          opened; wait until its writer is done, then load it again",
-        path.display()
+        outside(path)
     )]
     Shrank {
         /// The file.
@@ -65,7 +66,7 @@ pub enum FormatError {
     },
 
     /// Something may have changed the file while its table of contents was read.
-    #[error("{}: {why}; load it again when nothing writes to it", path.display())]
+    #[error("{}: {why}; load it again when nothing writes to it", outside(path))]
     Changed {
         /// The file.
         path: PathBuf,
@@ -77,7 +78,7 @@ pub enum FormatError {
     #[error(
         "{}: {format}: {what} at offset {offset} needs {need} bytes, but the file ends at {len}; \
          the file is cut short or its header is wrong: fetch or write it again",
-        path.display()
+        outside(path)
     )]
     Truncated {
         /// The file.
@@ -95,7 +96,7 @@ pub enum FormatError {
     },
 
     /// The bytes at an offset break a rule of the format.
-    #[error("{}: {format}: at offset {offset}: {problem}; {fix}", path.display())]
+    #[error("{}: {format}: at offset {offset}: {problem}; {fix}", outside(path))]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -110,7 +111,7 @@ pub enum FormatError {
     },
 
     /// The file uses a part of its format that this reader does not have.
-    #[error("{}: {format}: at offset {offset}: {what}; {fix}", path.display())]
+    #[error("{}: {format}: at offset {offset}: {what}; {fix}", outside(path))]
     Unsupported {
         /// The file.
         path: PathBuf,
@@ -129,8 +130,7 @@ pub enum FormatError {
         "{}: names the shard {}, which is not there (for tensor `{tensor}` and perhaps others); \
          fetch that file into the index's own directory, or give the index by the path that stands \
          beside its shards (in a Hugging Face cache under `snapshots`, not `blobs`)",
-        path.display(), shard.display()
-    )]
+        outside(path), outside(shard), tensor = outside(tensor))]
     MissingShard {
         /// The index.
         path: PathBuf,
@@ -145,8 +145,7 @@ pub enum FormatError {
         "{}: the index says that this shard holds the tensor `{tensor}`, but its header (offset \
          8) does not name it; index and shards are of different versions of the model: fetch all \
          of them again",
-        shard.display()
-    )]
+        outside(shard), tensor = outside(tensor))]
     NotInShard {
         /// The file that lacks the tensor.
         shard: PathBuf,
@@ -224,8 +223,7 @@ pub enum FormatError {
     #[error(
         "{}: {format}: no item is named `{name}` among the {items} there; list the file's items \
          and give a name as it is written there",
-        path.display()
-    )]
+        outside(path), name = outside(name))]
     NoSuchItem {
         /// The file.
         path: PathBuf,
@@ -241,7 +239,7 @@ pub enum FormatError {
     #[error(
         "{}: no memory for {len} bytes of its table of contents at offset {offset}; free some \
          memory, or raise the process's limit",
-        path.display()
+        outside(path)
     )]
     NoMemory {
         /// The file.

@@ -34,7 +34,7 @@
 //!
 //! # fn main() -> Result<(), format::FormatError> {
 //! for opened in format::read(Path::new("model.safetensors.index.json"), None)? {
-//!     let path = opened.file.path().display();
+//!     let path = outside(opened.file.path());
 //!     for item in &opened.contents.items {
 //!         println!("{}: {} bytes at {} of {path}", item.name, item.len, item.offset);
 //!     }
@@ -63,6 +63,7 @@ pub use shards::ShardIndex;
 
 use crate::storage::file::SourceFile;
 use detect::Told;
+use exporters::outside::outside;
 use serde::{Deserialize, Serialize};
 use source::Source;
 
@@ -283,7 +284,7 @@ impl fmt::Display for Format {
 
 /// The name given is no format's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a format: give raw, safetensors, safetensors-index, ktx2 or zip")]
+#[error("`{}` is not a format: give raw, safetensors, safetensors-index, ktx2 or zip", outside(.0))]
 pub struct UnknownFormat(String);
 
 /// Reads what [`Display`](fmt::Display) writes, in upper or lower case.

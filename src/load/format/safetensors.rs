@@ -68,27 +68,28 @@ fn place(
         // An offset too large for the file is reported as such, so it need not be exact.
         let offset = data.saturating_add(first);
         let fault = |problem: String| Err(source.malformed(offset, problem, FIX));
+        let shown = outside(&name);
         let Some(len) = past.checked_sub(first) else {
-            return fault(format!("tensor `{name}` ends at {past}, before its start at {first}"));
+            return fault(format!("tensor `{shown}` ends at {past}, before its start at {first}"));
         };
-        source.holds(offset, len, &format!("tensor `{name}`"))?;
+        source.holds(offset, len, &format!("tensor `{shown}`"))?;
         if first < end {
             return fault(format!(
-                "tensor `{name}` begins inside another tensor, which ends at {}",
+                "tensor `{shown}` begins inside another tensor, which ends at {}",
                 data + end
             ));
         }
         if first > end {
             let gap = first - end;
-            return fault(format!("the {gap} bytes before tensor `{name}` belong to no tensor"));
+            return fault(format!("the {gap} bytes before tensor `{shown}` belong to no tensor"));
         }
         let kind = || format!("{} of shape {:?}", info.dtype, info.shape);
         match size(&info) {
             Some(size) if size == len => {}
             Some(size) => {
-                return fault(format!("`{name}` has {len} bytes, but {} takes {size}", kind()));
+                return fault(format!("`{shown}` has {len} bytes, but {} takes {size}", kind()));
             }
-            None => return fault(format!("`{name}`: {} has no size in whole bytes", kind())),
+            None => return fault(format!("`{shown}`: {} has no size in whole bytes", kind())),
         }
         end = past;
         items.push(Item { name, offset, len, checksum: None });
@@ -122,7 +123,9 @@ pub(super) fn from_json<'de, T: Deserialize<'de>>(
             .map(<[u8]>::len)
             .sum();
         let at = offset + (before + error.column()) as u64;
-        source.malformed(at, format!("the JSON there is not as it should be: {error}"), FIX)
+        let error = error.to_string();
+        let problem = format!("the JSON there is not as it should be: {}", outside(&error));
+        source.malformed(at, problem, FIX)
     })
 }
 

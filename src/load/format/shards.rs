@@ -5,6 +5,8 @@
 //! wherever the model comes from, so the files it names are taken from its own directory and from
 //! nowhere else.
 
+use exporters::outside::outside;
+
 use super::safetensors::{self, MAX_JSON_LEN, Tensors};
 use super::source::{self, Source};
 use super::{Contents, Format, FormatError, Item, Opened, Refusal, Refused};
@@ -59,7 +61,9 @@ impl ShardIndex {
         for (tensor, FileName(shard)) in weight_map {
             if !is_plain_name(&shard) {
                 let problem = format!(
-                    "tensor `{tensor}` is said to be in `{shard}`, which is no plain file name"
+                    "tensor `{}` is said to be in `{}`, which is no plain file name",
+                    outside(&tensor),
+                    outside(&*shard)
                 );
                 return Err(source.malformed(
                     0,

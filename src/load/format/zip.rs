@@ -15,6 +15,8 @@
 //!
 //! The format is specified in PKWARE's APPNOTE, whose section numbers are given below.
 
+use exporters::outside::outside;
+
 use super::layout::{self, Part};
 use super::source::Source;
 use super::{Checksum, Contents, Format, FormatError, Item, Refusal, Refused};
@@ -62,7 +64,7 @@ pub(super) fn contents(source: &Source<'_>) -> Result<Contents, FormatError> {
         let member = entries.member(source, &directory, index)?;
         let (name, header) = (member.name, member.header);
         names.insert(name.clone());
-        let what = format!("member `{name}`");
+        let what = format!("member `{}`", outside(&name));
         if member.is_directory || member.refusal.is_some() {
             // Where its data begin is not worth a read: they begin after the fixed part of its
             // header.
@@ -193,7 +195,7 @@ impl Directory {
             Err(source.malformed(at, format!("bad central directory: {problem}"), FIX))
         };
         match metadata {
-            Err(error) => fault(error.to_string()),
+            Err(error) => fault(outside(&error.to_string()).to_string()),
             Ok(_) if self.entries > 0 && stopped > self.len => {
                 fault("its last entry does not end in it".into())
             }
@@ -242,8 +244,9 @@ impl Entries {
         directory: &Directory,
         index: usize,
     ) -> Result<Member, FormatError> {
-        let bad = |error| {
-            let problem = format!("bad central directory: entry {index}: {error}");
+        let bad = |error: zip::result::ZipError| {
+            let error = error.to_string();
+            let problem = format!("bad central directory: entry {index}: {}", outside(&error));
             source.malformed(directory.offset, problem, FIX)
         };
         let entry = self.metadata.entry(index).map_err(bad)?;
@@ -251,12 +254,16 @@ impl Entries {
         let at = directory.offset + entry.central_header_start();
         let fault = |problem: String| Err(source.malformed(at, problem, FIX));
         let Some(header) = entry.header_start().checked_add(directory.prefix) else {
-            return fault(format!("member `{name}` is given an offset that no file can have"));
+            return fault(format!(
+                "member `{}` is given an offset that no file can have",
+                outside(&name)
+            ));
         };
         let refusal = self.refusal(&entry);
         if refusal.is_none() && entry.compressed_size() != entry.size() {
             return fault(format!(
-                "member `{name}` is stored, yet given {} bytes in the archive and {} outside",
+                "member `{}` is stored, yet given {} bytes in the archive and {} outside",
+                outside(&name),
                 entry.compressed_size(),
                 entry.size()
             ));

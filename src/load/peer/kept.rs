@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, fstat, open, openat, renameat};
 use serde::{Deserialize, Serialize};
 
+use exporters::outside::outside;
+
 use crate::pci::Address;
 
 const DIRECTORY: &str = "bufmap";
@@ -124,7 +126,7 @@ impl Kept {
             None => Ok(()),
             Some(lie) => Err(format!(
                 "{lie} (found out since the machine booted; remove {} to have it tried again)",
-                self.path.display()
+                outside(&self.path)
             )),
         })
     }

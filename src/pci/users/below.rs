@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use exporters::Absent;
+use exporters::outside::outside;
 
 use super::User;
 use crate::pci::sysfs::{Directory, hexadecimal, is_missing, names};
@@ -102,7 +103,7 @@ impl Below {
             }
             Some("mdev") => self.users.push(User::Mediated { name }),
             None if name == "net" && names(path)?.is_empty() => self.unknown.push(Absent::new(
-                format!("{} has network interfaces in another network namespace", path.display()),
+                format!("{} has network interfaces in another network namespace", outside(path)),
                 "give them back (ip -n NAMESPACE link set INTERFACE netns 1)",
             )),
             _ => {}

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use exporters::Absent;
+use exporters::outside::outside;
 use rustix::fs::{FileType, Mode, OFlags, fstat, major, minor, open};
 use rustix::io::Errno;
 
@@ -64,15 +65,15 @@ impl Exclusive {
         let number = format!("{}:{}", major(stat.st_rdev), minor(stat.st_rdev));
         if FileType::from_raw_mode(stat.st_mode) != self.kind || number != self.number {
             return Err(Absent::new(
-                format!("{} is not the device {} there", self.node.display(), self.number),
-                format!("run where {} is the machine's own", self.node.display()),
+                format!("{} is not the device {} there", outside(&self.node), self.number),
+                format!("run where {} is the machine's own", outside(&self.node)),
             ));
         }
         Ok(Some(file))
     }
 
     fn unopened(&self, error: Errno) -> Absent {
-        let node = self.node.display();
+        let node = outside(&self.node);
         match error {
             Errno::NOENT => Absent::new(
                 format!(

@@ -23,6 +23,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use exporters::Absent;
+use exporters::outside::outside;
 
 use super::sysfs::{Directory, names};
 use super::{Address, Class, PciError};
@@ -126,7 +127,7 @@ fn unread(error: &PciError) -> Absent {
     const FIX: &str = "run as root, outside of a container, with all of sysfs and procfs in sight";
     match error {
         PciError::Read { path, source } => {
-            Absent::new(format!("{} cannot be read ({source})", path.display()), FIX)
+            Absent::new(format!("{} cannot be read ({source})", outside(path)), FIX)
         }
         other => Absent::new(other.to_string(), FIX),
     }
@@ -215,7 +216,7 @@ impl Findings {
                 self.unknown.push(unread(&directory.content("boot_vga", "0 or 1", other)));
             }
             None if class.is_some_and(Class::is_vga) => self.unknown.push(Absent::new(
-                format!("{} says not whether the console uses it", directory.0.display()),
+                format!("{} says not whether the console uses it", outside(directory.0)),
                 "run on a kernel that does (its file boot_vga)",
             )),
             None => {}

@@ -9,6 +9,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::{Findings, Roots, User, unread};
+use exporters::outside::outside;
+
 use crate::pci::PciError;
 use crate::pci::sysfs::names;
 
@@ -30,7 +32,7 @@ impl Process {
 
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {} ({})", self.pid, self.name)
+        write!(f, "process {} ({})", self.pid, outside(&self.name))
     }
 }
 

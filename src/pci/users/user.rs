@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::Process;
+use exporters::outside::outside;
+
 use crate::pci::Address;
 
 /// Somebody who uses a function.
@@ -68,32 +70,37 @@ impl fmt::Display for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mount { device, on, by: None } => {
-                write!(f, "{device} is mounted on {}; umount {}", on.display(), on.display())
+                let (device, on) = (outside(device), outside(on));
+                write!(f, "{device} is mounted on {on}; umount {on}")
             }
             Self::Mount { device, on, by: Some(process) } => write!(
                 f,
-                "{device} is mounted on {} in the mount namespace of {process}; nsenter -t {} -m umount {}",
-                on.display(),
+                "{} is mounted on {} in the mount namespace of {process}; nsenter -t {} -m umount {}",
+                outside(device),
+                outside(on),
                 process.pid,
-                on.display()
+                outside(on)
             ),
             Self::Swap { device } => {
+                let device = outside(device);
                 write!(f, "the system swaps to {device}; swapoff /dev/{device}")
             }
             Self::Holder { device, holder } => {
+                let (device, holder) = (outside(device), outside(holder));
                 write!(f, "{holder} is made of {device}; take {holder} apart first")
             }
             Self::Exclusive { node } => write!(
                 f,
                 "somebody has {} exclusively: a program, a file system of several disks or a mount that is \
                  not seen from here; end it (fuser -v {}, lsblk)",
-                node.display(),
-                node.display()
+                outside(node),
+                outside(node)
             ),
             Self::Program { program, node } => {
-                write!(f, "{program} has {} open; end it", node.display())
+                write!(f, "{program} has {} open; end it", outside(node))
             }
             Self::Interface { name } => {
+                let name = outside(name);
                 write!(f, "the network interface {name} is up; ip link set {name} down")
             }
             Self::BootScreen => f.write_str("it is the screen that the console uses"),
@@ -102,7 +109,11 @@ impl fmt::Display for User {
                 write!(f, "the function {address} depends on it and would go")
             }
             Self::Mediated { name } => {
-                write!(f, "the mediated device {name} is a part of it; remove that first")
+                write!(
+                    f,
+                    "the mediated device {} is a part of it; remove that first",
+                    outside(name)
+                )
             }
         }
     }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use exporters::outside::outside;
+
 use super::{Controller, Extent, Namespace};
 
 /// A file by its extents: what to read of a namespace, in order. Whoever supplies them answers for
@@ -34,7 +36,10 @@ pub struct DriveFile {
 
 /// Why extents are no file on a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}: the extent at offset {offset} {what}; write down anew where the file lies", path.display())]
+#[error(
+    "{}: the extent at offset {offset} {what}; write down anew where the file lies",
+    outside(path)
+)]
 pub struct BadExtent {
     /// What the file is called.
     pub path: PathBuf,

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use exporters::Absent;
+use exporters::outside::outside;
 
 use super::Layer;
 
@@ -145,9 +146,10 @@ fn raid(level: &str, name: &str) -> Layer {
     }
 }
 
+/// What an attribute says, which for a name may be whatever somebody gave it.
 fn read(directory: &Path, name: &str) -> String {
     let text = fs::read_to_string(directory.join(name)).unwrap_or_default();
-    text.trim().to_owned()
+    outside(text.trim()).to_string()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use exporters::Absent;
+use exporters::outside::outside;
 use rustix::fs::{AtFlags, StatxFlags, major, minor, stat, statx};
 
 use super::Layer;
@@ -26,7 +27,7 @@ pub(super) fn layer(file: &SourceFile, mountinfo: &str, layers: &mut Vec<Layer>)
         layers.push(Layer::passes("a file system"));
         return Some(device);
     };
-    let name = format!("{} on {}", mount.kind, mount.on.display());
+    let name = format!("{} on {}", outside(&mount.kind), outside(&mount.on));
     if let Some(hindrance) = hindrance(&mount) {
         layers.push(Layer::hinders(name, hindrance));
         return None;
