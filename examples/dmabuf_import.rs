@@ -15,7 +15,7 @@ use bufmap::exporters::drm::{Card, Gem, Node};
 use bufmap::exporters::frame::TestCard;
 use bufmap::exporters::gbm::{self, Bo, Usage};
 use bufmap::exporters::outside::report;
-use bufmap::exporters::socket::{Farewell, Link, Ready, Sink, SocketError};
+use bufmap::exporters::socket::{Farewell, Link, Peer, Ready, Sink, SocketError};
 use bufmap::exporters::vulkan::{Buffer, Device, Transfer};
 use bufmap::exporters::{DmaBuf, DmaBufError, Frame, Intent, SyncFile};
 use bufmap::iomap::BufMap;
@@ -41,6 +41,9 @@ struct Arguments {
     /// How long to wait for the exporter, in seconds, whatever it should do
     #[arg(long, default_value_t = 10)]
     patience: u64,
+    /// Whose exporter to take frames of: the number of a user, `same` (this one) or `anyone`
+    #[arg(long, default_value = "same")]
+    user: Peer,
     /// Look at the pixels without waiting for who draws them: with a slow exporter frames are torn
     #[arg(long)]
     ignore_fences: bool,
@@ -72,7 +75,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let patience = Duration::from_secs(arguments.patience);
-    let link = patiently(patience, |limit| Link::connect(&arguments.socket, limit))?;
+    let link =
+        patiently(patience, |limit| Link::connect_to(&arguments.socket, arguments.user, limit))?;
     let mut sink = Sink::accept(link, patience)?;
     let mut reader = match reader(&arguments.to, sink.frames()) {
         Ok(reader) => reader,

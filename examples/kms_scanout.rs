@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bufmap::exporters::drm::{Card, Framebuffer, Node};
 use bufmap::exporters::frame::{FramePlane, Picture, TestCard};
 use bufmap::exporters::outside::{outside, report};
-use bufmap::exporters::socket::{Farewell, Link, Sink, SocketError};
+use bufmap::exporters::socket::{Farewell, Link, Peer, Sink, SocketError};
 use bufmap::exporters::{DmaHeap, Export, Exporter, Frame, Intent, SyncFile, Udmabuf};
 use clap::Parser;
 use drm::Device as _;
@@ -51,6 +51,9 @@ struct Arguments {
     /// How long to wait for the exporter or the display, in seconds
     #[arg(long, default_value_t = 10)]
     patience: u64,
+    /// Whose exporter to take frames of: the number of a user, `same` (this one) or `anyone`
+    #[arg(long, default_value = "same")]
+    user: Peer,
 }
 
 /// Set by Ctrl-C.
@@ -81,7 +84,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let patience = Duration::from_secs(arguments.patience);
     let card = card(&arguments.card)?;
     let mut feed = match &arguments.from {
-        Some(socket) => Feed::Peer(Sink::accept(Link::connect(socket, patience)?, patience)?),
+        Some(socket) => {
+            let link = Link::connect_to(socket, arguments.user, patience)?;
+            Feed::Peer(Sink::accept(link, patience)?)
+        }
         None => own(&card, arguments.source.as_deref(), arguments.picture)?,
     };
     let shown = show(&card, &mut feed, arguments, patience);

@@ -19,7 +19,7 @@ use exporters::socket::{Link, Listener, MAX_FDS, Sink, Text};
 use exporters::{DmaHeap, Intent};
 use libtest_mimic::Failed;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use rustix::process::Signal;
+use rustix::process::{Signal, Uid};
 
 fn main() -> ExitCode {
     bufmap_bench::run(
@@ -130,6 +130,29 @@ fn refusals() -> Outcome {
     let listener = Listener::bind(SOCKET)?;
     ended("exporter", &export(&[])?.ends(LONG)?, 1, "end the program that listens there")?;
     drop(listener);
+    strangers()
+}
+
+/// An exporter of another user, whom one has to name.
+fn strangers() -> Outcome {
+    const NOBODY: u32 = 65534;
+    let as_nobody = || -> Result<Listener, Failed> {
+        rustix::thread::set_thread_uid(Uid::from_raw(NOBODY))?;
+        Ok(Listener::bind(SOCKET)?)
+    };
+    let _listener = thread::scope(|scope| scope.spawn(as_nobody).join())
+        .map_err(|_| Failed::from("a thread panicked"))??;
+    let refused = import(&[])?.ends(LONG)?;
+    ended("importer", &refused, 1, "a process of user 65534 listens there, and not of user 0")?;
+    for user in ["65534", "anyone"] {
+        let trusts = import(&["--patience", "1", "--user", user])?.ends(LONG)?;
+        ended(
+            "importer",
+            &trusts,
+            1,
+            "waiting for a pool of frames: nothing came of it within 1s",
+        )?;
+    }
     Ok(())
 }
 

@@ -27,12 +27,13 @@ use std::sync::{Arc, OnceLock};
 
 use iomap::{Access, BufMap, Caching, Location};
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{Setter, Updater, ioctl, opcode};
 
 use crate::Absent;
+use crate::apart::Apart;
 use crate::export::{Bytes, Turns};
+use crate::foreign::{FdInfo, describe};
 use crate::outside::outside;
 
 /// `DMA_BUF_MAGIC`, "DMAB": the magic number of the file system all dma-bufs lie on, since
@@ -73,6 +74,14 @@ pub enum DmaBufError {
         fd: RawFd,
         /// What `/proc/self/fd` says it is.
         is: String,
+    },
+    /// There is no telling what the file descriptor is.
+    #[error("/proc does not tell what file descriptor {fd} is: {source}; mount it")]
+    Unknown {
+        /// The descriptor's number.
+        fd: RawFd,
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// The kernel is too old.
     #[error("{what} need {since}, and this kernel refused them")]
@@ -173,15 +182,25 @@ struct Inner {
 impl DmaBuf {
     /// Takes a file descriptor that is a dma-buf, such as one received from another process.
     ///
-    /// Its size is asked of the kernel here, once: a size that a peer claims is not to be believed,
-    /// and asking moves the file position that all duplicates share.
+    /// It waits for nobody, whatever file it is: what it is asked first is answered by the kernel alone. Its size
+    /// is asked of the kernel too, once: a size that a peer claims is not to be believed, and asking moves the file
+    /// position that all duplicates share.
     ///
     /// # Errors
-    /// [`DmaBufError::NotADmaBuf`] for any other kind of file; the descriptor is closed.
+    /// [`DmaBufError::NotADmaBuf`] for any other kind of file, [`DmaBufError::Unknown`] where `/proc` is not
+    /// mounted. The descriptor is closed by a thread of its own then: another process's file can hang in `close`
+    /// (see [`socket`](crate::socket#what-is-refused-is-closed)).
     pub fn new(fd: OwnedFd) -> Result<Self, DmaBufError> {
+        let fd = Apart::new(fd);
+        check(fd.as_fd())?;
+        Self::answering(fd.known())
+    }
+
+    /// Takes a file that is known to answer: a driver in this process made it, or [`check`] has passed it.
+    pub(crate) fn answering(fd: OwnedFd) -> Result<Self, DmaBufError> {
         let fs = rustix::fs::fstatfs(&fd).map_err(new_failed("fstatfs"))?;
         if fs.f_type as u64 != DMA_BUF_MAGIC {
-            return Err(DmaBufError::NotADmaBuf { fd: fd.as_raw_fd(), is: describe(fd.as_fd()) });
+            return Err(not_a_dma_buf(fd.as_fd()));
         }
         Self::made(fd)
     }
@@ -204,19 +223,21 @@ impl DmaBuf {
         self.len() == 0
     }
 
-    /// The exporter's name from `/proc/self/fdinfo`: `udmabuf`, a heap's or a driver's. Empty where
+    /// The exporter's name from `/proc/thread-self/fdinfo`: `udmabuf`, a heap's or a driver's. Empty where
     /// `/proc` is not mounted.
     pub fn exporter(&self) -> &str {
-        let name = || {
-            fdinfo(self.as_fd(), "exp_name")
-                .map_or_else(String::new, |name| outside(&name).to_string())
-        };
+        let name =
+            || self.told("exp_name").map_or_else(String::new, |name| outside(&name).to_string());
         self.inner.exporter.get_or_init(name)
     }
 
     /// The name that was given to this buffer, if any (since Linux 5.3).
     pub fn name(&self) -> Option<String> {
-        fdinfo(self.as_fd(), "name")
+        self.told("name")
+    }
+
+    fn told(&self, key: &str) -> Option<String> {
+        FdInfo::of(self.as_fd()).ok()?.line(key).map(str::to_owned)
     }
 
     /// Names the buffer for `/sys/kernel/debug/dma_buf` and `/proc/PID/fdinfo`
@@ -481,6 +502,20 @@ fn new_failed(step: &'static str) -> impl Fn(Errno) -> DmaBufError {
     move |e| DmaBufError::Kernel { step, len: 0, exporter: String::new(), source: e.into() }
 }
 
+/// Fails unless a descriptor can be of a dma-buf and of no file system that waits for whoever sent it.
+pub(crate) fn check(fd: BorrowedFd<'_>) -> Result<(), DmaBufError> {
+    let info = FdInfo::of(fd)
+        .map_err(|e| DmaBufError::Unknown { fd: fd.as_raw_fd(), source: e.into() })?;
+    match info.line("exp_name") {
+        Some(_) => Ok(()),
+        None => Err(not_a_dma_buf(fd)),
+    }
+}
+
+fn not_a_dma_buf(fd: BorrowedFd<'_>) -> DmaBufError {
+    DmaBufError::NotADmaBuf { fd: fd.as_raw_fd(), is: describe(fd) }
+}
+
 /// Whether two descriptors are of one buffer.
 pub(crate) fn is_same(one: &impl AsFd, other: &impl AsFd) -> bool {
     inode(one.as_fd()).is_ok_and(|one| inode(other.as_fd()) == Ok(one))
@@ -499,24 +534,4 @@ pub(crate) fn duplicate(fd: impl AsFd, what: &'static str) -> Result<OwnedFd, Ab
 /// Which buffer a dma-buf is: each has an inode of its own since Linux 5.3.
 pub(crate) fn inode(fd: BorrowedFd<'_>) -> rustix::io::Result<u64> {
     Ok(rustix::fs::fstat(fd)?.st_ino)
-}
-
-/// A line's value in `/proc/self/fdinfo/FD`.
-fn fdinfo(fd: BorrowedFd<'_>, key: &str) -> Option<String> {
-    let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
-    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    // The kernel writes all of it, some two hundred bytes, into the first read.
-    let mut info = [0; 1024];
-    let len = rustix::io::read(file, &mut info).ok()?;
-    let info = String::from_utf8_lossy(&info[..len]);
-    let value = info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    Some(value.trim().to_owned())
-}
-
-/// What a descriptor is, in the words of `/proc/self/fd`.
-pub(crate) fn describe(fd: BorrowedFd<'_>) -> String {
-    match std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())) {
-        Ok(path) => outside(&path).to_string(),
-        Err(_) => "some other kind of file".to_owned(),
-    }
 }

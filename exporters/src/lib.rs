@@ -70,10 +70,12 @@
 )]
 
 mod absent;
+mod apart;
 pub mod dma_heap;
 pub mod dmabuf;
 pub mod drm;
 pub mod export;
+mod foreign;
 pub mod frame;
 pub mod gbm;
 pub mod movable;

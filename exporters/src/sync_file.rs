@@ -17,10 +17,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rustix::event::PollFlags;
-use rustix::io::Errno;
 use rustix::ioctl::{Updater, ioctl, opcode};
 
-use crate::dmabuf::describe;
+use crate::apart::Apart;
+use crate::foreign::{describe, link};
 use crate::ready::ready;
 
 /// `struct sync_file_info`, since Linux 4.7.
@@ -47,6 +47,14 @@ pub enum SyncFileError {
         fd: RawFd,
         /// What `/proc/self/fd` says it is.
         is: String,
+    },
+    /// There is no telling what the file descriptor is.
+    #[error("/proc does not tell what file descriptor {fd} is: {source}; mount it")]
+    Unknown {
+        /// The descriptor's number.
+        fd: RawFd,
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// A wait that ended before the fence was signalled.
     #[error("no signal within {limit:?}; wait longer, or ask what holds up the device")]
@@ -86,21 +94,20 @@ pub enum SyncFileError {
 pub struct SyncFile(OwnedFd);
 
 impl SyncFile {
-    /// Takes a file descriptor that is a sync file, such as one received from another process.
+    /// Takes a file descriptor that is a sync file, such as one received from another process. It waits for
+    /// nobody, whatever file it is.
     ///
     /// # Errors
-    /// [`SyncFileError::NotASyncFile`] for any other kind of file; the descriptor is closed.
+    /// [`SyncFileError::NotASyncFile`] for any other kind of file, [`SyncFileError::Unknown`] where `/proc` is
+    /// not mounted. The descriptor is closed by a thread of its own then, as by
+    /// [`DmaBuf::new`](crate::DmaBuf::new).
     pub fn new(fd: OwnedFd) -> Result<Self, SyncFileError> {
-        let file = Self(fd);
-        match file.status() {
-            Ok(_) => Ok(file),
-            Err(SyncFileError::Kernel { source, .. })
-                if Errno::from_io_error(&source) == Some(Errno::NOTTY) =>
-            {
-                let is = describe(file.as_fd());
-                Err(SyncFileError::NotASyncFile { fd: file.0.as_raw_fd(), is })
-            }
-            Err(error) => Err(error),
+        let fd = Apart::new(fd);
+        let number = fd.as_raw_fd();
+        match link(fd.as_fd()) {
+            Ok(link) if link == "anon_inode:sync_file" => Ok(Self(fd.known())),
+            Ok(_) => Err(SyncFileError::NotASyncFile { fd: number, is: describe(fd.as_fd()) }),
+            Err(source) => Err(SyncFileError::Unknown { fd: number, source }),
         }
     }
 

@@ -2,24 +2,29 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Outcome, Stop, check, need, noise, open_fds, run, trial};
 use exporters::frame::{DrmFourcc, FrameError, FramePlane, Picture};
 use exporters::socket::{
-    Farewell, Link, Listener, MAX_FDS, MAX_LEN, Sink, SocketError, Source, Text, WireError,
+    Farewell, Link, Listener, MAX_FDS, MAX_LEN, Peer, Sink, SocketError, Source, Text, WireError,
 };
 use exporters::{DmaBuf, DmaBufError, DmaHeap, Frame, Intent, SyncFileError, Udmabuf};
 use iomap::{Memory, PageSize};
+use rustix::fs::Mode;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
+use rustix::process::Uid;
 
 fn main() -> ExitCode {
     run(vec![
@@ -35,6 +40,8 @@ fn main() -> ExitCode {
         trial("a_peer_that_hangs_is_left", a_peer_that_hangs_is_left),
         trial("a_peer_that_goes_is_an_error", a_peer_that_goes_is_an_error),
         trial("a_socket_has_a_file_as_long_as_it_lives", a_socket_has_a_file_as_long_as_it_lives),
+        trial("a_socket_is_never_open_to_others", a_socket_is_never_open_to_others),
+        trial("who_listens_is_asked_of_the_kernel", who_listens_is_asked_of_the_kernel),
     ])
 }
 
@@ -76,6 +83,16 @@ fn pair() -> Result<(OwnedFd, OwnedFd), Stop> {
     Ok(rustix::net::socketpair(family, kind, SocketFlags::CLOEXEC, None)?)
 }
 
+/// A thread closes what came from others, soon.
+fn open_fds_are(before: usize) -> Outcome {
+    let begun = Instant::now();
+    while open_fds() != before {
+        check(begun.elapsed() < LIMIT, format!("{before} descriptors became {}", open_fds()))?;
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
 fn frames_go_there_and_come_back() -> Outcome {
     let frames = frames(3)?;
     let before = open_fds();
@@ -104,7 +121,7 @@ fn frames_go_there_and_come_back() -> Outcome {
         let seen = importer.join().map_err(|_| "a thread panicked")??;
         check(seen == 100, seen)
     })?;
-    check(open_fds() == before, format!("{before} descriptors became {}", open_fds()))
+    open_fds_are(before)
 }
 
 fn planes_in_one_buffer_stay_in_one() -> Outcome {
@@ -189,7 +206,7 @@ fn accept_of(bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<SocketError, Stop> 
     send(&theirs, bytes, fds)?;
     let answer = Sink::accept(Link::new(ours), LIMIT).map(drop);
     drop(theirs);
-    check(open_fds() == before, format!("{} descriptors were left open", open_fds() - before))?;
+    open_fds_are(before)?;
     Ok(answer.err().ok_or("it was accepted")?)
 }
 
@@ -295,7 +312,7 @@ fn next_of(buffer: &DmaBuf, texts: &[(Text, Option<BorrowedFd<'_>>)]) -> Result<
     }
     let answer = sink.next(LIMIT).map(drop);
     drop((sink, theirs));
-    check(open_fds() == before, format!("{} descriptors were left open", open_fds() - before))?;
+    open_fds_are(before)?;
     Ok(answer.err().ok_or("it was accepted")?)
 }
 
@@ -364,7 +381,7 @@ fn hostile_importers_are_refused() -> Outcome {
         let error = source.free(LIMIT).err().ok_or(format!("case {index} was accepted"))?;
         check(wanted(&error), format!("case {index}: {error}"))?;
         drop((source, theirs));
-        check(open_fds() == before, format!("case {index}: descriptors were left open"))?;
+        open_fds_are(before)?;
     }
     Ok(())
 }
@@ -519,4 +536,62 @@ fn a_socket_has_a_file_as_long_as_it_lives() -> Outcome {
     check(matches!(strange, Err(SocketError::Path { .. })), format!("{strange:?}"))?;
     let long = Listener::bind(format!("/tmp/{}", "x".repeat(200)));
     check(matches!(long, Err(SocketError::Path { .. })), format!("{long:?}"))
+}
+
+/// Whatever files this process makes otherwise, and at no time.
+fn a_socket_is_never_open_to_others() -> Outcome {
+    let path = std::env::temp_dir().join(format!("bufmap-mode-{}", std::process::id()));
+    let done = AtomicBool::new(false);
+    let umask = rustix::process::umask(Mode::empty());
+    let modes = thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut modes = BTreeSet::new();
+            while !done.load(Ordering::Relaxed) {
+                modes.extend(rustix::fs::stat(&path).map(|stat| stat.st_mode & 0o777));
+            }
+            modes
+        });
+        let bound = (0..2000).try_for_each(|_| Listener::bind(&path).map(drop));
+        done.store(true, Ordering::Relaxed);
+        bound.map(|()| watcher.join())
+    });
+    rustix::process::umask(umask);
+    let modes = modes?.map_err(|_| "a thread panicked")?;
+    let modes: Vec<_> = modes.iter().map(|mode| format!("{mode:o}")).collect();
+    check(modes == ["600"], format!("{modes:?}"))
+}
+
+fn who_listens_is_asked_of_the_kernel() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("socket");
+    let us = rustix::process::geteuid().as_raw();
+    let listener = Listener::bind(&path)?;
+    Link::connect(&path, LIMIT)?;
+    for peer in [Peer::SameUser, Peer::User(us), Peer::Anyone] {
+        Link::connect_to(&path, peer, LIMIT)?;
+    }
+    let stranger = |error: Result<Link, SocketError>, is, not| -> Outcome {
+        let told = matches!(&error, Err(SocketError::Stranger { user, wanted, .. })
+            if *user == is && *wanted == not);
+        check(told, format!("{error:?}"))
+    };
+    stranger(Link::connect_to(&path, Peer::User(us + 1), LIMIT), us, us + 1)?;
+    drop(listener);
+
+    // A thread has a user of its own, as far as the kernel goes.
+    const NOBODY: u32 = 65534;
+    fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o777))?;
+    let listener = thread::scope(|scope| {
+        let as_nobody = scope.spawn(|| -> Result<Listener, Stop> {
+            let nobody = Uid::from_raw(NOBODY);
+            need(rustix::thread::set_thread_uid(nobody).map_err(|e| format!("be root: {e}")))?;
+            Ok(Listener::bind(&path)?)
+        });
+        as_nobody.join().map_err(|_| Stop::from("a thread panicked"))?
+    })?;
+    stranger(Link::connect(&path, LIMIT), NOBODY, us)?;
+    Link::connect_to(&path, Peer::User(NOBODY), LIMIT)?;
+    Link::connect_to(&path, Peer::Anyone, LIMIT)?;
+    drop(listener);
+    Ok(())
 }

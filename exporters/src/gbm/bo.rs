@@ -148,7 +148,7 @@ impl Bo {
             let shared = planes.iter().find(|plane| is_same(&plane.buffer, &fd));
             let buffer = match shared {
                 Some(plane) => plane.buffer.clone(),
-                None => DmaBuf::new(fd)?,
+                None => DmaBuf::answering(fd)?,
             };
             planes.push(FramePlane { buffer, offset, pitch });
         }

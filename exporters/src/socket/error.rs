@@ -33,6 +33,20 @@ pub enum SocketError {
         /// How long was waited.
         limit: Duration,
     },
+    /// Somebody listens who is not to be trusted.
+    #[error(
+        "{}: a process of user {user} listens there, and not of user {wanted}; take another path, or say \
+         that you trust that user (Link::connect_to; --user {user} of the examples)",
+        outside(path)
+    )]
+    Stranger {
+        /// The file.
+        path: PathBuf,
+        /// Whose process it is.
+        user: u32,
+        /// Whose it should be.
+        wanted: u32,
+    },
     /// The other process ended, or closed its socket, without a word.
     #[error("the other process is gone; start it again")]
     Gone,

@@ -15,34 +15,54 @@ use rustix::net::{
 };
 
 use super::error::SocketError;
+use super::peer::Peer;
 use super::wire::{MAX_FDS, MAX_LEN, Text};
+use crate::apart::Apart;
 use crate::ready::ready;
 
-/// What came: the words, and the file descriptors that they speak of.
-pub(super) type Received = (Text, Vec<OwnedFd>);
+/// What came: the words, and the file descriptors that they speak of, which can be of any file.
+pub(super) type Received = (Text, Apart<Vec<OwnedFd>>);
 
 /// A connected socket, over which frames are given or taken.
+///
+/// It is closed by a thread of its own: files may be under way in it that are closed with it.
 #[derive(Debug)]
-pub struct Link(OwnedFd);
+pub struct Link(Apart<OwnedFd>);
 
 impl Link {
     /// Takes a connected socket of the kind `SOCK_SEQPACKET`, such as one of a pair that a parent and
     /// its child share.
     pub fn new(socket: OwnedFd) -> Self {
-        Self(socket)
+        Self(Apart::new(socket))
     }
 
-    /// Connects to a [`Listener`] of another process, and waits until there is one.
+    /// Connects to a [`Listener`] of another process of this user, and waits until there is one.
     ///
     /// # Errors
     /// [`SocketError::NoListener`] if there is none within `limit`; [`SocketError::Path`] if it is not to
-    /// be reached.
+    /// be reached; [`SocketError::Stranger`] if another user's process listens there.
     pub fn connect(path: impl AsRef<Path>, limit: Duration) -> Result<Self, SocketError> {
+        Self::connect_to(path, Peer::SameUser, limit)
+    }
+
+    /// As [`connect`](Self::connect), to a process of the users that `peer` says. Whose process it is that
+    /// called `listen` the kernel tells (`SO_PEERCRED`); nothing is sent before that.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn connect_to(
+        path: impl AsRef<Path>,
+        peer: Peer,
+        limit: Duration,
+    ) -> Result<Self, SocketError> {
         let path = path.as_ref();
         let begun = Instant::now();
         loop {
             let errno = match connect(path) {
-                Ok(socket) => return Ok(Self(socket)),
+                Ok(socket) => {
+                    peer.check(path, &socket)?;
+                    return Ok(Self::new(socket));
+                }
                 Err(errno) => errno,
             };
             if !matches!(errno, Errno::NOENT | Errno::CONNREFUSED | Errno::AGAIN) {
@@ -72,7 +92,7 @@ impl Link {
                 control.push(SendAncillaryMessage::ScmRights(fds));
             }
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            let sent = rustix::net::sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut control, flags);
+            let sent = rustix::net::sendmsg(self, &[IoSlice::new(&bytes)], &mut control, flags);
             match sent {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
@@ -97,7 +117,7 @@ impl Link {
     }
 
     /// Receives a message with as many file descriptors as it says. Those of a message that is refused
-    /// are closed.
+    /// are closed, by a thread of their own.
     pub(super) fn receive(
         &self,
         what: &'static str,
@@ -124,7 +144,7 @@ impl Link {
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let came = loop {
             let mut into = [IoSliceMut::new(&mut bytes)];
-            match rustix::net::recvmsg(&self.0, &mut into, &mut control, flags) {
+            match rustix::net::recvmsg(self, &mut into, &mut control, flags) {
                 Ok(came) => break came,
                 // The second says, once, that the peer went away before it had read all that was sent
                 // to it. What it sent itself is still there.
@@ -133,7 +153,7 @@ impl Link {
             }
         };
         // From here on the descriptors have an owner, which closes them whatever is found.
-        let mut fds = Vec::new();
+        let mut fds = Apart::new(Vec::new());
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(more) = message {
                 fds.extend(more);
@@ -164,7 +184,7 @@ impl Link {
         begun: Instant,
     ) -> Result<(), SocketError> {
         let left = limit.saturating_sub(begun.elapsed());
-        match ready(self.0.as_fd(), flags, left) {
+        match ready(self.as_fd(), flags, left) {
             Ok(true) => Ok(()),
             Ok(false) => Err(SocketError::TimedOut { what, limit }),
             Err(e) => Err(SocketError::Kernel { step: "poll", source: e.into() }),
@@ -189,7 +209,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Makes the socket and its file, which this user alone may connect to. A file that a dead process
+    /// Makes the socket and its file, which this user alone (and root) may connect to. A file that a dead process
     /// left behind is replaced.
     ///
     /// # Errors
@@ -204,11 +224,11 @@ impl Listener {
         if is_dead(path) {
             rustix::fs::unlink(path).map_err(failed("unlink"))?;
         }
+        // The file gets the mode of the socket (`net/unix/af_unix.c`, `unix_bind_bsd`): it never has another.
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(failed("fchmod"))?;
         rustix::net::bind(&socket, &name).map_err(failed("bind"))?;
         let stat = rustix::fs::stat(path).map_err(failed("stat"))?;
         let listener = Self { socket, path: path.to_owned(), file: (stat.st_dev, stat.st_ino) };
-        // Nobody connects before it listens.
-        rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR).map_err(failed("chmod"))?;
         rustix::net::listen(&listener.socket, 8).map_err(failed("listen"))?;
         Ok(listener)
     }
@@ -221,7 +241,7 @@ impl Listener {
         let begun = Instant::now();
         loop {
             match rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC) {
-                Ok(socket) => return Ok(Link(socket)),
+                Ok(socket) => return Ok(Link::new(socket)),
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(Errno::AGAIN) => {
                     let left = limit.saturating_sub(begun.elapsed());

@@ -60,19 +60,36 @@
 //! | nothing | [`SocketError::TimedOut`]: every wait has a limit |
 //! | the end of the peer | [`SocketError::Gone`] |
 //!
-//! What is refused is closed. After a refusal the connection is of no more use: drop it. What no check
-//! can prevent: the other process has the buffers too, and can write them at any time.
+//! After a refusal the connection is of no more use: drop it. What no check can prevent: the other
+//! process has the buffers too, and can write them at any time.
+//!
+//! One connects to a process of this user unless another is named ([`Peer`]), and a [`Listener`] is
+//! reached by this user and by root.
+//!
+//! # What is refused is closed
+//!
+//! A file that came and is refused can be of a file system that is a program of the peer's own (FUSE). Such
+//! a file is asked nothing that the program would have to answer, and is closed by a thread of its own: the
+//! refusal is returned at once, or a tenth of a second later if the thread hangs. If no thread can be
+//! started, or 64 hang already, the file stays open.
+//!
+//! The kernel does not let a process end before such a thread does: no signal interrupts a `close` that waits
+//! for such a program. So a peer that means harm can keep this process, which has dropped it, from going away
+//! until the program answers, ends, or is cut off (`echo 1 > /sys/fs/fuse/connections/N/abort`). Who cannot
+//! bear that, connects to no user that he does not trust.
 //!
 //! The messages themselves are in `wire`, which touches no file descriptor ([`Text`]).
 
 mod error;
 mod link;
+mod peer;
 mod sink;
 mod source;
 mod wire;
 
 pub use error::SocketError;
 pub use link::{Link, Listener};
+pub use peer::Peer;
 pub use sink::{Ready, Sink};
 pub use source::{Free, Source};
 pub use wire::{Farewell, MAX_FDS, MAX_FRAMES, MAX_LEN, Text, VERSION, WireError};

@@ -1,12 +1,13 @@
 //! The importer's end of a connection.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::error::SocketError;
 use super::link::Link;
 use super::wire::{Farewell, Text};
-use crate::dmabuf::DmaBuf;
+use crate::apart::Apart;
+use crate::dmabuf::{self, DmaBuf};
 use crate::frame::{Frame, FramePlane, Picture};
 use crate::sync_file::SyncFile;
 
@@ -79,7 +80,7 @@ impl Sink {
     /// # Errors
     /// As [`accept`](Self::accept).
     pub fn next(&mut self, limit: Duration) -> Result<Option<Ready>, SocketError> {
-        let (text, fds) = self.link.receive("waiting for a frame", limit)?;
+        let (text, mut fds) = self.link.receive("waiting for a frame", limit)?;
         let (slot, number) = match text {
             Text::Ready { slot, number, .. } => (slot as usize, number),
             Text::Goodbye(Farewell::Done) => return Ok(None),
@@ -98,7 +99,7 @@ impl Sink {
         if let Some(last) = self.last.filter(|last| number <= *last) {
             return Err(SocketError::Number { number, last });
         }
-        let fence = fds.into_iter().next().map(SyncFile::new).transpose()?;
+        let fence = fds.pop().map(SyncFile::new).transpose()?;
         self.held[slot] = true;
         self.last = Some(number);
         Ok(Some(Ready { slot, number, fence }))
@@ -153,8 +154,11 @@ fn out_of_turn(what: &'static str, wanted: &'static str) -> SocketError {
 }
 
 /// What came, each of which has to be a dma-buf. All are closed if one is not.
-fn buffers(fds: Vec<OwnedFd>) -> Result<Vec<DmaBuf>, SocketError> {
-    let buffer =
-        |(index, fd)| DmaBuf::new(fd).map_err(|source| SocketError::Buffer { index, source });
-    fds.into_iter().enumerate().map(buffer).collect()
+fn buffers(fds: Apart<Vec<OwnedFd>>) -> Result<Vec<DmaBuf>, SocketError> {
+    let at = |index| move |source| SocketError::Buffer { index, source };
+    for (index, fd) in fds.iter().enumerate() {
+        dmabuf::check(fd.as_fd()).map_err(at(index))?;
+    }
+    let buffer = |(index, fd)| DmaBuf::answering(fd).map_err(at(index));
+    fds.known().into_iter().enumerate().map(buffer).collect()
 }

@@ -142,7 +142,7 @@ impl Source {
         }
     }
 
-    fn come_back(&mut self, (text, fds): Received) -> Result<(), SocketError> {
+    fn come_back(&mut self, (text, mut fds): Received) -> Result<(), SocketError> {
         let slot = match text {
             Text::Released { slot, .. } => slot as usize,
             Text::Goodbye(farewell) => return Err(SocketError::Left { farewell }),
@@ -157,7 +157,7 @@ impl Source {
                 return Err(SocketError::Held { what: "a release", slot, holder: "the exporter" });
             }
         }
-        let fence = fds.into_iter().next().map(SyncFile::new).transpose()?;
+        let fence = fds.pop().map(SyncFile::new).transpose()?;
         self.own.push(Free { slot, fence });
         Ok(())
     }

@@ -61,5 +61,5 @@ pub(crate) unsafe fn export(
     // SAFETY: by the caller's promise.
     let fd = unsafe { functions.get_memory_fd(&get) }.map_err(failed("vkGetMemoryFdKHR"))?;
     // SAFETY: the module's laws.
-    Ok(DmaBuf::new(unsafe { OwnedFd::from_raw_fd(fd) })?)
+    Ok(DmaBuf::answering(unsafe { OwnedFd::from_raw_fd(fd) })?)
 }
