@@ -7,7 +7,7 @@
 //! * [`supervisor`]: runs each step in a process of its own with a time limit, and keeps what it told;
 //! * [`record`]: what a step tells, one line of JSON each, so that a killed step keeps what it had;
 //! * [`steps`]: the steps;
-//! * [`file`]: the file that is loaded, and how the page cache is filled and emptied;
+//! * [`mod@file`]: the file that is loaded, and how the page cache is filled and emptied;
 //! * [`readers`], [`cuda`]: what rivals and limits are measured with;
 //! * [`share`]: each speed as a share of what bounds it; [`page`]: the records as a page for people.
 #![deny(unsafe_code)]

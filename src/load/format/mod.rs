@@ -29,6 +29,7 @@
 //! # Example
 //!
 //! ```no_run
+//! use bufmap::exporters::outside::outside;
 //! use bufmap::load::format;
 //! use std::path::Path;
 //!
