@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
                 takes_no_direct_reads(&DmaHeap::open("system")?.allocate(LEN)?)
             }),
             ("a_load_lands_in_a_udmabuf_that_vulkan_imports", load_lands_in_a_udmabuf),
+            ("the_tool_tells_a_buffer_s_ranges_or_why_it_cannot", ranges_or_reasons),
         ],
     )
 }
@@ -112,4 +113,37 @@ fn load_lands_in_a_udmabuf() -> Outcome {
     .run(&mut |_| {})?;
     check(receipt.checked.compared == LEN as u64, "not every byte was compared")?;
     check(receipt.cpu_copied == 0, format!("the CPU copied {} bytes", receipt.cpu_copied))
+}
+
+/// `bufmap phyrs` of every source of this machine: the ranges of what is pages, and of what a driver keeps
+/// to itself the reason.
+fn ranges_or_reasons() -> Outcome {
+    let told = |of: &str| -> Result<(Option<i32>, String, serde_json::Value), Failed> {
+        let tool = std::env::var("BUFMAP_TOOL")?;
+        let size = LEN.to_string();
+        let output =
+            Command::new(tool).args(["phyrs", "--of", of, "--size", &size, "--json"]).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        Ok((output.status.code(), said, serde_json::from_slice(&output.stdout)?))
+    };
+    for of in ["memory", "vulkan"] {
+        let (status, said, report) = told(of)?;
+        check(status == Some(0), format!("{of}: {said}"))?;
+        let ranges = report["ranges"].as_array().ok_or("no ranges")?;
+        let total: u64 = ranges.iter().filter_map(|range| range["len"].as_u64()).sum();
+        check(total == LEN as u64, format!("{of}: {report}"))?;
+        let in_memory = |range: &serde_json::Value| {
+            range["place"] == "system memory" && range["as_claimed"] == true
+        };
+        check(ranges.iter().all(in_memory), format!("{of}: {report}"))?;
+    }
+    for of in ["dma-heap", "dma-heap:system", "dumb:bochs-drm", "dumb:vgem", "dumb:virtio_gpu"] {
+        let (status, said, report) = told(of)?;
+        let text = |key: &str| report[key].as_str().unwrap_or_default().to_owned();
+        let reason = text("why");
+        check(status == Some(1) && said.contains(&reason), format!("{of}: {said}"))?;
+        check(report["ranges"].is_null() && report["len"] == LEN, format!("{of}: {report}"))?;
+        check(reason.contains("to itself") && !text("fix").is_empty(), format!("{of}: {report}"))?;
+    }
+    Ok(())
 }

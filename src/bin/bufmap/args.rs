@@ -202,12 +202,15 @@ pub struct ProbeArgs {
     pub json: bool,
 }
 
-/// Makes a buffer, prints the physical ranges behind it and what lies at their addresses, and lets go
-/// of it. Physical addresses are root's to know (CAP_SYS_ADMIN).
+/// Makes a buffer, prints the physical ranges behind it and what lies at their addresses, and frees it.
+/// Physical addresses are root's to know (CAP_SYS_ADMIN). Of some memory nobody tells them: then the
+/// reason is printed, and the exit status is 1.
 #[derive(clap::Args)]
 pub struct PhyrsArgs {
-    /// What the buffer is of: `memory`, `udmabuf`, `p2pmem:ADDRESS` (what a PCI function has for
-    /// peers), or `bar:ADDRESS:N` (BAR N of a function that is bound to vfio-pci)
+    /// What the buffer is of: `memory`, `udmabuf`, `dma-heap` or `dma-heap:NAME`, `dumb:DRIVER` (a dumb
+    /// buffer of the DRM card that a driver has: `dumb:bochs-drm`), `vulkan` (memory of a Vulkan device that
+    /// the CPU sees), `p2pmem:ADDRESS` (what a PCI function has for peers), or `bar:ADDRESS:N` (BAR N of a
+    /// function that is bound to vfio-pci)
     #[arg(long, default_value = "memory", value_name = "SOURCE")]
     pub of: Source,
 
@@ -277,6 +280,12 @@ pub enum Source {
     Memory,
     /// System memory under a dma-buf.
     Udmabuf,
+    /// A dma-heap's, by its name.
+    DmaHeap(String),
+    /// A dumb buffer of a DRM card, by the name of its driver.
+    Dumb(String),
+    /// Memory of a Vulkan device that the CPU sees.
+    Vulkan,
     /// What the PCI function at an address has for peers.
     P2pmem(Address),
     /// A BAR of a PCI function.
@@ -290,11 +299,19 @@ impl FromStr for Source {
         match text.split_once(':') {
             None if text == "memory" => Ok(Self::Memory),
             None if text == "udmabuf" => Ok(Self::Udmabuf),
+            None if text == "dma-heap" => Ok(Self::DmaHeap("system".into())),
+            None if text == "vulkan" => Ok(Self::Vulkan),
+            Some(("dma-heap", heap)) if !heap.is_empty() => Ok(Self::DmaHeap(heap.into())),
+            Some(("dumb", driver)) if !driver.is_empty() => Ok(Self::Dumb(driver.into())),
             Some(("p2pmem", function)) => address(function).map(Self::P2pmem),
             Some(("bar", rest)) => {
                 numbered_bar(rest).map(|(function, bar)| Self::Bar(function, bar))
             }
-            _ => Err("memory, udmabuf, p2pmem:ADDRESS or bar:ADDRESS:N".into()),
+            _ => Err(
+                "memory, udmabuf, dma-heap, dma-heap:NAME, dumb:DRIVER, vulkan, p2pmem:ADDRESS or \
+                      bar:ADDRESS:N"
+                    .into(),
+            ),
         }
     }
 }
