@@ -129,7 +129,7 @@ pub fn leave_nothing<T: PartialEq + Debug>(
 
 /// The C library keeps the stack and the heap of a thread that has ended for one to come. So a few are
 /// made to end here: more than ever live at a time in a test.
-fn end_threads() {
+pub fn end_threads() {
     const THREADS: usize = 8;
     let all = Barrier::new(THREADS);
     thread::scope(|scope| {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use bufmap_bench::leaks::{Holdings, dma_bufs};
+use bufmap_bench::leaks::{Holdings, dma_bufs, end_threads};
 use bufmap_bench::random::Random;
 use bufmap_bench::{Outcome, check};
 use exporters::dmabuf::Mapping;
@@ -165,8 +165,9 @@ impl Devices {
     }
 
     /// Uses everything once in as many threads as there will be, because libraries keep what they need
-    /// for later, stacks of threads among it.
+    /// for later. A thread that shares frames has another beside it for moments, which closes them.
     fn try_all(&self) -> Outcome {
+        end_threads();
         thread::scope(|scope| {
             let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| self.try_each())).collect();
             threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a panic")?)

@@ -24,9 +24,6 @@ const LIMIT: Duration = Duration::from_millis(100);
 /// file, and not a thread.
 const MOST: usize = 64;
 
-/// Of the threads' small work: one system call.
-const STACK: usize = 64 << 10;
-
 /// The threads that close.
 static CLOSING: AtomicUsize = AtomicUsize::new(0);
 
@@ -104,9 +101,12 @@ fn close<F: Files>(files: F) {
         // Nobody listens if it took too long.
         let _ = done.send(());
     };
-    match thread::Builder::new().name("close".to_owned()).stack_size(STACK).spawn(closer) {
-        Ok(_) => {
-            let _ = closed.recv_timeout(LIMIT);
+    match thread::Builder::new().name("close".to_owned()).spawn(closer) {
+        Ok(thread) => {
+            if closed.recv_timeout(LIMIT).is_ok() {
+                // It ends at once. The C library then has its stack for the next thread.
+                let _ = thread.join();
+            }
         }
         Err(_) => {
             CLOSING.fetch_sub(1, Ordering::Relaxed);
