@@ -113,7 +113,7 @@ fn dma_buf() -> Outcome {
     queue.read_to(&ours.namespace, 0, &mapped)?;
     check(mapped.finish()? == 0, "the CPU copied bytes")?;
     is_the_drives(&region.map())?;
-    drop((queue, region, buffer));
+    drop((queue, region, buffer, mapper));
     end(ours)
 }
 
@@ -179,6 +179,7 @@ fn type1_refuses() -> Outcome {
     let refused = mapper.map_dma_buf(&buffer, Intent::Write).err().ok_or("type1 took a dma-buf")?;
     let words = refused.to_string();
     check(words.contains("type1 takes memory that this process has mapped"), words)?;
-    drop(buffer);
+    // The mapper keeps the container, and the container the drive's group.
+    drop((buffer, mapper));
     end(ours)
 }
