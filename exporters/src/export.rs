@@ -161,6 +161,11 @@ impl CpuView {
         Self { bytes, brackets }
     }
 
+    /// The bytes, to be touched during an access.
+    pub(crate) fn bytes(&self) -> BufMap<'_> {
+        self.bytes.map()
+    }
+
     /// Begins the CPU's turn. For plain memory it costs nothing; for a dma-buf it is one ioctl at
     /// each end; of a GPU's memory that is not coherent what the CPU has cached is discarded at the
     /// beginning and written back at the end.

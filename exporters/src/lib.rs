@@ -1,6 +1,6 @@
 //! Where buffers come from, and how they leave the process.
 //!
-//! This is the middle floor of `bufmap`. Below it, `iomap` knows memory you can point at; above it,
+//! This is the middle layer of `bufmap`. Below it, `iomap` knows memory you can point at; above it,
 //! files are loaded and devices are brought together. Here are the sources of buffers, one module
 //! each, behind one trait, [`Exporter`]; what a source makes is an [`Export`], which says of each of
 //! its forms whether it is there, and if not, why and what to do ([`Absent`]).
@@ -25,9 +25,12 @@
 //!
 //! Nothing is linked and nothing need be there: what is missing is an error when it is opened.
 //!
+//! What fills a buffer asks it for the facets of a [`Destination`]: the CPU's view, pages that the kernel pins,
+//! memory that a device may be given, the device whose own it is, the GPU's queue.
+//!
 //! A buffer that moves from one of them to another while it is held is a [`movable`] one.
 //!
-//! The road of a file to a GPU shows how the parts meet. The file is read into a memfd by DMA; the
+//! The path of a file to a GPU shows how the parts meet. The file is read into a memfd by DMA; the
 //! GPU imports those very pages; and if it has memory of its own, its transfer queue moves them
 //! there. The CPU copies nothing.
 //!
@@ -71,6 +74,7 @@
 
 mod absent;
 mod apart;
+pub mod destination;
 pub mod dma_heap;
 pub mod dmabuf;
 pub mod drm;
@@ -81,6 +85,7 @@ pub mod gbm;
 pub mod movable;
 pub mod outside;
 pub mod p2pmem;
+mod present;
 mod ready;
 pub mod socket;
 pub mod sync_file;
@@ -92,6 +97,7 @@ pub mod vulkan;
 pub mod wgpu;
 
 pub use absent::Absent;
+pub use destination::{Destination, Lost, Peer, PeerAccess};
 pub use dma_heap::DmaHeap;
 pub use dmabuf::{CpuAccess, DmaBuf, DmaBufError, Intent};
 pub use export::{CpuView, Export, ExportError, Exporter, Phyrs, Provider};

@@ -42,8 +42,12 @@ use iomap::{Access, BufMap, Caching, Location, PagemapError, PhyrList, pagemap};
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::Absent;
-use crate::export::{Bytes, CpuView, Export, ExportError, Exporter, PhyrSource, Provider};
+use crate::destination::{Destination, Lost, Peer, PeerAccess};
+use crate::export::{Bytes, CpuView, Export, ExportError, Exporter, PhyrSource, Phyrs, Provider};
 use crate::outside::outside;
+use crate::present::answers_at;
+use crate::vfio::Mappable;
+use crate::vfio::dma::sealed::Steady;
 
 /// Where the kernel lists PCI functions, each by its address.
 const FUNCTIONS: &str = "/sys/bus/pci/devices";
@@ -268,7 +272,7 @@ impl Exporter for P2pmem {
         Ok(Export {
             len: memory.len(),
             provider: Provider::PeerMemory { device: self.function.clone() },
-            phyrs: match memory.phyrs() {
+            phyrs: match PeerMemory::phyrs(&memory) {
                 Ok(list) => PhyrSource::Fixed(list),
                 Err(error) => PhyrSource::Absent(Absent::new(
                     format!("the physical addresses cannot be learned: {error}"),
@@ -347,6 +351,52 @@ impl PeerMemory {
 impl Bytes for PeerMemory {
     fn map(&self) -> BufMap<'_> {
         PeerMemory::map(self)
+    }
+}
+
+impl Steady for PeerMemory {}
+
+impl Mappable for PeerMemory {
+    fn map(&self) -> BufMap<'_> {
+        PeerMemory::map(self)
+    }
+
+    fn phyrs(&self) -> Result<Phyrs<'_>, Absent> {
+        PeerMemory::phyrs(self).map(Phyrs::fixed).map_err(|e| Phyrs::unknown(&e))
+    }
+}
+
+impl Destination for PeerMemory {
+    fn len(&self) -> usize {
+        PeerMemory::len(self)
+    }
+
+    fn cpu_map(&self) -> Result<BufMap<'_>, Absent> {
+        Ok(PeerMemory::map(self))
+    }
+
+    fn pages(&self) -> Result<(), Absent> {
+        Ok(())
+    }
+
+    fn steady(&self) -> Result<&dyn Mappable, Absent> {
+        Ok(self)
+    }
+
+    fn peer(&self) -> Option<Peer<'_>> {
+        let phyrs = PeerMemory::phyrs(self).ok();
+        Some(Peer { function: Ok(self.function()), access: PeerAccess::Kernel, phyrs })
+    }
+
+    fn check_present(&self) -> Result<(), Lost> {
+        match self.is_there() && answers_at(self.function()) {
+            true => Ok(()),
+            false => Err(Lost { device: self.function().into() }),
+        }
+    }
+
+    fn holder(&self) -> String {
+        self.function().into()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Memory you can point at.
 //!
-//! This is the lowest floor of `bufmap`: it knows addresses, lengths and caching, and nothing of
+//! This is the lowest layer of `bufmap`: it knows addresses, lengths and caching, and nothing of
 //! devices. A newcomer reads the modules in this order:
 //!
 //! * [`addr`]: the kinds of address, as types that do not mix;
@@ -8,6 +8,7 @@
 //! * [`map`]: [`BufMap`], the only way to touch a buffer's bytes;
 //! * [`plane`]: [`Plane`], rows at a pitch and rectangles, and [`Planes`] of a picture;
 //! * [`memory`]: [`Memory`], system memory this process owns and hands out maps of;
+//! * [`borrowed`]: [`Borrowed`], a slice that several threads may map;
 //! * [`available`]: whether there is so much memory, in the machine and for this process;
 //! * [`phyr`]: [`PhyrList`], the physical ranges behind a buffer;
 //! * [`pin`]: [`Pinned`], pages that stay where they are;
@@ -38,6 +39,7 @@ compile_error!("iomap is for 64-bit Linux: its 8-byte accesses must be single on
 
 pub mod addr;
 pub mod available;
+pub mod borrowed;
 pub mod caching;
 mod cgroup;
 mod copy;
@@ -51,6 +53,7 @@ pub mod plane;
 
 pub use addr::{DmaAddr, PhysAddr};
 pub use available::{Shortage, is_available};
+pub use borrowed::Borrowed;
 pub use caching::Caching;
 pub use map::{Access, BufMap, Location, MapError};
 pub use memory::{Memory, MemoryError, PageSize};

@@ -11,8 +11,8 @@
 //! 2. **Shared**: no Rust reference to those bytes is used during `'a`, except read-only ones to a
 //!    read-only map. Either the bytes were borrowed exclusively from Rust, and the map, which is
 //!    neither `Send` nor `Sync`, is reached by one thread only; or they lie outside every Rust
-//!    allocation (made by `mmap`), where a race between volatile accesses mixes values and nothing
-//!    worse.
+//!    allocation (made by `mmap`), or are borrowed for several threads ([`Borrowed`](crate::Borrowed)),
+//!    where a race between volatile accesses mixes values and nothing worse.
 //! 3. **Volatile**: every access is volatile or opaque assembly, so none is invented, repeated or
 //!    dropped by the compiler.
 #![allow(unsafe_code)]
@@ -231,8 +231,8 @@ impl<'a> BufMap<'a> {
     ///
     /// # Safety
     /// For all of `'a`, `addr` is readable over `len` bytes, and writable if `access` is
-    /// [`Access::ReadWrite`]; the bytes lie outside every Rust allocation, and no Rust reference to
-    /// them is used (the laws of this module).
+    /// [`Access::ReadWrite`]; the bytes lie outside every Rust allocation or are borrowed exclusively, and
+    /// no Rust reference to them is used (the laws of this module).
     pub unsafe fn from_raw(
         addr: *mut u8,
         len: usize,

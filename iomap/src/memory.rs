@@ -57,6 +57,11 @@ pub enum MemoryError {
     /// More than there is. The kernel would promise it and end a process when the promise falls due.
     #[error(transparent)]
     TooLittle(#[from] Shortage),
+    /// A slice of memory that others may have mapped.
+    #[error(
+        "the memory is behind a memfd, which others may write: copy the bytes out, or take anonymous memory"
+    )]
+    Shared,
     /// The kernel refused.
     #[error("{step} of {len} bytes in {page}-byte pages: {source}; {}", remedy(*page, source))]
     Kernel {
@@ -164,6 +169,39 @@ impl Memory {
     /// Always false: a [`Memory`] has at least one page.
     pub fn is_empty(&self) -> bool {
         false
+    }
+
+    /// Its bytes as a slice, without a copy: what was loaded can be used where it lies.
+    ///
+    /// While a slice of it is in use no map of it is, which the compiler sees to; and nobody else has the
+    /// memory, because it is anonymous. Whole pages are aligned for every type: with `bytemuck` the bytes are
+    /// numbers.
+    ///
+    /// ```
+    /// let mut memory = iomap::Memory::anonymous(4096, iomap::PageSize::Base)?;
+    /// memory.map().write(8, 1.5_f32)?;
+    /// let numbers: &[f32] = bytemuck::cast_slice(memory.as_mut_slice()?);
+    /// assert_eq!(numbers[2], 1.5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// ```compile_fail,E0502
+    /// let mut memory = iomap::Memory::anonymous(4096, iomap::PageSize::Base).unwrap();
+    /// let map = memory.map();
+    /// let bytes = memory.as_mut_slice().unwrap();
+    /// map.fill(1).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`MemoryError::Shared`] for memory behind a memfd, which others may have mapped: copy it out by a map.
+    pub fn as_mut_slice(&mut self) -> Result<&mut [u8], MemoryError> {
+        if self.memfd.is_some() {
+            return Err(MemoryError::Shared);
+        }
+        // SAFETY: the mapping is anonymous and private, readable and writable over its length until `self` is
+        // dropped, and zero or written to. `self` is borrowed exclusively, so that no map of it is in use and no
+        // mapping for a device, which borrows or owns it.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.pages.as_mut_ptr(), self.len()) })
     }
 
     /// The size of the pages behind it.

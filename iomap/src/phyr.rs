@@ -6,7 +6,7 @@
 //! range of 16 bytes and not 262,144 page numbers.
 //!
 //! Physical addresses are for hardware and the kernel. To turn a list into what a device may be
-//! given (an IOVA or a bus address) is the business of a higher floor; this one only answers in
+//! given (an IOVA or a bus address) is the business of a higher layer; this one only answers in
 //! which pieces a device could take it ([`PhyrList::pieces`]).
 
 use std::fmt;

@@ -6,7 +6,7 @@
 //! picture (Y, U and V; or a colour plane and its compression data), as many as a dma-buf framebuffer
 //! can have.
 //!
-//! Widths are in bytes, for this floor knows no pixel formats: multiply by the bytes of a pixel.
+//! Widths are in bytes, for this layer knows no pixel formats: multiply by the bytes of a pixel.
 
 use crate::BufMap;
 use crate::map::MapError;

@@ -18,14 +18,13 @@ use super::container::{Container, Iommu};
 use super::error::VfioError;
 use super::region::Region;
 use crate::export::Phyrs;
-use crate::p2pmem::PeerMemory;
 use crate::vulkan::SteadyBuffer;
 use crate::{Absent, DmaBuf, Intent};
 
 /// IOMMUs translate pages of this size with one entry.
 const LARGE: u64 = 2 << 20;
 
-mod sealed {
+pub(crate) mod sealed {
     use std::fmt::Debug;
     use std::sync::Arc;
 
@@ -38,7 +37,6 @@ mod sealed {
     }
     impl Steady for iomap::Memory {}
     impl Steady for super::Region {}
-    impl Steady for crate::p2pmem::PeerMemory {}
     impl Steady for crate::vulkan::SteadyBuffer {
         fn held(&self) -> Option<Arc<dyn Debug + Send + Sync>> {
             Some(self.buffer().clone())
@@ -108,16 +106,6 @@ impl Mappable for Region {
 
     fn dma_buf(&self) -> Option<Result<DmaBuf, VfioError>> {
         Some(self.device().dma_buf(self.index(), self.range()))
-    }
-}
-
-impl Mappable for PeerMemory {
-    fn map(&self) -> BufMap<'_> {
-        Self::map(self)
-    }
-
-    fn phyrs(&self) -> Result<Phyrs<'_>, Absent> {
-        Self::phyrs(self).map(Phyrs::fixed).map_err(|e| Phyrs::unknown(&e))
     }
 }
 

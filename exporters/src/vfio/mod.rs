@@ -14,8 +14,9 @@
 
 mod bar;
 mod container;
+mod destination;
 mod device;
-mod dma;
+pub(crate) mod dma;
 mod error;
 mod function;
 mod iommufd;

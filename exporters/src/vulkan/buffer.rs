@@ -95,6 +95,11 @@ impl Buffer {
         &self.way
     }
 
+    /// The pages of this process that it was made of, if it was ([`Device::import_memory`]).
+    pub const fn imported_memory(&self) -> Option<&Arc<Memory>> {
+        self.memory.as_ref()
+    }
+
     /// The bytes for the CPU, to be touched at any time: the imported pages, or memory of the device
     /// that the CPU reaches and that is coherent.
     ///

@@ -32,6 +32,7 @@
 mod allocation;
 mod buffer;
 mod copy;
+mod destination;
 pub(crate) mod device;
 pub(crate) mod error;
 mod export;
