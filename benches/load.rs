@@ -13,8 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use bufmap::load::{Around, Destination, Load, Options, Receipt, Request, Road, Target, Verify};
+use bufmap::load::{Load, Target};
 use bufmap::storage::file::SourceFile;
+use bufmap::transfer::{Around, DataPath, Options, Receipt, Request, Verify};
+use exporters::Destination;
 use exporters::vulkan::{Buffer, Device};
 use iomap::{BufMap, Memory, PageSize};
 
@@ -112,7 +114,12 @@ fn populated(len: u64) -> Memory {
     memory
 }
 
-fn load(path: &Path, destination: Destination<'_>, road: Option<Road>, verify: Verify) -> Receipt {
+fn load(
+    path: &Path,
+    destination: &dyn Destination,
+    require: Option<DataPath>,
+    verify: Verify,
+) -> Receipt {
     let file = SourceFile::open(path).expect("the file");
     let requests = [Request::new(0, 0, file.len(), 0)];
     Load {
@@ -120,13 +127,7 @@ fn load(path: &Path, destination: Destination<'_>, road: Option<Road>, verify: V
         requests: &requests,
         around: Around::Scratch,
         destination,
-        options: Options {
-            require: road,
-            verify,
-            depth: DEPTH,
-            block: BLOCK,
-            ..Options::default()
-        },
+        options: Options { require, verify, depth: DEPTH, block: BLOCK, ..Options::default() },
         stop: &AtomicBool::new(false),
     }
     .run(&mut |_| {})
@@ -139,9 +140,7 @@ fn against_fio(path: &Path) {
         return println!("\nSKIPPED: loads against fio: it is not installed (apt-get install fio)");
     }
     let memory = populated(FILE);
-    let ours = |verify| {
-        timed(|| drop(load(path, Destination::Memory(&memory), Some(Road::Direct), verify)))
-    };
+    let ours = |verify| timed(|| drop(load(path, &memory, Some(DataPath::Direct), verify)));
     race(
         "into system memory, by O_DIRECT, beside fio",
         FILE,
@@ -213,7 +212,9 @@ fn against_read_and_copy(path: &Path) {
         Err(why) => return println!("\nSKIPPED: loads into Vulkan: {why}"),
     };
     let (target, _) = Target::vulkan(&device, FILE, None).expect("a buffer");
-    if let Target::Imported { memory, .. } = &target {
+    if let Target::Imported(buffer) = &target
+        && let Some(memory) = buffer.imported_memory()
+    {
         memory.populate().expect("pages");
     }
     let staging = staging(&device, FILE);
@@ -259,7 +260,7 @@ fn against_cached_read(path: &Path) {
             File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).expect("the file")
         })
     };
-    let ours = |verify| timed(|| drop(load(path, Destination::Memory(&memory), None, verify)));
+    let ours = |verify| timed(|| drop(load(path, &memory, None, verify)));
     race(
         "the same file again, from the page cache, into the same buffer",
         FILE,
@@ -292,7 +293,7 @@ fn memory_beside_the_buffer() {
     // What this process needed before does not count (proc(5): 5 resets the peak).
     std::fs::write("/proc/self/clear_refs", "5").expect("the peak is reset");
     let before = resident();
-    let receipt = load(&path, Destination::Memory(&memory), Some(Road::Direct), Verify::Hash);
+    let receipt = load(&path, &memory, Some(DataPath::Direct), Verify::Hash);
     let grown = resident().saturating_sub(before);
     println!(
         "direct, depth {DEPTH}: {} KiB of slots, peak resident memory grew by {} KiB; {:.2} GiB/s",

@@ -8,7 +8,9 @@ use std::sync::atomic::AtomicBool;
 
 use bufmap::exporters::outside::outside;
 use bufmap::exporters::vulkan::Device;
-use bufmap::load::{Around, Load, Manifest, Options, Selection, Target};
+use bufmap::format::{Manifest, Selection};
+use bufmap::load::{Load, Target};
+use bufmap::transfer::{Around, Options};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let path = PathBuf::from(std::env::args_os().nth(1).ok_or("name a file")?);
@@ -44,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("into {target}: {:.2} GiB/s", receipt.gib_per_second());
     println!("{} bytes copied by the CPU", receipt.cpu_copied);
     for step in receipt.step_downs.iter().chain(&step_down) {
-        println!("not {} for {} bytes: {}", step.road, step.bytes, step.why);
+        println!("not {} for {} bytes: {}", step.path, step.bytes, step.why);
     }
     Ok(())
 }

@@ -1,12 +1,22 @@
 //! One handle on a buffer wherever it lives, and files moved into it by DMA.
 //!
-//! The house has three floors, each of which knows only those below it:
+//! Three crates are three layers, each of which uses only those below it:
 //!
 //! * [`iomap`]: memory you can point at;
 //! * [`exporters`]: where buffers come from, and how they leave the process as a dma-buf;
-//! * this crate: who uses them. [`pci`] is the tree of devices and says which may talk; [`dma`] turns
-//!   memory into what a device is programmed with; [`storage`] reads drives; [`load`] plans a road from a file to a buffer, runs it, checks it and accounts
-//!   for it.
+//! * this crate: who uses them.
+//!
+//! Its own modules are layers too, from the bottom to the top:
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`pci`] | the tree of devices, and which of them may talk |
+//! | [`dma`] | memory as what a device is programmed with |
+//! | [`storage`] | drives, through the kernel and by a driver in user space |
+//! | [`transfer`] | the words that all above share: requests, paths, receipts, errors |
+//! | [`mod@format`] | what files hold, and where it goes in a buffer |
+//! | [`plan`] | which path each byte takes, and why not a better one |
+//! | [`load`] | the call that plans, reads, checks and accounts |
 #![deny(unsafe_code)]
 // What a system, a file or a peer can refuse is an error and no panic.
 #![cfg_attr(
@@ -26,8 +36,13 @@
 
 pub use {exporters, iomap};
 
+mod check;
 pub mod dma;
+pub mod format;
 pub mod load;
+mod nofault;
 pub mod pci;
+pub mod plan;
 pub mod remedy;
 pub mod storage;
+pub mod transfer;

@@ -197,14 +197,14 @@ fn never_killed(groups: &Groups) {
     let path = file.path().to_str().expect("a name");
     let mut ends = Vec::new();
     for limit in (24..64).step_by(2) {
-        for road in
+        for options in
             [&["--require", "direct"][..], &["--require", "buffered"], &["--block", "16MiB"]]
         {
-            let args = [&["load", path, "--verify", "full"][..], road].concat();
+            let args = [&["load", path, "--verify", "full"][..], options].concat();
             // Memory that a ring had registered is given back a moment after its process has ended.
             let output = groups.of(limit * MIB).bufmap(&args);
             let said = words(&output);
-            assert_eq!(output.status.signal(), None, "killed at {limit} MiB {road:?}: {said}");
+            assert_eq!(output.status.signal(), None, "killed at {limit} MiB {options:?}: {said}");
             match output.status.code() {
                 Some(1) => assert!(said.contains("raise the limit"), "{limit} MiB: {said}"),
                 code => assert_eq!(code, Some(0), "{limit} MiB: {said}"),

@@ -631,7 +631,7 @@ fn a_file_of_many_terabytes_is_explained_in_little_memory() {
         let output = command.args([env!("CARGO_BIN_EXE_bufmap"), &path]).output().expect("a shell");
         assert_eq!(output.status.code(), Some(0), "{path}: {}", stderr(&output));
         let json: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
-        assert_eq!(json["roads"][0]["bytes"], bytes, "{json}");
+        assert_eq!(json["paths"][0]["bytes"], bytes, "{json}");
         assert!(json["needs"].to_string().contains("bytes are needed"), "{json}");
     }
 }
@@ -649,13 +649,13 @@ fn a_load_does_what_was_explained() {
     };
     let explained = report(&["explain", &path, "--json"]);
     assert!(explained["files"][0]["lies_on"].as_str().is_some_and(|words| !words.is_empty()));
-    let total = |roads: &serde_json::Value| -> u64 {
-        roads.as_array().into_iter().flatten().filter_map(|road| road["bytes"].as_u64()).sum()
+    let total = |paths: &serde_json::Value| -> u64 {
+        paths.as_array().into_iter().flatten().filter_map(|path| path["bytes"].as_u64()).sum()
     };
-    assert_eq!(total(&explained["roads"]), 3000, "{explained}");
+    assert_eq!(total(&explained["paths"]), 3000, "{explained}");
     drop_cache(&fs::File::open(&path).expect("a file"));
     let loaded = report(&["load", &path, "--json"]);
-    assert_eq!(explained["roads"], loaded["receipt"]["roads"]);
+    assert_eq!(explained["paths"], loaded["receipt"]["paths"]);
 
     let output = bufmap(&["explain", &path, "--to", "p2pmem:ffff:ff:1f.7"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
@@ -667,7 +667,7 @@ fn a_load_does_what_was_explained() {
     assert_eq!(output.status.code(), Some(1));
 }
 
-/// For a drive that the kernel does not have it is said which road a load will take, and what is
+/// For a drive that the kernel does not have it is said which path a load will take, and what is
 /// missing for it.
 #[test]
 fn a_map_of_extents_is_explained() {
@@ -679,8 +679,8 @@ fn a_map_of_extents_is_explained() {
     let output = bufmap(&["explain", &path, "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let explained: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
-    assert_eq!(explained["roads"][0]["road"], "direct", "{explained}");
-    assert_eq!(explained["roads"][0]["bytes"], 5000, "{explained}");
+    assert_eq!(explained["paths"][0]["path"], "direct", "{explained}");
+    assert_eq!(explained["paths"][0]["bytes"], 5000, "{explained}");
     let need = explained["needs"][0].as_str().expect("a need");
     assert!(need.contains("there is no PCI function ffff:ff:1f.7"), "{need}");
     for (args, word) in [(["--item", "none"], "`none`"), (["--", &path], "by itself")] {

@@ -5,7 +5,7 @@
 //! writer or by hand where a writer would not make them (zip64 fields, compressed members),
 //! textures by the KTX 2.0 specification.
 
-use bufmap::load::format::{
+use bufmap::format::{
     self, Checksum, Contents, Format, FormatError, Item, Opened, Refusal, ShardIndex,
 };
 use proptest::prelude::*;

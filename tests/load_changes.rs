@@ -9,10 +9,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock};
 use std::thread;
 
-use bufmap::load::{
-    Around, Destination, Load, LoadError, Manifest, Options, Receipt, Request, Road, Selection,
-    Verify,
-};
+use bufmap::format::{Manifest, Selection};
+use bufmap::load::Load;
+use bufmap::transfer::{Around, DataPath, Options, Receipt, Request, TransferError, Verify};
 use iomap::{Memory, PageSize};
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use support::*;
@@ -30,13 +29,16 @@ fn of_one(byte: u8, len: usize) -> Vec<u8> {
 }
 
 /// Loads a manifest, and returns the buffer.
-fn run(manifest: &Manifest, require: Option<Road>) -> Result<(Receipt, Vec<u8>), LoadError> {
+fn run(
+    manifest: &Manifest,
+    require: Option<DataPath>,
+) -> Result<(Receipt, Vec<u8>), TransferError> {
     let memory = Memory::anonymous(manifest.buffer_len() as usize, PageSize::Base)?;
     let receipt = Load {
         files: manifest.files(),
         requests: manifest.requests(),
         around: Around::Scratch,
-        destination: Destination::Memory(&memory),
+        destination: &memory,
         options: Options { require, ..Options::default() },
         stop: &AtomicBool::new(false),
     }
@@ -54,20 +56,20 @@ fn assert_of_one_file(manifest: &Manifest, found: &[u8]) {
     assert_eq!(other, None, "a tensor `{}` holds another's bytes", item.name);
 }
 
-/// The header, and the bytes by every road, are those of one file, whatever its path names by then.
+/// The header, and the bytes by every path, are those of one file, whatever its path names by then.
 #[test]
 fn a_file_that_is_replaced_stays_the_one_that_was_opened() {
     const LEN: usize = 1 << 20;
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let path = dir.path().join("model.safetensors");
     let other = dir.path().join("other");
-    for road in [Road::Direct, Road::Buffered] {
+    for require in [DataPath::Direct, DataPath::Buffered] {
         fs::write(&path, of_one(b'a', LEN)).expect("a file");
         fs::write(&other, of_one(b'b', LEN)).expect("a file");
         let manifest =
             Manifest::open(std::slice::from_ref(&path), &Selection::default()).expect("a manifest");
         fs::rename(&other, &path).expect("a rename");
-        let (_, found) = run(&manifest, Some(road)).expect("a load");
+        let (_, found) = run(&manifest, Some(require)).expect("a load");
         assert_of_one_file(&manifest, &found);
     }
 }
@@ -104,8 +106,8 @@ fn a_file_that_is_replaced_while_it_is_opened_is_one_of_both() {
             else {
                 continue;
             };
-            let road = [Road::Direct, Road::Buffered][round / 2 % 2];
-            let (_, found) = run(&manifest, Some(road)).expect("a load");
+            let path = [DataPath::Direct, DataPath::Buffered][round / 2 % 2];
+            let (_, found) = run(&manifest, Some(path)).expect("a load");
             assert_of_one_file(&manifest, &found);
         }
         drop(held);
@@ -179,7 +181,7 @@ fn load_while(
     options: Options,
     from: u64,
     deed: impl Fn(&Path),
-) -> Result<Vec<u8>, LoadError> {
+) -> Result<Vec<u8>, TransferError> {
     fs::write(path, &*BYTES).expect("a file");
     let source = source(path);
     let memory = memory_of(4 << 20);
@@ -188,7 +190,7 @@ fn load_while(
         files: std::slice::from_ref(&source),
         requests: &[Request::new(0, 0, 4 << 20, 0)],
         around: Around::Untouched,
-        destination: Destination::Memory(&memory),
+        destination: &memory,
         options,
         stop: &AtomicBool::new(false),
     }
@@ -205,9 +207,9 @@ fn load_while(
 const MOMENTS: [u64; 2] = [1, 4 << 20];
 
 fn ways() -> impl Iterator<Item = Options> {
-    [Road::Direct, Road::Buffered].into_iter().flat_map(|road| {
+    [DataPath::Direct, DataPath::Buffered].into_iter().flat_map(|path| {
         [Verify::None, Verify::Hash, Verify::Full].map(|verify| Options {
-            require: Some(road),
+            require: Some(path),
             verify,
             ..Options::default()
         })
@@ -225,7 +227,7 @@ fn a_file_that_is_changed_in_place_ends_the_load() {
             let case = format!("{what} from {from}, {options:?}");
             let error = load_while(&path, options, from, deed).expect_err(&case);
             let text = error.to_string();
-            assert!(matches!(error, LoadError::Changed { .. }), "{case}: {text}");
+            assert!(matches!(error, TransferError::Changed { .. }), "{case}: {text}");
             assert!(text.starts_with(&*path.to_string_lossy()), "{case}: {text}");
             assert!(text.contains(word) && text.contains("load it again"), "{case}: {text}");
         }
@@ -270,7 +272,8 @@ fn a_file_that_is_cut_and_lengthened_again_ends_the_load() {
     };
     for (options, from) in ways().flat_map(|options| MOMENTS.map(|from| (options.clone(), from))) {
         let error = load_while(&path, options, from, cut).expect_err("it was cut");
-        let expected = matches!(error, LoadError::Changed { .. } | LoadError::Shrank { .. });
+        let expected =
+            matches!(error, TransferError::Changed { .. } | TransferError::Shrank { .. });
         assert!(expected, "{error}");
     }
 }
@@ -283,7 +286,7 @@ fn a_file_that_is_cut_short_is_said_to_be() {
     let cut = |path: &Path| opened_for_writing(path).set_len(1 << 20).expect("a length");
     let full = Options { verify: Verify::Full, ..Options::default() };
     let error = load_while(&path, full, 4 << 20, cut).expect_err("it was cut");
-    assert!(matches!(error, LoadError::Shrank { at: 1_048_576, .. }), "{error}");
+    assert!(matches!(error, TransferError::Shrank { at: 1_048_576, .. }), "{error}");
 }
 
 /// A file that is changed and loaded over and over: each load is of one version, or an error.
@@ -299,6 +302,6 @@ fn a_file_that_is_written_right_before_and_after_it_is_opened() {
         let requests = [Request::new(0, 0, 8192, 0)];
         let error = load(&source, &requests, Around::Untouched, &memory, Options::default());
         let error = error.expect_err("it was written to after it was opened");
-        assert!(matches!(error, LoadError::Changed { .. }), "round {round}: {error}");
+        assert!(matches!(error, TransferError::Changed { .. }), "round {round}: {error}");
     }
 }

@@ -11,8 +11,9 @@ use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bufmap::load::{Around, Destination, Load, LoadError, Options, Request, Road};
+use bufmap::load::Load;
 use bufmap::storage::file::SourceFile;
+use bufmap::transfer::{Around, DataPath, Options, Request, TransferError};
 use seccompiler::{SeccompAction, SeccompFilter};
 use support::*;
 
@@ -98,21 +99,21 @@ fn whole(source: &SourceFile) -> [Request; 1] {
     [Request::new(0, 0, source.len(), 0)]
 }
 
-fn by(road: Road) -> Options {
-    Options { require: Some(road), ..Options::default() }
+fn by(path: DataPath) -> Options {
+    Options { require: Some(path), ..Options::default() }
 }
 
 fn shrunk_before() {
-    for road in [Road::Direct, Road::Buffered] {
+    for path in [DataPath::Direct, DataPath::Buffered] {
         let file = file_of(8 * MIB);
         let source = source(file.path());
         file.as_file().set_len(3 * MIB as u64 + 100).expect("a shorter file");
         let memory = memory_of(8 * MIB);
-        let error = load(&source, &whole(&source), Around::Untouched, &memory, by(road))
+        let error = load(&source, &whole(&source), Around::Untouched, &memory, by(path))
             .expect_err("too short");
         let text = error.to_string();
-        let LoadError::Shrank { at, file_len, valid, .. } = error else { panic!("{text}") };
-        assert_eq!((at, file_len), (3 * MIB as u64 + 100, 8 << 20), "{road}");
+        let TransferError::Shrank { at, file_len, valid, .. } = error else { panic!("{text}") };
+        assert_eq!((at, file_len), (3 * MIB as u64 + 100, 8 << 20), "{path}");
         assert!(text.contains(&*file.path().to_string_lossy()), "{text}");
         let found = contents(&memory);
         for range in valid.ranges() {
@@ -131,8 +132,8 @@ fn shrinks_while_read() {
         files: std::slice::from_ref(&source),
         requests: &whole(&source),
         around: Around::Untouched,
-        destination: Destination::Memory(&memory),
-        options: Options { depth: 1, block: 65536, ..by(Road::Direct) },
+        destination: &memory,
+        options: Options { depth: 1, block: 65536, ..by(DataPath::Direct) },
         stop: &AtomicBool::new(false),
     }
     .run(&mut |_| {
@@ -142,7 +143,7 @@ fn shrinks_while_read() {
         }
     })
     .expect_err("it shrank");
-    let LoadError::Shrank { at, valid, .. } = &error else { panic!("{error}") };
+    let TransferError::Shrank { at, valid, .. } = &error else { panic!("{error}") };
     assert_eq!(*at, 40 << 20);
     assert_eq!(valid.ranges(), std::slice::from_ref(&(0..40 << 20)), "{valid}");
 }
@@ -156,13 +157,13 @@ fn stopped() {
         files: std::slice::from_ref(&source),
         requests: &whole(&source),
         around: Around::Untouched,
-        destination: Destination::Memory(&memory),
-        options: Options { depth: 1, block: 4096, ..by(Road::Direct) },
+        destination: &memory,
+        options: Options { depth: 1, block: 4096, ..by(DataPath::Direct) },
         stop: &stop,
     }
     .run(&mut |progress| stop.store(progress.done > 0, Ordering::Relaxed))
     .expect_err("it was stopped");
-    let LoadError::Stopped { valid } = &error else { panic!("{error}") };
+    let TransferError::Stopped { valid } = &error else { panic!("{error}") };
     assert!(valid.bytes() > 0 && valid.bytes() < valid.wanted(), "{valid}");
     let found = contents(&memory);
     let range = 0..valid.ranges()[0].end as usize;
@@ -199,7 +200,7 @@ fn no_io_uring(code: i32, words: &str) {
     let memory = memory_of(8 * MIB + 11);
     let receipt = load(&source, &whole(&source), Around::Untouched, &memory, Options::default())
         .expect("a load by threads");
-    assert_eq!(receipt.roads[0].road, Road::Direct);
+    assert_eq!(receipt.paths[0].path, DataPath::Direct);
     assert!(receipt.engine.contains("io_uring cannot be set up"), "{}", receipt.engine);
     assert!(receipt.engine.contains(words), "{}", receipt.engine);
     assert_same(&contents(&memory)[..8 * MIB + 11], &bytes_of(8 * MIB + 11));
@@ -213,10 +214,10 @@ fn no_more_threads() {
 fn no_thread() {
     const LEN: usize = 8 * MIB + 11;
     no_more_threads();
-    for road in [Road::Direct, Road::Buffered] {
+    for path in [DataPath::Direct, DataPath::Buffered] {
         let file = file_of(LEN);
         let (source, memory) = (source(file.path()), memory_of(LEN));
-        let receipt = load(&source, &whole(&source), Around::Untouched, &memory, by(road));
+        let receipt = load(&source, &whole(&source), Around::Untouched, &memory, by(path));
         let receipt = receipt.expect("a load by the caller's thread");
         let said = receipt.engine;
         assert!(said.contains("the caller's thread") && said.contains("ulimit -u"), "{said}");
@@ -237,7 +238,7 @@ fn one_more_thread() {
     rustix::thread::set_thread_res_uid(user, user, rustix::process::Uid::ROOT).expect("a user");
     let most = rustix::process::Rlimit { current: Some(2), maximum: Some(2) };
     rustix::process::setrlimit(rustix::process::Resource::Nproc, most).expect("a limit");
-    let receipt = load(&source, &whole(&source), Around::Untouched, &memory, by(Road::Direct))
+    let receipt = load(&source, &whole(&source), Around::Untouched, &memory, by(DataPath::Direct))
         .expect("a load by one thread");
     assert_same(&contents(&memory)[..LEN], &bytes_of(LEN));
     let said = receipt.engine;
@@ -254,13 +255,13 @@ fn no_thread_stopped() {
         files: std::slice::from_ref(&source),
         requests: &whole(&source),
         around: Around::Untouched,
-        destination: Destination::Memory(&memory),
-        options: by(Road::Direct),
+        destination: &memory,
+        options: by(DataPath::Direct),
         stop: &AtomicBool::new(true),
     }
     .run(&mut |_| ())
     .expect_err("it was stopped");
-    assert!(matches!(error, LoadError::Stopped { .. }), "{error}");
+    assert!(matches!(error, TransferError::Stopped { .. }), "{error}");
 }
 
 /// A ring is set up, and nothing can be done with it.
@@ -269,10 +270,10 @@ fn no_ring_enter(code: i32, tried_for: Duration) {
     let (source, memory) = (source(file.path()), memory_of(8 * MIB));
     refuse(&[libc::SYS_io_uring_enter], code);
     let (begun, processor) = (Instant::now(), processor_time());
-    let error = load(&source, &whole(&source), Around::Untouched, &memory, by(Road::Direct))
+    let error = load(&source, &whole(&source), Around::Untouched, &memory, by(DataPath::Direct))
         .expect_err("no read is taken");
     let (took, spent) = (begun.elapsed(), processor_time() - processor);
-    let LoadError::Engine { source, valid, .. } = &error else { panic!("{error}") };
+    let TransferError::Engine { source, valid, .. } = &error else { panic!("{error}") };
     assert_eq!((source.raw_os_error(), valid.bytes()), (Some(code), 0), "{error}");
     assert!(took >= tried_for && took < tried_for + Duration::from_secs(3), "{took:?}");
     assert!(spent < Duration::from_secs(1), "it was asked without a pause: {spent:?}");
@@ -290,8 +291,8 @@ fn put_off() {
         files: std::slice::from_ref(&source),
         requests: &whole(&source),
         around: Around::Untouched,
-        destination: Destination::Memory(&memory),
-        options: by(Road::Buffered),
+        destination: &memory,
+        options: by(DataPath::Buffered),
         stop: &stop,
     }
     .run(&mut |progress| {
@@ -302,7 +303,7 @@ fn put_off() {
         }
     })
     .expect_err("it was stopped");
-    assert!(matches!(error, LoadError::Stopped { .. }), "{error}");
+    assert!(matches!(error, TransferError::Stopped { .. }), "{error}");
     let late = asked.expect("it was told what is waited for").elapsed();
     assert!(late < Duration::from_millis(300), "{late:?}");
     let waited_for = waited_for.expect("a read that is waited for");
@@ -343,17 +344,18 @@ fn no_descriptor() {
     let memory = memory_of(MIB);
     drop_cache(file.as_file());
     let receipt = load(&source, &whole(&source), Around::Untouched, &memory, Options::default())
-        .expect("a load by a slower road");
-    assert_eq!(receipt.roads[0].road, Road::Buffered);
+        .expect("a load by a slower path");
+    assert_eq!(receipt.paths[0].path, DataPath::Buffered);
     let step_down = &receipt.step_downs[0];
-    assert_eq!(step_down.road, Road::Direct);
+    assert_eq!(step_down.path, DataPath::Direct);
     assert!(step_down.why.contains("`ulimit -n`"), "{}", step_down.why);
     assert_same(&contents(&memory), &bytes_of(MIB));
-    let direct = load(&source, &whole(&source), Around::Untouched, &memory, by(Road::Direct));
+    let direct = load(&source, &whole(&source), Around::Untouched, &memory, by(DataPath::Direct));
     let text = direct.expect_err("no descriptor").to_string();
     assert!(text.contains("required") && text.contains("`ulimit -n`"), "{text}");
     bufmap::storage::file::open_files::raise_limit().expect("the hard limit");
-    load(&source, &whole(&source), Around::Untouched, &memory, by(Road::Direct)).expect("a load");
+    load(&source, &whole(&source), Around::Untouched, &memory, by(DataPath::Direct))
+        .expect("a load");
 }
 
 /// An ordinary user with 64 KiB of locked memory: the ring goes unregistered and says so.
@@ -364,7 +366,7 @@ fn little_locked_memory() {
     become_nobody_if_root(file.path());
     let source = source(file.path());
     let memory = memory_of(8 * MIB);
-    let receipt = load(&source, &whole(&source), Around::Untouched, &memory, by(Road::Direct))
+    let receipt = load(&source, &whole(&source), Around::Untouched, &memory, by(DataPath::Direct))
         .expect("a load");
     assert!(receipt.engine.contains("RLIMIT_MEMLOCK"), "{}", receipt.engine);
     assert_same(&contents(&memory), &bytes_of(8 * MIB));
@@ -388,7 +390,7 @@ fn somebody_else() {
     rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("another user");
     let error = SourceFile::open(&path).expect_err("not ours");
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
-    let error = LoadError::Open { path, source: error };
+    let error = TransferError::Open { path, source: error };
     assert!(error.to_string().contains("the right to read"), "{error}");
     let root = rustix::process::Uid::ROOT;
     let _ = rustix::thread::set_thread_res_uid(root, root, root);
@@ -421,11 +423,11 @@ fn drive_error() {
     assert_eq!(source.len(), 16 << 20);
     file.as_file().set_len(10 << 20).expect("a shorter file");
     let memory = memory_of(16 * MIB);
-    let options = Options { depth: 1, ..by(Road::Direct) };
+    let options = Options { depth: 1, ..by(DataPath::Direct) };
     let error = load(&source, &whole(&source), Around::Untouched, &memory, options)
         .expect_err("the drive fails");
     let text = error.to_string();
-    let LoadError::Read { path, offset, source, valid } = error else { panic!("{text}") };
+    let TransferError::Read { path, offset, source, valid } = error else { panic!("{text}") };
     assert_eq!(source.raw_os_error(), Some(libc::EIO), "{text}");
     assert_eq!((path, offset), (PathBuf::from(device), 10 << 20));
     assert_eq!(valid.ranges(), std::slice::from_ref(&(0..10 << 20)));
@@ -448,7 +450,7 @@ fn one_step_of_the_clock() {
         std::os::unix::fs::FileExt::write_all_at(&writer, b"new", 8000).expect("a write");
         let loaded = load(&source, &whole(&source), Around::Untouched, &memory, Options::default());
         let error = loaded.expect_err("it was written to after it was opened");
-        assert!(matches!(error, LoadError::Changed { .. }), "round {round}: {error}");
+        assert!(matches!(error, TransferError::Changed { .. }), "round {round}: {error}");
     }
 }
 
@@ -464,13 +466,13 @@ fn squashfs() {
     let source = source(Path::new(&at("mount/file")));
     let memory = memory_of(3 * MIB + 7);
     let receipt = load(&source, &whole(&source), Around::Untouched, &memory, Options::default())
-        .expect("a load by a slower road");
+        .expect("a load by a slower path");
     assert_same(&contents(&memory)[..3 * MIB + 7], &bytes_of(3 * MIB + 7));
-    assert_eq!(receipt.roads[0].road, Road::Buffered);
+    assert_eq!(receipt.paths[0].path, DataPath::Buffered);
     let step_down = &receipt.step_downs[0];
-    assert_eq!((step_down.road, step_down.bytes), (Road::Direct, receipt.bytes));
+    assert_eq!((step_down.path, step_down.bytes), (DataPath::Direct, receipt.bytes));
     assert!(step_down.why.contains("O_DIRECT"), "{}", step_down.why);
-    let required = load(&source, &whole(&source), Around::Untouched, &memory, by(Road::Direct));
+    let required = load(&source, &whole(&source), Around::Untouched, &memory, by(DataPath::Direct));
     let text = required.expect_err("no O_DIRECT").to_string();
     assert!(text.contains("required") && text.contains("O_DIRECT"), "{text}");
 }

@@ -4,7 +4,8 @@ mod support;
 
 use std::os::unix::fs::FileExt;
 
-use bufmap::load::{Around, LoadError, Options, Request, Road, Verify, layout};
+use bufmap::format::placement;
+use bufmap::transfer::{Around, DataPath, Options, Request, TransferError, Verify};
 use proptest::prelude::*;
 use support::*;
 
@@ -59,7 +60,7 @@ fn more_reads_than_are_cut_at_once_are_one_load() {
         Request::new(0, 0, 255 * MIB as u64 + 77, 0),
         Request::new(0, 255 * MIB as u64 + 100, 4 * MIB as u64, 256 * MIB as u64),
     ];
-    let options = Options { require: Some(Road::Direct), block: 4096, ..Options::default() };
+    let options = Options { require: Some(DataPath::Direct), block: 4096, ..Options::default() };
     let whole = load(&source, &requests, Around::Untouched, &memory, options.clone());
     let whole = whole.expect("a load");
     assert_same(&contents(&memory), &expected(file.path(), &requests, memory.len()));
@@ -78,7 +79,7 @@ fn more_reads_than_are_cut_at_once_are_one_load() {
     file.as_file().set_len(259 * MIB as u64).expect("a shorter file");
     let requests = [Request::new(0, 0, 260 * MIB as u64, 0)];
     let error = load(&source, &requests, Around::Untouched, &memory, options).expect_err("short");
-    let LoadError::Shrank { at, valid, .. } = &error else { panic!("{error}") };
+    let TransferError::Shrank { at, valid, .. } = &error else { panic!("{error}") };
     assert_eq!(*at, 259 * MIB as u64);
     assert_eq!(valid.ranges(), std::slice::from_ref(&(0..259 * MIB as u64)), "{valid}");
 }
@@ -86,10 +87,10 @@ fn more_reads_than_are_cut_at_once_are_one_load() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]
-    fn any_requests_by_any_road_arrive(
+    fn any_requests_by_any_path_arrive(
         seed in any::<u64>(),
         count in 1usize..40,
-        road in prop_oneof![Just(None), Just(Some(Road::Direct)), Just(Some(Road::Buffered))],
+        path in prop_oneof![Just(None), Just(Some(DataPath::Direct)), Just(Some(DataPath::Buffered))],
         cached in any::<bool>(),
         block in prop_oneof![Just(4096u64), Just(65536), Just(1 << 20)],
         depth in 1u32..9,
@@ -102,7 +103,7 @@ proptest! {
         let source = source(file.path());
         let (requests, len) = random_requests(count, source.len(), seed);
         let memory = memory_of(len);
-        let options = Options { require: road, block, depth, verify: Verify::Full, ..Options::default() };
+        let options = Options { require: path, block, depth, verify: Verify::Full, ..Options::default() };
         let receipt = load(&source, &requests, Around::Untouched, &memory, options).expect("a load");
         assert_same(&contents(&memory), &expected(file.path(), &requests, memory.len()));
         for (request, &found) in requests.iter().zip(&receipt.checked.fingerprints) {
@@ -127,9 +128,9 @@ proptest! {
             end = if apart { item.offset + item.len } else { end };
             apart
         });
-        let placed = layout::place(items, source.direct().expect("O_DIRECT").offset);
+        let placed = placement::place(items, source.direct().expect("O_DIRECT").offset);
         let memory = memory_of(placed.len.max(1) as usize);
-        let options = Options { require: Some(Road::Direct), ..Options::default() };
+        let options = Options { require: Some(DataPath::Direct), ..Options::default() };
         let receipt = load(&source, &placed.requests, Around::Scratch, &memory, options).expect("a load");
         let found = contents(&memory);
         let wanted = expected(file.path(), &placed.requests, memory.len());
@@ -151,16 +152,16 @@ fn what_the_page_cache_holds_is_taken_from_there() {
     let cold =
         load(&source, &request, Around::Untouched, &memory, Options::default()).expect("cold");
     assert_eq!(
-        cold.roads.iter().map(|s| (s.road, s.bytes)).collect::<Vec<_>>(),
-        [(Road::Direct, 8 << 20)]
+        cold.paths.iter().map(|s| (s.path, s.bytes)).collect::<Vec<_>>(),
+        [(DataPath::Direct, 8 << 20)]
     );
     assert_eq!((cold.cpu_copied, cold.step_downs.len()), (0, 0));
     fill_cache(file.path());
     let warm =
         load(&source, &request, Around::Untouched, &memory, Options::default()).expect("warm");
     assert_eq!(
-        warm.roads.iter().map(|s| (s.road, s.bytes)).collect::<Vec<_>>(),
-        [(Road::Cached, 8 << 20)]
+        warm.paths.iter().map(|s| (s.path, s.bytes)).collect::<Vec<_>>(),
+        [(DataPath::Cached, 8 << 20)]
     );
     assert_eq!(warm.cpu_copied, 8 << 20);
     assert!(warm.step_downs[0].why.contains("page cache"), "{:?}", warm.step_downs);
@@ -168,7 +169,7 @@ fn what_the_page_cache_holds_is_taken_from_there() {
 }
 
 #[test]
-fn what_is_cached_in_part_takes_two_roads_and_arrives_whole() {
+fn what_is_cached_in_part_takes_two_paths_and_arrives_whole() {
     let file = file_of(16 * MIB);
     for around in [Around::Untouched, Around::Scratch] {
         drop_cache(file.as_file());
@@ -181,13 +182,13 @@ fn what_is_cached_in_part_takes_two_roads_and_arrives_whole() {
             at += 70_001;
             (at < source.len()).then(|| Request::new(0, offset, 70_001 - offset % 90, 0))
         });
-        let placed = layout::place(items.collect(), 4096);
+        let placed = placement::place(items.collect(), 4096);
         let memory = memory_of(placed.len as usize);
         let receipt =
             load(&source, &placed.requests, around, &memory, Options::default()).expect("a load");
-        let roads: Vec<_> = receipt.roads.iter().map(|share| share.road).collect();
-        assert_eq!(roads, [Road::Direct, Road::Cached], "{around:?}");
-        assert_eq!(receipt.roads.iter().map(|share| share.bytes).sum::<u64>(), receipt.bytes);
+        let paths: Vec<_> = receipt.paths.iter().map(|share| share.path).collect();
+        assert_eq!(paths, [DataPath::Direct, DataPath::Cached], "{around:?}");
+        assert_eq!(receipt.paths.iter().map(|share| share.bytes).sum::<u64>(), receipt.bytes);
         let found = contents(&memory);
         let wanted = expected(file.path(), &placed.requests, memory.len());
         for request in &placed.requests {
@@ -223,21 +224,21 @@ fn impossible_requests_are_refused_before_anything_is_read() {
     };
     assert!(matches!(
         ask(&[Request::new(0, 0, 4097, 0)]),
-        LoadError::TooSmall { needed: 4097, len: 4096 }
+        TransferError::TooSmall { needed: 4097, len: 4096 }
     ));
-    assert!(matches!(ask(&[Request::new(0, MIB as u64, 1, 0)]), LoadError::PastEnd { .. }));
-    assert!(matches!(ask(&[Request::new(0, u64::MAX, 2, 0)]), LoadError::PastEnd { .. }));
+    assert!(matches!(ask(&[Request::new(0, MIB as u64, 1, 0)]), TransferError::PastEnd { .. }));
+    assert!(matches!(ask(&[Request::new(0, u64::MAX, 2, 0)]), TransferError::PastEnd { .. }));
     assert!(matches!(
         ask(&[Request::new(1, 0, 1, 0)]),
-        LoadError::NoSuchFile { file: 1, files: 1 }
+        TransferError::NoSuchFile { file: 1, files: 1 }
     ));
     let twice = [Request::new(0, 0, 10, 0), Request::new(0, 50, 10, 9)];
-    assert!(matches!(ask(&twice), LoadError::Overlap { at: 9 }));
+    assert!(matches!(ask(&twice), TransferError::Overlap { at: 9 }));
     let request = [Request::new(0, 0, 1, 0)];
     for (depth, block) in [(0, 4096), (5000, 4096), (1, 0), (1, 5000), (1, 1 << 31)] {
         let options = Options { depth, block, ..Options::default() };
         let refused = load(&source, &request, Around::Untouched, &memory, options);
-        assert!(matches!(refused, Err(LoadError::Options(_))), "depth {depth}, block {block}");
+        assert!(matches!(refused, Err(TransferError::Options(_))), "depth {depth}, block {block}");
     }
     assert_same(&contents(&memory), &[UNTOUCHED; 4096]);
 }

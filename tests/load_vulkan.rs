@@ -9,9 +9,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use bufmap::load::{
-    Around, Load, LoadError, Manifest, Options, Receipt, Request, Road, Selection, Target, Verify,
-};
+use bufmap::format::{Manifest, Selection};
+use bufmap::load::{Load, Target};
+use bufmap::transfer::{Around, DataPath, Options, Receipt, Request, TransferError, Verify};
 use exporters::vulkan::Device;
 use support::*;
 
@@ -19,9 +19,9 @@ const MIB: usize = 1 << 20;
 
 fn main() -> ExitCode {
     let on_vulkan = |name: &str, test: fn(Device)| trial(name, vulkan_device(), test);
-    let on_input = |name: &str, input: &str, road: Option<Road>| {
+    let on_input = |name: &str, input: &str, require: Option<DataPath>| {
         let needs = vulkan_device().and_then(|device| Ok((device, real_input(input)?)));
-        trial(name, needs, move |(device, path)| real_input_arrives(&device, &path, road))
+        trial(name, needs, move |(device, path)| real_input_arrives(&device, &path, require))
     };
     let mut trials = vec![
         on_vulkan("imported_pages_are_the_buffer", imported_pages_are_the_buffer),
@@ -37,16 +37,25 @@ fn main() -> ExitCode {
         on_vulkan("loads_leave_no_descriptor_behind", loads_leave_no_descriptor_behind),
     ];
     for input in ["model.safetensors", "high.wz"] {
-        trials.push(on_input(&format!("{input}_into_imported_pages"), input, Some(Road::Direct)));
-        trials.push(on_input(&format!("{input}_into_device_memory"), input, Some(Road::Staged)));
-        trials.push(on_input(&format!("{input}_by_the_best_road"), input, None));
+        trials.push(on_input(
+            &format!("{input}_into_imported_pages"),
+            input,
+            Some(DataPath::Direct),
+        ));
+        trials.push(on_input(
+            &format!("{input}_into_device_memory"),
+            input,
+            Some(DataPath::Staged),
+        ));
+        trials.push(on_input(&format!("{input}_by_the_best_path"), input, None));
     }
     for input in ["model.safetensors", "high.wz"] {
         trials.push(trial(&format!("{input}_into_system_memory"), real_input(input), |path| {
             let manifest = Manifest::open(std::slice::from_ref(&path), &Selection::default())
                 .expect("a real file");
             let target = Target::memory(manifest.buffer_len()).expect("memory");
-            let receipt = load_manifest(&manifest, &target, Some(Road::Direct)).expect("a load");
+            let receipt =
+                load_manifest(&manifest, &target, Some(DataPath::Direct)).expect("a load");
             assert_eq!(receipt.cpu_copied, 0);
             assert_items(&manifest, &path, &receipt);
         }));
@@ -57,14 +66,14 @@ fn main() -> ExitCode {
 fn load_manifest(
     manifest: &Manifest,
     target: &Target,
-    road: Option<Road>,
-) -> Result<Receipt, LoadError> {
+    path: Option<DataPath>,
+) -> Result<Receipt, TransferError> {
     load_into(
         manifest.files(),
         manifest.requests(),
         Around::Scratch,
         target,
-        Options { require: road, verify: Verify::Full, ..Options::default() },
+        Options { require: path, verify: Verify::Full, ..Options::default() },
     )
 }
 
@@ -74,7 +83,7 @@ fn load_into(
     around: Around,
     target: &Target,
     options: Options,
-) -> Result<Receipt, LoadError> {
+) -> Result<Receipt, TransferError> {
     let destination = target.destination();
     let stop = &AtomicBool::new(false);
     Load { files, requests, around, destination, options, stop }.run(&mut |_| {})
@@ -91,11 +100,11 @@ fn assert_items(manifest: &Manifest, path: &Path, receipt: &Receipt) {
     assert_eq!(receipt.checked.compared, receipt.bytes);
 }
 
-fn real_input_arrives(device: &Device, path: &Path, road: Option<Road>) {
+fn real_input_arrives(device: &Device, path: &Path, require: Option<DataPath>) {
     let manifest = Manifest::open(&[path.to_owned()], &Selection::default()).expect("a real file");
-    let (target, _) = Target::vulkan(device, manifest.buffer_len(), road).expect("a buffer");
-    let receipt = load_manifest(&manifest, &target, road).expect("a load");
-    if road.is_some() {
+    let (target, _) = Target::vulkan(device, manifest.buffer_len(), require).expect("a buffer");
+    let receipt = load_manifest(&manifest, &target, require).expect("a load");
+    if require.is_some() {
         assert_eq!(receipt.cpu_copied, 0);
     }
     assert_items(&manifest, path, &receipt);
@@ -111,7 +120,7 @@ fn imported_pages_are_the_buffer(device: Device) {
         return;
     }
     assert_eq!(step_down, None);
-    let Target::Imported { buffer, .. } = &target else { panic!("{target}") };
+    let Target::Imported(buffer) = &target else { panic!("{target}") };
     let requests = [Request::new(0, 0, source.len(), 0)];
     let receipt = load_into(&[source], &requests, Around::Scratch, &target, Options::default())
         .expect("a load");
@@ -160,11 +169,11 @@ fn any_requests_arrive_in_device_memory(device: Device) {
             request
         })
         .collect();
-    let (target, _) = Target::vulkan(&device, at, Some(Road::Staged)).expect("a buffer");
+    let (target, _) = Target::vulkan(&device, at, Some(DataPath::Staged)).expect("a buffer");
     let Target::Device(buffer) = &target else { panic!("{target}") };
     for depth in [1, 3, 32] {
         let options = Options {
-            require: Some(Road::Staged),
+            require: Some(DataPath::Staged),
             verify: Verify::Full,
             depth,
             block: 65536,
@@ -193,9 +202,9 @@ fn cached_pages_reach_device_memory(device: Device) {
     let options = Options { verify: Verify::Full, ..Options::default() };
     let receipt =
         load_into(&[source], &requests, Around::Untouched, &target, options).expect("a load");
-    assert_eq!(receipt.roads[0].road, Road::Cached);
+    assert_eq!(receipt.paths[0].path, DataPath::Cached);
     assert_eq!(receipt.cpu_copied, receipt.bytes);
-    assert!(receipt.step_downs[0].road == Road::Staged);
+    assert!(receipt.step_downs[0].path == DataPath::Staged);
 }
 
 fn slots_stay_bounded(device: Device) {
@@ -204,7 +213,7 @@ fn slots_stay_bounded(device: Device) {
     let target = Target::Device(Arc::new(device.allocate(40 * MIB, false).expect("device memory")));
     let requests = [Request::new(0, 0, source.len(), 0)];
     let options = Options {
-        require: Some(Road::Staged),
+        require: Some(DataPath::Staged),
         depth: 4,
         verify: Verify::Hash,
         ..Options::default()
@@ -220,10 +229,10 @@ fn a_file_that_shrinks_is_reported(device: Device) {
     file.as_file().set_len(5 * MIB as u64).expect("a shorter file");
     let target = Target::Device(Arc::new(device.allocate(8 * MIB, false).expect("device memory")));
     let requests = [Request::new(0, 0, source.len(), 0)];
-    let options = Options { require: Some(Road::Staged), ..Options::default() };
+    let options = Options { require: Some(DataPath::Staged), ..Options::default() };
     let error = load_into(&[source], &requests, Around::Untouched, &target, options)
         .expect_err("too short");
-    let LoadError::Shrank { at, file_len, valid, .. } = error else { panic!("{error}") };
+    let TransferError::Shrank { at, file_len, valid, .. } = error else { panic!("{error}") };
     assert_eq!((at, file_len), (5 << 20, 8 << 20));
     assert!(valid.bytes() <= 5 << 20, "{valid}");
 }
@@ -232,10 +241,10 @@ fn loads_leave_no_descriptor_behind(device: Device) {
     let count = || std::fs::read_dir("/proc/self/fd").expect("/proc").count();
     let file = file_of(MIB);
     let once = || {
-        for road in [Road::Staged, Road::Direct] {
-            let (target, _) = Target::vulkan(&device, MIB as u64, Some(road)).expect("a buffer");
+        for path in [DataPath::Staged, DataPath::Direct] {
+            let (target, _) = Target::vulkan(&device, MIB as u64, Some(path)).expect("a buffer");
             let requests = [Request::new(0, 3, MIB as u64 - 3, 0)];
-            let options = Options { require: Some(road), ..Options::default() };
+            let options = Options { require: Some(path), ..Options::default() };
             let files = [source(file.path())];
             load_into(&files, &requests, Around::Untouched, &target, options).expect("a load");
         }

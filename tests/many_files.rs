@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 use std::sync::atomic::AtomicBool;
 
-use bufmap::load::{Around, Destination, Load, Manifest, Options, Road, Selection};
+use bufmap::format::{Manifest, Selection};
+use bufmap::load::Load;
+use bufmap::transfer::{Around, DataPath, Options};
 use rustix::process::{Resource, getrlimit};
 use support::*;
 use tempfile::TempDir;
@@ -101,20 +103,20 @@ fn one_descriptor() {
     let manifest = Manifest::open(&[path], &Selection::default()).expect("a manifest");
     assert_eq!(open_now() - before, FILES);
     let memory = memory_of(manifest.buffer_len() as usize);
-    for road in [Road::Direct, Road::Buffered] {
+    for path in [DataPath::Direct, DataPath::Buffered] {
         let mut most = 0;
         Load {
             files: manifest.files(),
             requests: manifest.requests(),
             around: Around::Scratch,
-            destination: Destination::Memory(&memory),
-            options: Options { require: Some(road), depth: DEPTH as u32, ..Options::default() },
+            destination: &memory,
+            options: Options { require: Some(path), depth: DEPTH as u32, ..Options::default() },
             stop: &AtomicBool::new(false),
         }
         .run(&mut |_| most = most.max(open_now() - before))
         .expect("a load");
-        assert!((FILES..=FILES + DEPTH + 1 + ENGINE).contains(&most), "{road}: {most}");
-        assert_eq!(open_now() - before, FILES, "{road}");
+        assert!((FILES..=FILES + DEPTH + 1 + ENGINE).contains(&most), "{path}: {most}");
+        assert_eq!(open_now() - before, FILES, "{path}");
     }
     drop(manifest);
     assert_eq!(open_now(), before);

@@ -15,9 +15,10 @@ use bufmap::exporters::socket::SocketError;
 use bufmap::exporters::vfio::VfioError;
 use bufmap::exporters::vulkan::VulkanError;
 use bufmap::exporters::{Absent, DmaHeap, P2pmem};
-use bufmap::load::format::{Format, FormatError, parse};
-use bufmap::load::{ExtentMapError, LoadError, Road, Valid};
+use bufmap::format::ExtentMapError;
+use bufmap::format::{Format, FormatError, parse};
 use bufmap::pci::{Address, PciError, Process, User};
+use bufmap::transfer::{DataPath, TransferError, Valid};
 
 /// What a terminal obeys, reorders or takes for the end of a message.
 const HOSTILE: &str =
@@ -53,17 +54,26 @@ fn an_error_shows_whatever_it_holds_harmlessly() {
         let io = || io::Error::from_raw_os_error(5);
         let valid = || Valid::default();
         let mut errors: Vec<Box<dyn Error>> = vec![
-            Box::new(LoadError::Open { path: path.clone(), source: io() }),
-            Box::new(LoadError::PastEnd { path: path.clone(), offset: 1, len: 2, file_len: 1 }),
-            Box::new(LoadError::Road { path: path.clone(), road: Road::Peer, why: "no".into() }),
-            Box::new(LoadError::Read {
+            Box::new(TransferError::Open { path: path.clone(), source: io() }),
+            Box::new(TransferError::PastEnd { path: path.clone(), offset: 1, len: 2, file_len: 1 }),
+            Box::new(TransferError::DataPath {
+                path: path.clone(),
+                data_path: DataPath::Peer,
+                why: "no".into(),
+            }),
+            Box::new(TransferError::Read {
                 path: path.clone(),
                 offset: 0,
                 source: io(),
                 valid: valid(),
             }),
-            Box::new(LoadError::Shrank { path: path.clone(), at: 1, file_len: 2, valid: valid() }),
-            Box::new(LoadError::OtherDrive { path: path.clone() }),
+            Box::new(TransferError::Shrank {
+                path: path.clone(),
+                at: 1,
+                file_len: 2,
+                valid: valid(),
+            }),
+            Box::new(TransferError::OtherDrive { path: path.clone() }),
             Box::new(FormatError::Open { path: path.clone(), source: io() }),
             Box::new(FormatError::NotAFile { path: path.clone(), what: "a pipe", fix: "no" }),
             Box::new(FormatError::Shrank { path: path.clone(), offset: 0, len: 1 }),
@@ -114,7 +124,7 @@ fn an_error_shows_whatever_it_holds_harmlessly() {
         for error in errors {
             assert_message(&error.to_string());
         }
-        assert_message(&name.parse::<Road>().expect_err("no such").to_string());
+        assert_message(&name.parse::<DataPath>().expect_err("no such").to_string());
         assert_message(&name.parse::<Format>().expect_err("no such").to_string());
         let process = Process { pid: 1, name: name.clone() };
         for user in [

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bufmap::load::{Around, Destination, Load, LoadError, Options, Request};
+use bufmap::load::Load;
 use bufmap::storage::nvme::{
     Controller, ControllerOptions, DriveFile, Extent, NvmeError, Queue, QueueOptions, Target, Wake,
 };
+use bufmap::transfer::{Around, Options, Request, TransferError};
 use exporters::Intent;
 use exporters::vfio::DmaMapping;
 use exporters::vfio::software::Wires;
@@ -368,13 +369,13 @@ fn a_block_longer_than_a_read_ends_the_load() {
             files: &[file],
             requests: &[Request::new(0, 0, 100, 0)],
             around: Around::Scratch,
-            destination: Destination::Memory(&memory),
+            destination: &memory,
             options: Options { limit: SHORT, ..Options::default() },
             stop: &stop,
         };
         match load.run(&mut |_| {}) {
             Ok(receipt) => assert!(fits && receipt.bytes == 100, "2^{exponent}"),
-            Err(LoadError::Nvme(error)) => {
+            Err(TransferError::Nvme(error)) => {
                 assert!(
                     !fits && error.to_string().contains("a block longer than a read"),
                     "{error}"

@@ -36,8 +36,8 @@ fn main() -> ExitCode {
 }
 
 fn hangs(sick: Mounted) {
-    for road in ["direct", "buffered"] {
-        let child = sick.load("hang", &["--require", road]);
+    for path in ["direct", "buffered"] {
+        let child = sick.load("hang", &["--require", path]);
         sick.wait_for_held();
         ended_by_two_interrupts(&sick, child, "hang: a read at offset ");
     }
@@ -98,8 +98,8 @@ fn put_off(sick: Mounted) {
 }
 
 fn broken_off(sick: Mounted) {
-    for road in ["direct", "buffered"] {
-        let output = sick.loaded("broken_off", &["--require", road, "--verify", "full"]);
+    for path in ["direct", "buffered"] {
+        let output = sick.loaded("broken_off", &["--require", path, "--verify", "full"]);
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     }
 }

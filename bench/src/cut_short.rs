@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use bufmap::iomap::BufMap;
-use bufmap::load::Valid;
+use bufmap::transfer::Valid;
 
 use crate::drive::pattern;
 use crate::{Outcome, check};

@@ -8,7 +8,7 @@ use bufmap::pci::{Detour, Distrust, Outcome as Kernel, Reason, RootBus, Trust};
 use bufmap_bench::{Outcome, check, kernel_log};
 
 /// What the kernel's rules say of the pair.
-const NO_ROAD: [&str; 4] = [
+const NO_PATH: [&str; 4] = [
     "not supported, distance 4",
     "no bridge is above both",
     "pci0000:00 (8086:29c0) is not on the kernel's list",
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
             ("a_peer_is_not_mapped_and_the_system_is", peer_is_not_mapped),
             ("the_verdict_names_the_kernels_cause", verdict_is_the_kernels),
             ("real_inputs_bounce_and_the_receipt_says_why", || {
-                peer::loads::real_inputs_bounce(&NO_ROAD)
+                peer::loads::real_inputs_bounce(&NO_PATH)
             }),
         ],
     )

@@ -5,10 +5,9 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bufmap::load::{
-    Around, Destination, Load, LoadError, Options, Progress, Receipt, Request, Valid,
-};
+use bufmap::load::Load;
 use bufmap::storage::file::SourceFile;
+use bufmap::transfer::{Around, Options, Progress, Receipt, Request, TransferError, Valid};
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::monitor::Monitor;
 use bufmap_bench::{Outcome, check, kernel_log};
@@ -34,7 +33,7 @@ fn failing() -> Outcome {
     let drive = Drive::with_serial("failing")?;
     let memory = memory()?;
     let error = load(&drive, LEN, &memory, &AtomicBool::new(false), &mut |_| {}).err();
-    let Some(LoadError::Read { path, offset, source, valid }) = &error else {
+    let Some(TransferError::Read { path, offset, source, valid }) = &error else {
         return Err(format!("{error:?}").into());
     };
     check(*path == drive.block, path.display())?;
@@ -70,7 +69,7 @@ fn stopped() -> Outcome {
         stop.store(progress.done > 1 << 20, Ordering::Relaxed);
     });
     match &error {
-        Err(LoadError::Stopped { valid }) => is_the_drives(&memory, valid),
+        Err(TransferError::Stopped { valid }) => is_the_drives(&memory, valid),
         other => Err(format!("{other:?}").into()),
     }
 }
@@ -88,7 +87,7 @@ fn unplugged() -> Outcome {
         }
     });
     unplug?;
-    let Err(LoadError::Read { path, source, valid, .. }) = &error else {
+    let Err(TransferError::Read { path, source, valid, .. }) = &error else {
         return Err(format!("{error:?}").into());
     };
     check(*path == drive.block, path.display())?;
@@ -108,14 +107,14 @@ fn load(
     memory: &Memory,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Receipt, LoadError> {
+) -> Result<Receipt, TransferError> {
     let file = SourceFile::open(&drive.block)
-        .map_err(|source| LoadError::Open { path: drive.block.clone(), source })?;
+        .map_err(|source| TransferError::Open { path: drive.block.clone(), source })?;
     Load {
         files: &[file],
         requests: &[Request::new(0, 0, len as u64, 0)],
         around: Around::Untouched,
-        destination: Destination::Memory(memory),
+        destination: memory,
         options: Options { depth: DEPTH, block: BLOCK, ..Options::default() },
         stop,
     }

@@ -7,8 +7,10 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use bufmap::load::{Load, Manifest, Options, Road, Selection, Target, Verify};
+use bufmap::format::{Manifest, Selection};
+use bufmap::load::{Load, Target};
 use bufmap::storage::file::{SourceFile, pread};
+use bufmap::transfer::{DataPath, Options, Verify};
 use bufmap_bench::dma_buf::bytes;
 use bufmap_bench::drive::pattern;
 use bufmap_bench::{Outcome, check};
@@ -95,16 +97,16 @@ fn load_lands_in_a_udmabuf() -> Outcome {
     let path = source()?.path().to_owned();
     let manifest = Manifest::open(&[path], &Selection::default())?;
     let device = Device::open(None)?;
-    let (target, _) = Target::vulkan(&device, manifest.buffer_len(), Some(Road::Direct))?;
-    let Target::Imported { buffer, .. } = &target else { return Err("not imported".into()) };
+    let (target, _) = Target::vulkan(&device, manifest.buffer_len(), Some(DataPath::Direct))?;
+    let Target::Imported(buffer) = &target else { return Err("not imported".into()) };
     check(*buffer.way() == Way::Udmabuf, buffer.way())?;
     let receipt = Load {
         files: manifest.files(),
         requests: manifest.requests(),
-        around: bufmap::load::Around::Scratch,
+        around: bufmap::transfer::Around::Scratch,
         destination: target.destination(),
         options: Options {
-            require: Some(Road::Direct),
+            require: Some(DataPath::Direct),
             verify: Verify::Full,
             ..Options::default()
         },

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bufmap::dma::{Iommu, Mapper};
-use bufmap::load::format::Format;
-use bufmap::load::{
-    Around, Destination, ExtentMap, Load, MappedFile, MappedItem, Options, Road, Verify,
-};
+use bufmap::format::Format;
+use bufmap::format::{ExtentMap, MappedFile, MappedItem};
+use bufmap::load::Load;
 use bufmap::pci::driver;
 use bufmap::storage::nvme::{Extent, QueueOptions, Target};
+use bufmap::transfer::{Around, DataPath, Options, Verify};
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::leaks::{Holdings, hold_no_more};
 use bufmap_bench::ours::Ours;
@@ -127,7 +127,7 @@ fn load() -> Outcome {
     let items = vec![MappedItem { name: "all".into(), offset: 0, len: LEN, crc32: None }];
     let file =
         MappedFile { path: "by hand".into(), format: Format::Raw, note: None, extents, items };
-    let drive = bufmap::load::Drive {
+    let drive = bufmap::format::Drive {
         address: ours.drive.to_string(),
         serial: "reader".into(),
         namespace: ours.namespace.id(),
@@ -139,8 +139,12 @@ fn load() -> Outcome {
         files: manifest.files(),
         requests: manifest.requests(),
         around: Around::Scratch,
-        destination: Destination::Bar(&vram),
-        options: Options { require: Some(Road::Peer), verify: Verify::Full, ..Options::default() },
+        destination: &vram,
+        options: Options {
+            require: Some(DataPath::Peer),
+            verify: Verify::Full,
+            ..Options::default()
+        },
         stop: &AtomicBool::new(false),
     }
     .run(&mut |_| ())?;

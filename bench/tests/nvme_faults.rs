@@ -13,19 +13,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use bufmap::load::format::Format;
-use bufmap::load::{
-    Around, Destination, ExtentMap, Load, LoadError, MappedFile, MappedItem, Options, Progress,
-    Receipt, Request, Road, Verify,
-};
+use bufmap::format::Format;
+use bufmap::format::{ExtentMap, MappedFile, MappedItem};
+use bufmap::load::Load;
 use bufmap::pci::{Address, Tree, driver};
 use bufmap::storage::nvme::{Controller, DriveFile, Extent};
+use bufmap::transfer::{
+    Around, DataPath, Options, Progress, Receipt, Request, TransferError, Verify,
+};
 use bufmap_bench::card::is_card;
 use bufmap_bench::cut_short::{LEN, SOON, holds, is_true};
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::leaks::Holdings;
 use bufmap_bench::monitor::Monitor;
 use bufmap_bench::{Outcome, by_hand, check, said, slot};
+use exporters::Destination;
 use exporters::vfio::{Container, Device, Region};
 use libtest_mimic::Failed;
 
@@ -132,12 +134,12 @@ impl Ours {
 
     fn load(
         &self,
-        destination: Destination<'_>,
+        destination: &dyn Destination,
         len: u64,
         options: Options,
         stop: &AtomicBool,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<Receipt, LoadError> {
+    ) -> Result<Receipt, TransferError> {
         Load {
             files: std::slice::from_ref(&self.file),
             requests: &[Request::new(0, 0, len, 0)],
@@ -156,7 +158,7 @@ impl Ours {
         vram: &Region,
         options: Options,
         happens: impl FnOnce() -> Outcome,
-    ) -> Result<(Result<Receipt, LoadError>, Duration), Failed> {
+    ) -> Result<(Result<Receipt, TransferError>, Duration), Failed> {
         self.load_until(SOON, vram, options, happens)
     }
 
@@ -167,11 +169,11 @@ impl Ours {
         vram: &Region,
         options: Options,
         happens: impl FnOnce() -> Outcome,
-    ) -> Result<(Result<Receipt, LoadError>, Duration), Failed> {
+    ) -> Result<(Result<Receipt, TransferError>, Duration), Failed> {
         let mut happens = Some(happens);
         let mut since = (Instant::now(), Ok(()));
         let (stop, len) = (AtomicBool::new(false), vram.map().len() as u64);
-        let loaded = self.load(Destination::Bar(vram), len, options, &stop, &mut |progress| {
+        let loaded = self.load(vram, len, options, &stop, &mut |progress| {
             if progress.done >= landed
                 && let Some(happens) = happens.take()
             {
@@ -189,22 +191,22 @@ impl Ours {
         const SOME: u64 = 1 << 20;
         let vram = self.vram_of(SOME)?;
         let stop = AtomicBool::new(false);
-        let options = with(Some(Road::Peer));
-        let receipt = self.load(Destination::Bar(&vram), SOME, options, &stop, &mut |_| ())?;
+        let options = with(Some(DataPath::Peer));
+        let receipt = self.load(&vram, SOME, options, &stop, &mut |_| ())?;
         check(receipt.bytes == SOME && receipt.cpu_copied == 0, format!("{receipt:?}"))?;
         holds(&vram.map(), 0..SOME)
     }
 }
 
 /// Few and short reads, so that little is in flight.
-fn with(require: Option<Road>) -> Options {
+fn with(require: Option<DataPath>) -> Options {
     Options { require, depth: 4, block: 256 << 10, ..Options::default() }
 }
 
 /// The error of a load that was cut short, whose words name the device and one of the causes, and
 /// whose account of the buffer is true.
 fn cut_short(
-    loaded: Result<Receipt, LoadError>,
+    loaded: Result<Receipt, TransferError>,
     vram: &Region,
     device: Address,
     causes: &[&str],
@@ -214,7 +216,7 @@ fn cut_short(
     println!("{words}");
     check(words.contains(&device.to_string()), format!("{device} is not named: {words}"))?;
     check(causes.iter().any(|cause| words.contains(cause)), format!("{causes:?}: {words}"))?;
-    let LoadError::Read { path, valid, .. } = &error else { return Err(words.into()) };
+    let TransferError::Read { path, valid, .. } = &error else { return Err(words.into()) };
     check(path == Path::new("the first bytes"), path.display())?;
     if valid.bytes() < LEN {
         return is_true(valid, &vram.map());
@@ -229,7 +231,7 @@ const CHECKS: [(Verify, u64); 3] =
     [(Verify::Hash, SOON), (Verify::Full, SOON), (Verify::Full, LEN)];
 
 /// Every byte is compared, once all have landed.
-fn checked(require: Option<Road>) -> Options {
+fn checked(require: Option<DataPath>) -> Options {
     Options { verify: Verify::Full, ..with(require) }
 }
 
@@ -237,13 +239,13 @@ fn stopped() -> Outcome {
     let ours = Ours::open("slow")?;
     let vram = ours.vram()?;
     let (stop, mut since) = (AtomicBool::new(false), Instant::now());
-    let loaded = ours.load(Destination::Bar(&vram), LEN, with(None), &stop, &mut |progress| {
+    let loaded = ours.load(&vram, LEN, with(None), &stop, &mut |progress| {
         if progress.done >= SOON && !stop.swap(true, Ordering::Relaxed) {
             since = Instant::now();
         }
     });
     check(since.elapsed() < AT_ONCE, format!("{:?}", since.elapsed()))?;
-    let Err(LoadError::Stopped { valid }) = &loaded else {
+    let Err(TransferError::Stopped { valid }) = &loaded else {
         return Err(format!("{loaded:?}").into());
     };
     is_true(valid, &vram.map())?;
@@ -273,7 +275,7 @@ const ASKED_BACK: [&str; 2] =
     ["the kernel asks for it back", "the kernel asked for the device back"];
 
 fn recalled() -> Outcome {
-    for (require, (verify, landed)) in [Some(Road::Peer), None, None].into_iter().zip(CHECKS) {
+    for (require, (verify, landed)) in [Some(DataPath::Peer), None, None].into_iter().zip(CHECKS) {
         let ours = Ours::open("slow")?;
         let (drive, vram) = (ours.drive()?, ours.vram()?);
         let mut unbinder = None;
@@ -365,7 +367,7 @@ fn unmastered() -> Outcome {
     let vram = ours.vram_of(SOON)?;
     ours.file.controller().device().set_bus_master(false)?;
     let (start, stop) = (Instant::now(), AtomicBool::new(false));
-    let loaded = ours.load(Destination::Bar(&vram), SOON, with(None), &stop, &mut |_| ());
+    let loaded = ours.load(&vram, SOON, with(None), &stop, &mut |_| ());
     check(start.elapsed() < AT_ONCE, format!("{:?}", start.elapsed()))?;
     let words = loaded.err().ok_or("it succeeded")?.to_string();
     println!("{words}");
@@ -380,7 +382,7 @@ fn card_recalled() -> Outcome {
     let vram = ours.vram_of(2 * SOON)?;
     let card = ours.card.address().parse()?;
     let mut unbinder = None;
-    let (loaded, _) = ours.load_while(&vram, with(Some(Road::Peer)), || {
+    let (loaded, _) = ours.load_while(&vram, with(Some(DataPath::Peer)), || {
         unbinder = Some(unbind(card));
         Ok(())
     })?;
@@ -405,11 +407,11 @@ fn pulled() -> Outcome {
 }
 
 /// The error of a load whose buffer went away with its card: not one byte is valid.
-fn is_lost(loaded: Result<Receipt, LoadError>, card: Address) -> Outcome {
+fn is_lost(loaded: Result<Receipt, TransferError>, card: Address) -> Outcome {
     let error = loaded.err().ok_or("it succeeded")?;
     let words = error.to_string();
     println!("{words}");
-    let LoadError::BufferLost { device } = &error else { return Err(words.into()) };
+    let TransferError::BufferLost { device } = &error else { return Err(words.into()) };
     check(*device == card.to_string() && words.contains("no byte of the buffer is valid"), words)
 }
 
@@ -456,15 +458,15 @@ fn card_switched_off() -> Outcome {
     let card = ours.card.address().parse()?;
     let mut before = None;
     for switch in [Switch::OfTheUser, Switch::OfTheMachine, Switch::OfTheUser] {
-        for road in [Some(Road::Peer), None, Some(Road::Bounce)] {
+        for path in [Some(DataPath::Peer), None, Some(DataPath::Bounce)] {
             for (verify, landed) in [(Verify::None, SOON)].into_iter().chain(CHECKS) {
                 // The second half of the shorter load is enough to be noticed by.
                 let vram = ours.vram_of(2 * SOON)?;
-                let (options, landed) = (with(road), landed.min(2 * SOON));
+                let (options, landed) = (with(path), landed.min(2 * SOON));
                 let options = Options { verify, ..options };
                 let (loaded, took) =
                     ours.load_until(landed, &vram, options, || switch.turn(&ours.card, false))?;
-                println!("{switch:?}, {road:?}, {verify:?}, at {landed}, after {took:?}:");
+                println!("{switch:?}, {path:?}, {verify:?}, at {landed}, after {took:?}:");
                 is_lost(loaded, card)?;
                 check(took < AT_ONCE, format!("{took:?}"))?;
                 switch.turn(&ours.card, true)?;
@@ -482,13 +484,13 @@ fn card_is_off() -> Outcome {
     let ours = Ours::open("slow")?;
     let card = ours.card.address().parse()?;
     for switch in [Switch::OfTheUser, Switch::OfTheMachine] {
-        for road in [Some(Road::Peer), None, Some(Road::Bounce)] {
+        for path in [Some(DataPath::Peer), None, Some(DataPath::Bounce)] {
             forget_proofs()?;
             let (vram, stop) = (ours.vram_of(SOON)?, AtomicBool::new(false));
             switch.turn(&ours.card, false)?;
-            let loaded = ours.load(Destination::Bar(&vram), SOON, with(road), &stop, &mut |_| ());
+            let loaded = ours.load(&vram, SOON, with(path), &stop, &mut |_| ());
             switch.turn(&ours.card, true)?;
-            println!("{switch:?}, {road:?}:");
+            println!("{switch:?}, {path:?}:");
             is_lost(loaded, card)?;
             // Nothing was held against the pair of devices.
             ours.works()?;
@@ -497,12 +499,12 @@ fn card_is_off() -> Outcome {
     Ok(())
 }
 
-/// Has the next load prove its road anew.
+/// Has the next load prove its path anew.
 fn forget_proofs() -> Outcome {
     let places = ["XDG_RUNTIME_DIR", "XDG_CACHE_HOME"].map(std::env::var_os);
     let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
     for place in places.into_iter().flatten().map(PathBuf::from).chain(home) {
-        match fs::remove_file(place.join("bufmap/peer-roads.json")) {
+        match fs::remove_file(place.join("bufmap/peer-paths.json")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
@@ -516,7 +518,7 @@ fn card_pulled() -> Outcome {
     let drive = drive("slow")?;
     let ours = Ours::open_at(drive, lost)?;
     let vram = ours.vram_of(2 * SOON)?;
-    let (loaded, _) = ours.load_while(&vram, checked(Some(Road::Peer)), || slot::pull(lost))?;
+    let (loaded, _) = ours.load_while(&vram, checked(Some(DataPath::Peer)), || slot::pull(lost))?;
     is_lost(loaded, lost)?;
     drop((vram, ours));
     slot::forget(lost)?;
@@ -528,7 +530,7 @@ fn victim(address: &str) -> Outcome {
     let ours = Ours::open_at(address.parse()?, cards()?[0])?;
     loop {
         let vram = ours.vram()?;
-        let (loaded, _) = ours.load_while(&vram, with(Some(Road::Peer)), || {
+        let (loaded, _) = ours.load_while(&vram, with(Some(DataPath::Peer)), || {
             println!("loading");
             Ok(())
         })?;
@@ -582,7 +584,7 @@ fn by_the_tool() -> Outcome {
         extents,
         items: vec![item],
     };
-    let drive = bufmap::load::Drive { address, serial: "slow".into(), namespace: 1 };
+    let drive = bufmap::format::Drive { address, serial: "slow".into(), namespace: 1 };
     let path = "/tmp/slow.extents.json";
     ExtentMap { drive: drive.clone(), files: vec![file], left_out: Vec::new() }
         .write(Path::new(path))?;
@@ -625,8 +627,8 @@ fn card_came_back() -> Outcome {
     let moved_for_proof = || -> Result<u64, Failed> {
         let ours = Ours::open_at(drive, card)?;
         let (vram, stop) = (ours.vram_of(64 << 10)?, AtomicBool::new(false));
-        let options = with(Some(Road::Peer));
-        let receipt = ours.load(Destination::Bar(&vram), 64 << 10, options, &stop, &mut |_| ())?;
+        let options = with(Some(DataPath::Peer));
+        let receipt = ours.load(&vram, 64 << 10, options, &stop, &mut |_| ())?;
         check(receipt.proofs.len() == 1 && receipt.proofs[0].arrives, format!("{receipt:?}"))?;
         Ok(receipt.proofs[0].bytes)
     };

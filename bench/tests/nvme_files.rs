@@ -9,20 +9,20 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bufmap::dma::{Bounce, Iommu, Mapper};
-use bufmap::load::format::Format;
-use bufmap::load::{
-    Around, Destination, ExtentMap, Load, LoadError, Manifest, MappedFile, MappedItem, Options,
-    Receipt, Road, Selection, Verify,
-};
+use bufmap::format::Format;
+use bufmap::format::{ExtentMap, Manifest, MappedFile, MappedItem, Selection};
+use bufmap::load::Load;
 use bufmap::pci::{Address, driver};
 use bufmap::storage::nvme::{
     DriveFile, Extent, ExtentError, Lists, Queue, QueueOptions, Target, extents,
 };
+use bufmap::transfer::{Around, DataPath, Options, Receipt, TransferError, Verify};
 use bufmap_bench::card::card;
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::leaks::Holdings;
 use bufmap_bench::ours::Ours;
 use bufmap_bench::{Outcome, check, said, skip};
+use exporters::Destination;
 use exporters::vfio::Container;
 use exporters::{Intent, Udmabuf};
 use iomap::{BufMap, Memory, PageSize};
@@ -35,7 +35,7 @@ const INPUTS: [&str; 2] = ["model.safetensors", "high.wz"];
 const PLACE: &str = "/tmp/files";
 
 /// Where loads keep what they have proved.
-const PROOFS: &str = "/tmp/bufmap/peer-roads.json";
+const PROOFS: &str = "/tmp/bufmap/peer-paths.json";
 
 fn main() -> ExitCode {
     bufmap_bench::run(
@@ -157,13 +157,13 @@ fn queue(ours: &Ours, lists: Lists) -> Result<Queue, Failed> {
     Ok(ours.controller.queue(options)?)
 }
 
-/// A load that has to take a road.
+/// A load that has to take a path.
 fn load(
     manifest: &Manifest<DriveFile>,
-    destination: Destination<'_>,
-    require: Option<Road>,
+    destination: &dyn Destination,
+    require: Option<DataPath>,
     verify: Verify,
-) -> Result<Receipt, LoadError> {
+) -> Result<Receipt, TransferError> {
     Load {
         files: manifest.files(),
         requests: manifest.requests(),
@@ -197,10 +197,10 @@ fn real_files() -> Outcome {
     let mut before = None;
     for ((original, map), verify) in maps.iter().zip([Verify::Full, Verify::Hash]) {
         let manifest = map.manifest(&ours.controller, &[])?;
-        let receipt = load(&manifest, Destination::Bar(&vram), Some(Road::Peer), verify)?;
-        let Receipt { bytes, engine, roads, proofs, .. } = &receipt;
-        println!("{}: {bytes} bytes by {engine}, {roads:?}, {proofs:?}", original.display());
-        check(receipt.roads.len() == 1 && receipt.roads[0].road == Road::Peer, "another road")?;
+        let receipt = load(&manifest, &vram, Some(DataPath::Peer), verify)?;
+        let Receipt { bytes, engine, paths, proofs, .. } = &receipt;
+        println!("{}: {bytes} bytes by {engine}, {paths:?}, {proofs:?}", original.display());
+        check(receipt.paths.len() == 1 && receipt.paths[0].path == DataPath::Peer, "another path")?;
         check(receipt.cpu_copied == 0 && receipt.slots == 0, "the CPU moved bytes")?;
         check(receipt.checked.format_checksums == manifest.items().len(), "not all checked")?;
         let compared = if verify == Verify::Full { receipt.bytes } else { 0 };
@@ -257,19 +257,22 @@ fn into_memory() -> Outcome {
     let (original, map) = &maps[0];
     let manifest = map.manifest(&ours.controller, &[])?;
     let memory = Memory::anonymous(manifest.buffer_len() as usize, PageSize::Base)?;
-    let receipt = load(&manifest, Destination::Memory(&memory), None, Verify::Full)?;
-    check(receipt.roads[0].road == Road::Direct && receipt.cpu_copied == 0, "the CPU moved bytes")?;
+    let receipt = load(&manifest, &memory, None, Verify::Full)?;
+    check(
+        receipt.paths[0].path == DataPath::Direct && receipt.cpu_copied == 0,
+        "the CPU moved bytes",
+    )?;
     all_there(&manifest, original, &memory.map())?;
 
     let vram = ours.card.map_region(2)?;
-    let receipt = load(&manifest, Destination::Bar(&vram), Some(Road::Bounce), Verify::None)?;
-    check(receipt.roads[0].road == Road::Bounce && receipt.slots > 0, "another road")?;
+    let receipt = load(&manifest, &vram, Some(DataPath::Bounce), Verify::None)?;
+    check(receipt.paths[0].path == DataPath::Bounce && receipt.slots > 0, "another path")?;
     check(receipt.cpu_copied == receipt.bytes, "the CPU did not move them all")?;
     all_there(&manifest, original, &vram.map())?;
 
-    let memory = Destination::Memory(&memory);
-    let refused = load(&manifest, memory, Some(Road::Buffered), Verify::None);
-    let words = refused.err().ok_or("a road that cannot be")?.to_string();
+    let memory = &memory;
+    let refused = load(&manifest, memory, Some(DataPath::Buffered), Verify::None);
+    let words = refused.err().ok_or("a path that cannot be")?.to_string();
     check(words.contains("the kernel does not have the drive"), words)?;
     drop((manifest, vram, ours));
     driver::release(drive)?;
@@ -285,8 +288,8 @@ fn untrue() -> Outcome {
     map.files[0].extents[0].offset += 4096;
     let manifest = map.manifest(&ours.controller, &[])?;
     let memory = Memory::anonymous(manifest.buffer_len() as usize, PageSize::Base)?;
-    let loaded = load(&manifest, Destination::Memory(&memory), None, Verify::Hash);
-    check(matches!(loaded, Err(LoadError::Mismatch { .. })), format!("{loaded:?}"))?;
+    let loaded = load(&manifest, &memory, None, Verify::Hash);
+    check(matches!(loaded, Err(TransferError::Mismatch { .. })), format!("{loaded:?}"))?;
 
     map.files[0].extents[0].offset += 1;
     let words = map.manifest(&ours.controller, &[]).err().ok_or("no block")?.to_string();
@@ -299,7 +302,7 @@ fn untrue() -> Outcome {
     Ok(())
 }
 
-/// What could be read is told from what could not, on the peer road and on the one after it.
+/// What could be read is told from what could not, on the peer path and on the one after it.
 fn failing() -> Outcome {
     const LEN: u64 = 8 << 20;
     let drive = Drive::returned("failing")?.address()?;
@@ -315,7 +318,7 @@ fn failing() -> Outcome {
         extents,
         items: vec![item],
     };
-    let id = bufmap::load::Drive {
+    let id = bufmap::format::Drive {
         address: drive.to_string(),
         serial: "failing".into(),
         namespace: ours.namespace.id(),
@@ -327,13 +330,13 @@ fn failing() -> Outcome {
         files: manifest.files(),
         requests: manifest.requests(),
         around: Around::Untouched,
-        destination: Destination::Bar(&vram),
+        destination: &vram,
         options: Options::default(),
         stop: &AtomicBool::new(false),
     }
     .run(&mut |_| ());
     let error = loaded.err().ok_or("a block that cannot be read was read")?;
-    let LoadError::Read { valid, .. } = &error else { return Err(error.to_string().into()) };
+    let TransferError::Read { valid, .. } = &error else { return Err(error.to_string().into()) };
     let words = error.to_string();
     println!("{words}");
     check(
@@ -385,7 +388,7 @@ fn by_the_tool() -> Outcome {
     let map = said(&tool, &["extents", &file])?;
     let path = "/tmp/model.extents.json";
     fs::write(path, map)?;
-    // What is not yet as it must be is said, and the road that it will be.
+    // What is not yet as it must be is said, and the path that it will be.
     let explain = || said(&tool, &["explain", path, "--to", &to]);
     let words = explain()?;
     check(words.contains("the driver nvme has") && words.contains("peer: 86"), &words)?;
@@ -420,9 +423,9 @@ fn by_the_tool() -> Outcome {
     let words = explain()?;
     check(words.contains("arrives, by an earlier load"), &words)?;
     let report = said(&tool, &["load", path, "--to", &format!("{to}:2"), "--json"])?;
-    check(report.contains("\"road\": \"peer\""), &report)?;
+    check(report.contains("\"path\": \"peer\""), &report)?;
     let report = said(&tool, &["load", path, "--json"])?;
-    check(report.contains("\"road\": \"direct\""), &report)?;
+    check(report.contains("\"path\": \"direct\""), &report)?;
     said(&tool, &["unbind", &address, &card.to_string()])?;
     let back = Drive::returned("files")?;
     said("mount", &[&back.block.display().to_string(), PLACE])?;

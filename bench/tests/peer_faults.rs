@@ -10,11 +10,12 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bufmap::load::{
-    Around, Destination, Load, LoadError, Options, Progress, Receipt, Request, Road, Verify,
-};
+use bufmap::load::Load;
 use bufmap::pci::Address;
 use bufmap::storage::file::SourceFile;
+use bufmap::transfer::{
+    Around, DataPath, Options, Progress, Receipt, Request, TransferError, Verify,
+};
 use bufmap_bench::cut_short::{LEN, SOON, holds, is_true};
 use bufmap_bench::drive::Drive;
 use bufmap_bench::monitor::Monitor;
@@ -36,7 +37,7 @@ struct Loading {
     name: &'static str,
     /// The drive whose memory is loaded into.
     provider: &'static str,
-    require: Option<Road>,
+    require: Option<DataPath>,
     verify: Verify,
     /// How much has landed when it says so. When all has, the rest of `Verify::Full` is to compare.
     says: Says,
@@ -52,33 +53,38 @@ enum Says {
 
 const fn into_provider(
     name: &'static str,
-    require: Option<Road>,
+    require: Option<DataPath>,
     verify: Verify,
     says: Says,
 ) -> Loading {
     Loading { name, provider: "provider", require, verify, says }
 }
 
-const BY_PEER: Loading = into_provider("by peer", Some(Road::Peer), Verify::None, Says::Soon);
+const BY_PEER: Loading = into_provider("by peer", Some(DataPath::Peer), Verify::None, Says::Soon);
 
 const LOADINGS: [Loading; 11] = [
     BY_PEER,
-    into_provider("by peer, hashed", Some(Road::Peer), Verify::Hash, Says::Soon),
-    into_provider("by peer, checked", Some(Road::Peer), Verify::Full, Says::Soon),
-    into_provider("by peer, in the check", Some(Road::Peer), Verify::Full, Says::AllIsThere),
-    into_provider("by peer, before the proof", Some(Road::Peer), Verify::None, Says::Ready),
-    into_provider("by any road", None, Verify::None, Says::Soon),
-    into_provider("by any road, hashed", None, Verify::Hash, Says::Soon),
-    into_provider("by any road, before the proof", None, Verify::Hash, Says::Ready),
-    into_provider("by the CPU", Some(Road::Bounce), Verify::None, Says::Soon),
-    into_provider("by the CPU, in the check", Some(Road::Bounce), Verify::Full, Says::AllIsThere),
+    into_provider("by peer, hashed", Some(DataPath::Peer), Verify::Hash, Says::Soon),
+    into_provider("by peer, checked", Some(DataPath::Peer), Verify::Full, Says::Soon),
+    into_provider("by peer, in the check", Some(DataPath::Peer), Verify::Full, Says::AllIsThere),
+    into_provider("by peer, before the proof", Some(DataPath::Peer), Verify::None, Says::Ready),
+    into_provider("by any path", None, Verify::None, Says::Soon),
+    into_provider("by any path, hashed", None, Verify::Hash, Says::Soon),
+    into_provider("by any path, before the proof", None, Verify::Hash, Says::Ready),
+    into_provider("by the CPU", Some(DataPath::Bounce), Verify::None, Says::Soon),
+    into_provider(
+        "by the CPU, in the check",
+        Some(DataPath::Bounce),
+        Verify::Full,
+        Says::AllIsThere,
+    ),
     LOST,
 ];
 
 const LOST: Loading = Loading {
     name: "into the lost",
     provider: "lost",
-    require: Some(Road::Peer),
+    require: Some(DataPath::Peer),
     verify: Verify::Full,
     says: Says::Soon,
 };
@@ -117,7 +123,7 @@ fn load(
     drive: &Drive,
     into: &PeerMemory,
     len: u64,
-    (require, verify): (Option<Road>, Verify),
+    (require, verify): (Option<DataPath>, Verify),
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Receipt, Failed> {
     Ok(try_load(drive, into, len, (require, verify), progress)??)
@@ -127,9 +133,9 @@ fn try_load(
     drive: &Drive,
     into: &PeerMemory,
     len: u64,
-    (require, verify): (Option<Road>, Verify),
+    (require, verify): (Option<DataPath>, Verify),
     progress: &mut dyn FnMut(Progress),
-) -> Result<Result<Receipt, LoadError>, Failed> {
+) -> Result<Result<Receipt, TransferError>, Failed> {
     let file = SourceFile::open(&drive.block)?;
     let stop = AtomicBool::new(false);
     let options = Options { require, verify, depth: 4, block: 256 << 10, ..<_>::default() };
@@ -137,7 +143,7 @@ fn try_load(
         files: &[file],
         requests: &[Request::new(0, 0, len, 0)],
         around: Around::Untouched,
-        destination: Destination::Peer(into),
+        destination: into,
         options,
         stop: &stop,
     };
@@ -149,7 +155,7 @@ fn works() -> Outcome {
     const SOME: u64 = 1 << 20;
     let memory = peer::memory(SOME as usize)?;
     memory.map().fill(0xEE)?;
-    let how = (Some(Road::Peer), Verify::Full);
+    let how = (Some(DataPath::Peer), Verify::Full);
     let receipt = load(&Drive::with_serial(SLOW)?, &memory, SOME, how, &mut |_| ())?;
     check(receipt.bytes == SOME && receipt.cpu_copied == 0, format!("{receipt:?}"))?;
     holds(&memory.map(), 0..SOME)
@@ -251,7 +257,7 @@ fn revoked() -> Outcome {
     works()
 }
 
-/// A load ends with an error and touches what it has lost no more, whatever road it may take.
+/// A load ends with an error and touches what it has lost no more, whatever path it may take.
 fn provider_unbound() -> Outcome {
     let provider = peer::address("provider")?.to_string();
     for Loading { name, .. } in LOADINGS.iter().filter(|loading| loading.provider == "provider") {
@@ -295,7 +301,7 @@ fn without_its_drive(
     let error = loaded.err().ok_or("it succeeded")?;
     println!("{error}, after {took:?}");
     check(took < within, format!("{took:?}"))?;
-    let LoadError::Read { path, source, valid, .. } = &error else {
+    let TransferError::Read { path, source, valid, .. } = &error else {
         return Err(error.to_string().into());
     };
     check(*path == drive.block, path.display())?;

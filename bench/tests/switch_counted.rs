@@ -5,8 +5,9 @@ mod peer;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
-use bufmap::load::{Around, Destination, Load, Options, Request, Road};
+use bufmap::load::Load;
 use bufmap::storage::file::SourceFile;
+use bufmap::transfer::{Around, DataPath, Options, Request};
 use bufmap_bench::cut_short::holds;
 use bufmap_bench::drive::Drive;
 use bufmap_bench::leaks::leave_nothing;
@@ -30,8 +31,8 @@ fn cycles() -> Outcome {
                 files: &[SourceFile::open(&reader)?],
                 requests: &[Request::new(0, 0, SOME, 0)],
                 around: Around::Untouched,
-                destination: Destination::Peer(&memory),
-                options: Options { require: Some(Road::Peer), ..Options::default() },
+                destination: &memory,
+                options: Options { require: Some(DataPath::Peer), ..Options::default() },
                 stop: &AtomicBool::new(false),
             }
             .run(&mut |_| ())?;

@@ -9,13 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use bufmap::load::{Around, Destination, Load, Options, Request, Road};
+use bufmap::load::Load;
 use bufmap::storage::nvme::{DriveFile, Extent, Namespace, Queue, QueueOptions, Target};
+use bufmap::transfer::{Around, DataPath, Options, Request};
 use bufmap_bench::cut_short::holds;
 use bufmap_bench::drive::Drive;
 use bufmap_bench::leaks::{cpu_time, leave_nothing};
 use bufmap_bench::ours::Ours;
 use bufmap_bench::{Outcome, check};
+use exporters::Destination;
 use exporters::Intent;
 use exporters::vfio::Container;
 use io_uring::{IoUring, opcode, types};
@@ -129,9 +131,9 @@ fn cycles() -> Outcome {
     let ours = Ours::open(Container::new()?, "reader")?;
     let extents = vec![Extent { file_offset: 0, offset: 0, len: SOME }];
     let file = DriveFile::new(&ours.controller, ours.namespace, "the first bytes", extents)?;
-    let load = |destination: Destination<'_>, map: BufMap<'_>, road| -> Outcome {
+    let load = |destination: &dyn Destination, map: BufMap<'_>, path| -> Outcome {
         map.fill(0xEE)?;
-        let options = Options { require: Some(road), depth: 4, ..Options::default() };
+        let options = Options { require: Some(path), depth: 4, ..Options::default() };
         let receipt = Load {
             files: std::slice::from_ref(&file),
             requests: &[Request::new(0, 0, SOME, 0)],
@@ -148,10 +150,10 @@ fn cycles() -> Outcome {
         || Ok(()),
         |cycle| {
             let vram = ours.card.map_part(2, 0..SOME)?;
-            load(Destination::Bar(&vram), vram.map(), Road::Peer)?;
+            load(&vram, vram.map(), DataPath::Peer)?;
             if cycle % 10 == 0 {
                 let memory = Memory::anonymous(SOME as usize, PageSize::Base)?;
-                load(Destination::Memory(&memory), memory.map(), Road::Direct)?;
+                load(&memory, memory.map(), DataPath::Direct)?;
             }
             Ok(())
         },

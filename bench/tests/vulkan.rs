@@ -13,9 +13,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use bufmap::load::{Around, Destination, Load, Options, Request, Road, Verify};
+use bufmap::load::Load;
 use bufmap::pci::{SystemRam, Tree, classify, driver};
 use bufmap::storage::nvme::{Controller, DriveFile, Extent, QueueOptions, Target};
+use bufmap::transfer::{Around, DataPath, Options, Request, Verify};
 use bufmap_bench::card::card;
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::leaks::Holdings;
@@ -111,12 +112,15 @@ fn loaded() -> Outcome {
         files: &[file],
         requests: &[Request::new(0, 0, LEN as u64, 0)],
         around: Around::Untouched,
-        destination: Destination::Visible(&steady),
+        destination: &steady,
         options: Options { verify: Verify::Full, ..Options::default() },
         stop: &AtomicBool::new(false),
     }
     .run(&mut |_| ())?;
-    check(receipt.roads[0].road == Road::Direct && receipt.cpu_copied == 0, "the CPU moved bytes")?;
+    check(
+        receipt.paths[0].path == DataPath::Direct && receipt.cpu_copied == 0,
+        "the CPU moved bytes",
+    )?;
     check(receipt.checked.compared == LEN as u64, "not all compared")?;
     machine.sees(&buffer)
 }

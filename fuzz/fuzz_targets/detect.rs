@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use bufmap::load::format::{self, Format};
+use bufmap::format::{self, Format};
 use libfuzzer_sys::fuzz_target;
 
 /// Names that say a format, or nothing.

@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use bufmap::load::{ExtentMap, Place, Request, layout};
+use bufmap::format::{ExtentMap, placement};
+use bufmap::plan::Place;
+use bufmap::transfer::Request;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|json: &[u8]| {
@@ -23,11 +25,11 @@ fuzz_target!(|json: &[u8]| {
             requests.push(Request::new(index, item.offset, item.len, 0));
         }
     }
-    let placed = layout::place(requests, 512);
+    let placed = placement::place(requests, 512);
     assert!(placed.requests.iter().all(|request| request.buffer().end <= placed.len));
     for place in [Place::System, Place::Bar] {
         let Ok(explanation) = map.explain(&[], (place, None), &[]) else { continue };
-        let bytes: u64 = explanation.roads.iter().map(|share| share.bytes).sum();
+        let bytes: u64 = explanation.paths.iter().map(|share| share.bytes).sum();
         assert_eq!(bytes, placed.requests.iter().map(|request| request.len).sum::<u64>());
     }
 });

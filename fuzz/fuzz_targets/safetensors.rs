@@ -1,7 +1,7 @@
 //! Safetensors, judged against the format's own library.
 #![no_main]
 
-use bufmap::load::format::Format;
+use bufmap::format::Format;
 use libfuzzer_sys::fuzz_target;
 use safetensors::SafeTensors;
 

@@ -2,7 +2,7 @@
 //! of zero, and a safetensors file that stands for each shard.
 #![no_main]
 
-use bufmap::load::format::{Format, ShardIndex};
+use bufmap::format::{Format, ShardIndex};
 use libfuzzer_sys::fuzz_target;
 use std::path::{Component, Path};
 

@@ -1,7 +1,7 @@
 //! Zip archives.
 #![no_main]
 
-use bufmap::load::format::Format;
+use bufmap::format::Format;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

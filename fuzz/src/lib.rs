@@ -2,7 +2,7 @@
 //! file, in file order, none on another, or with an error that can be printed and that names an
 //! offset of the file's own range.
 
-use bufmap::load::format::{self, Contents, Format, FormatError};
+use bufmap::format::{self, Contents, Format, FormatError};
 use std::path::Path;
 
 /// The name that the bytes go by.

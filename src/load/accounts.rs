@@ -8,10 +8,12 @@ use std::time::Duration;
 use exporters::vulkan;
 use iomap::{BufMap, Location};
 
-use super::check::{Fingerprints, Parts};
-use super::nofault::Fault;
-use super::run::{Event, Failure, Flight, Job, Landed};
-use super::{Load, LoadError, Progress, Source, Valid, Verify};
+use super::run::{Event, Flight, Landed};
+use crate::check::{Filled, Fingerprints, Parts};
+use crate::nofault::Fault;
+use crate::plan::job::Job;
+use crate::storage::work::Failure;
+use crate::transfer::{Options, Progress, Source, TransferError, Valid, Verify};
 
 /// What ended a load early.
 enum End<'a> {
@@ -33,22 +35,28 @@ impl End<'_> {
 
 /// The accounts of a load, kept on its own thread.
 pub(super) struct Accounts<'a, S> {
-    load: &'a Load<'a, S>,
+    filled: Filled<'a, S>,
+    verify: Verify,
     fingerprints: &'a Fingerprints<'a>,
     parts: Parts,
     valid: Valid,
     read_back: u64,
     /// Something landed after the load was stopped, and was not fingerprinted any more.
     unprinted: bool,
-    end: Option<LoadError>,
+    end: Option<TransferError>,
 }
 
 impl<'a, S: Source> Accounts<'a, S> {
-    pub(super) fn new(load: &'a Load<'a, S>, fingerprints: &'a Fingerprints<'a>) -> Self {
-        let wanted = load.requests.iter().map(|request| request.len).sum();
+    pub(super) fn new(
+        filled: Filled<'a, S>,
+        options: &Options,
+        fingerprints: &'a Fingerprints<'a>,
+    ) -> Self {
+        let wanted = filled.requests.iter().map(|request| request.len).sum();
         let valid = Valid::none_of(wanted);
         Self {
-            load,
+            filled,
+            verify: options.verify,
             fingerprints,
             parts: Parts::default(),
             valid,
@@ -59,7 +67,7 @@ impl<'a, S: Source> Accounts<'a, S> {
     }
 
     pub(super) fn wanted_fingerprints(&self) -> Option<&'a Fingerprints<'a>> {
-        (self.load.options.verify != Verify::None).then_some(self.fingerprints)
+        (self.verify != Verify::None).then_some(self.fingerprints)
     }
 
     /// Takes events until every engine is done, and says meanwhile what is waited for. `buffer` is what
@@ -113,16 +121,16 @@ impl<'a, S: Source> Accounts<'a, S> {
     fn landed(&mut self, landed: Landed<'_>, buffer: Option<BufMap<'_>>) -> Result<(), Lost> {
         let Landed { job, parts } = landed;
         let wanted = parts.is_none() && self.wanted_fingerprints().is_some();
-        let fingerprint = wanted && !self.load.stop.load(Ordering::Relaxed);
+        let fingerprint = wanted && !self.filled.stop.load(Ordering::Relaxed);
         self.unprinted |= wanted && !fingerprint;
         self.parts.extend(parts.into_iter().flatten());
         for landed in job.landed() {
-            for (_, place) in self.fingerprints.filled(landed.clone()) {
+            for (_, place) in self.fingerprints.requested().filled(landed.clone()) {
                 self.valid.insert(place);
             }
             let (true, Some(buffer)) = (fingerprint, buffer) else { continue };
             if buffer.location() == Location::Io {
-                self.read_back += self.fingerprints.bytes_of(landed.clone());
+                self.read_back += self.fingerprints.requested().bytes_of(landed.clone());
             }
             let bytes = buffer.subrange(landed.start as usize..landed.end as usize);
             let parts = bytes.map_err(Fault::from);
@@ -136,13 +144,13 @@ impl<'a, S: Source> Accounts<'a, S> {
         Ok(())
     }
 
-    fn explain(&self, end: End<'_>) -> LoadError {
+    fn explain(&self, end: End<'_>) -> TransferError {
         let valid = self.valid.clone();
         match end {
-            End::Failed(job, failure) => failure.explain(&self.load.files[job.piece.file], valid),
-            End::Gpu(error) => LoadError::Vulkan(error),
-            End::Engine(source) => LoadError::Engine { step: "the io_uring", source, valid },
-            End::Lost => self.load.destination.lost(),
+            End::Failed(job, failure) => self.filled.files[job.piece.file].failed(failure, valid),
+            End::Gpu(error) => TransferError::Vulkan(error),
+            End::Engine(source) => TransferError::Engine { step: "the io_uring", source, valid },
+            End::Lost => TransferError::BufferLost { device: self.filled.destination.holder() },
         }
     }
 
@@ -162,15 +170,16 @@ impl<'a, S: Source> Accounts<'a, S> {
 
     /// Whether all that was asked for of a job is in the buffer.
     pub(super) fn has(&self, job: &Job) -> bool {
-        let mut wanted = job.landed().flat_map(|landed| self.fingerprints.filled(landed));
+        let mut wanted =
+            job.landed().flat_map(|landed| self.fingerprints.requested().filled(landed));
         wanted.all(|(_, place)| self.valid.contains(&place))
     }
 
-    /// The failed read that ended the work, after which another road may be tried. What else ends a
+    /// The failed read that ended the work, after which another path may be tried. What else ends a
     /// load stays its end.
     pub(super) fn forgive_read(&mut self) -> Option<String> {
         match self.end.take() {
-            Some(LoadError::Read { offset, source, .. }) => {
+            Some(TransferError::Read { offset, source, .. }) => {
                 Some(format!("reading at offset {offset} failed in flight ({source})"))
             }
             other => {
@@ -180,14 +189,14 @@ impl<'a, S: Source> Accounts<'a, S> {
         }
     }
 
-    pub(super) fn finish(self, stopped: bool) -> Result<(Parts, Valid), LoadError> {
+    pub(super) fn finish(self, stopped: bool) -> Result<(Parts, Valid), TransferError> {
         match self.end {
             Some(error) => Err(error),
             None if self.valid.bytes() == self.valid.wanted() && !self.unprinted => {
                 Ok((self.parts, self.valid))
             }
-            None if stopped || self.unprinted => Err(LoadError::Stopped { valid: self.valid }),
-            None => Err(LoadError::Engine {
+            None if stopped || self.unprinted => Err(TransferError::Stopped { valid: self.valid }),
+            None => Err(TransferError::Engine {
                 step: "a thread of the load",
                 source: io::Error::other("it ended before its work was done"),
                 valid: self.valid,

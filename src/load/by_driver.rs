@@ -2,7 +2,7 @@
 //!
 //! The drive is given addresses in its container's IOMMU: of the buffer, be it system memory, a BAR
 //! that vfio-pci has or what a driver publishes for peers, and of slots for what cannot land there.
-//! A BAR is first proved, as on the kernel's road; where that fails, the CPU copies from the slots.
+//! A BAR is first proved, as on the kernel's path; where that fails, the CPU copies from the slots.
 
 use std::io;
 use std::sync::Arc;
@@ -11,26 +11,31 @@ use std::sync::PoisonError;
 use std::sync::mpsc::channel;
 use std::thread;
 
-use exporters::Intent;
 use exporters::vfio::{DmaMapping, Mappable};
+use exporters::{Absent, Intent};
 use iomap::{BufMap, Memory, PageSize};
 
 use super::accounts::Accounts;
-use super::asked::{Asked, Place};
-use super::check::Fingerprints;
+use super::call::Load;
+use super::clock::Clock;
 use super::crew::Crew;
-use super::cut::Batch;
-use super::fill::{Engine, Jobs, SlotMemory};
-use super::peer::{Pairs, proof};
-use super::plan::Run;
-use super::roads::{self, Decided, Peer, Split};
+use super::fill::{Engine, Jobs, SlotMemory, map_of};
 use super::run::direct::Direct;
-use super::run::{Failure, Flight, Job, Queue, Report};
-use super::{Clock, Load, LoadError, Progress, Receipt, Road, Source};
+use super::run::{Flight, Queue, Report};
+use crate::check::Fingerprints;
 use crate::dma::{DmaError, DmaKind, DmaList, DmaRange, Iommu, Mapped, Mapper};
 use crate::pci::PciError;
+use crate::plan::Place;
+use crate::plan::asked::{Asked, Buffer};
+use crate::plan::by_driver::{decide, out_of_reach};
+use crate::plan::cut::Batch;
+use crate::plan::decided::Decided;
+use crate::plan::job::Job;
+use crate::plan::peer::{Pairs, proof};
+use crate::plan::requested::Requested;
 use crate::storage::nvme::{self, Controller, DriveFile, NvmeError, QueueOptions, Wake, engine};
-use crate::storage::work::{Next, Read, Work};
+use crate::storage::work::{Failure, Next, Read, Work};
+use crate::transfer::{Progress, Receipt, TransferError};
 
 /// How much is read at once to be compared, in bytes.
 const AGAIN: usize = 1 << 20;
@@ -40,10 +45,12 @@ impl Load<'_, DriveFile> {
     /// at least while none does.
     ///
     /// # Errors
-    /// [`LoadError`]; nothing is in flight when it is returned. A GPU's own memory cannot be loaded
+    /// [`TransferError`]; nothing is in flight when it is returned. A GPU's own memory cannot be loaded
     /// into.
-    pub fn run(&self, progress: &mut dyn FnMut(Progress)) -> Result<Receipt, LoadError> {
-        let asked = self.asked()?;
+    pub fn run(&self, progress: &mut dyn FnMut(Progress)) -> Result<Receipt, TransferError> {
+        let steady = self.destination.steady();
+        let asked = self.asked(self.buffer(&steady)?)?;
+        let place = asked.buffer.place;
         let clock = Clock::start();
         let controller = self.controller()?;
         let mapper = Iommu(Arc::clone(controller.device().container()));
@@ -54,36 +61,55 @@ impl Load<'_, DriveFile> {
         let block = self.files.iter().map(DriveFile::block_size).max().unwrap_or_default();
         let mut drive = Drive { queue, block, spare: None };
 
-        let buffer = self.buffer()?;
-        let reach = match (mapper.map(buffer, Intent::Write), asked.place) {
-            // Into the system's own memory there is no other road.
-            (Err(error), Place::System) => return Err(error.into()),
+        let reach = match steady {
+            Ok(memory) => mapper.map(memory, Intent::Write).map_err(Unreached::from),
+            Err(absent) => Err(Unreached::Absent(absent)),
+        };
+        let reach = match (reach, place) {
+            // Into the system's own memory there is no other path.
+            (Err(Unreached::Dma(error)), Place::System) => return Err(error.into()),
             (reach, _) => reach,
         };
         let fingerprints = Fingerprints::new(self.requests);
-        let decided = self.decide(&asked, &fingerprints, &mut drive, (buffer, &reach));
-        let mut decided = decided.map_err(|error| self.destination.lost_or(error))?;
+        let decided = self.decide(&asked, fingerprints.requested(), &mut drive, &reach);
+        let mut decided = decided.map_err(|error| self.lost_or(error))?;
         let reach = reach.as_ref().ok().map(Mapped::list);
-        let mut accounts = Accounts::new(self, &fingerprints);
+        let mut accounts = Accounts::new(self.filled(), &self.options, &fingerprints);
+        let access = self.destination.access(Intent::ReadWrite)?;
         let engine =
             self.fill_memory(&mut decided, &mut accounts, |(jobs, _): Jobs<'_>, accounts| {
-                let absent = self.destination.absent()?;
+                let absent = self.destination.promised()?;
                 let slots =
                     SlotMemory::for_jobs(jobs, absent, |n| n.min(self.options.depth as usize))?;
-                self.fill_by_driver(&mut drive, (buffer, reach), (jobs, &slots), accounts, progress)
+                self.fill_by_driver(&mut drive, reach, (jobs, &slots), accounts, progress)
             })?;
         let mut again = |file: &_, offset, out: &mut _| {
             drive.read_exact(file, offset, out).map_err(|source| Failure::Io { offset, source })
         };
-        self.settle(&clock, decided, engine, accounts, (&mut again, progress))
+        let receipt =
+            self.settle(&clock, (place, decided), engine, accounts, (&mut again, progress))?;
+        access.map_or(Ok(()), |access| access.finish())?;
+        Ok(receipt)
+    }
+
+    /// The buffer as this driver sees it: what the kernel's drivers may be given is not always what VFIO maps.
+    fn buffer(&self, steady: &Result<&dyn Mappable, Absent>) -> Result<Buffer, TransferError> {
+        let buffer = Buffer::of(self.destination)?;
+        Ok(match (buffer.place, steady) {
+            (Place::Gpu, _) => return Err(out_of_reach(self.files)),
+            (Place::System, Err(why)) => {
+                Buffer { place: Place::Cpu, no_pages: Some(why.to_string()), ..buffer }
+            }
+            _ => buffer,
+        })
     }
 
     /// The drive of all files.
-    fn controller(&self) -> Result<&Arc<Controller>, LoadError> {
-        let first = self.files.first().ok_or(LoadError::Options("there is no file to load"))?;
+    fn controller(&self) -> Result<&Arc<Controller>, TransferError> {
+        let first = self.files.first().ok_or(TransferError::Options("there is no file to load"))?;
         let other = |file: &&DriveFile| !Arc::ptr_eq(file.controller(), first.controller());
         match self.files.iter().find(other) {
-            Some(file) => Err(LoadError::OtherDrive { path: file.path().into() }),
+            Some(file) => Err(TransferError::OtherDrive { path: file.path().into() }),
             None => Ok(first.controller()),
         }
     }
@@ -105,22 +131,18 @@ impl Load<'_, DriveFile> {
         }
     }
 
-    fn buffer(&self) -> Result<&dyn Mappable, LoadError> {
-        self.destination.memory().map_err(|_| out_of_reach(self.files))
-    }
-
     fn decide(
         &self,
         asked: &Asked<'_, DriveFile>,
-        fingerprints: &Fingerprints<'_>,
+        requested: &Requested<'_>,
         drive: &mut Drive,
-        (buffer, reach): (&dyn Mappable, &Result<Mapped<'_>, DmaError>),
-    ) -> Result<Decided, LoadError> {
-        let mut pairs = self.pairs();
-        let mut decided = decide(asked, fingerprints, |file: &DriveFile, reads| {
+        reach: &Result<Mapped<'_>, Unreached>,
+    ) -> Result<Decided, TransferError> {
+        let mut pairs = Pairs::of(self.destination);
+        let mut decided = decide(asked, requested, |file: &DriveFile, reads| {
             let reach = reach.as_ref().map_err(ToString::to_string)?;
             let Some(pairs) = &mut pairs else { return Ok(()) };
-            drive.may_write(file, reads, pairs, (buffer.map(), reach.list()))
+            drive.may_write(file, reads, pairs, (map_of(self.destination), reach.list()))
         })?;
         decided.proofs = pairs.map(|pairs| pairs.proofs).unwrap_or_default();
         Ok(decided)
@@ -129,11 +151,11 @@ impl Load<'_, DriveFile> {
     fn fill_by_driver(
         &self,
         drive: &mut Drive,
-        (buffer, reach): (&dyn Mappable, Option<&DmaList>),
+        reach: Option<&DmaList>,
         (jobs, slots): (&[Job], &SlotMemory),
         accounts: &mut Accounts<'_, DriveFile>,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<Engine, LoadError> {
+    ) -> Result<Engine, TransferError> {
         if jobs.is_empty() {
             return Ok(Engine::default());
         }
@@ -150,7 +172,7 @@ impl Load<'_, DriveFile> {
             let (queue, reads) = (&queue, &reads);
             let reading = Crew::start(scope, 1, move |_| {
                 let whole = slots.memory.as_ref().map(Memory::map).zip(slots_reach);
-                let buffer = buffer.map();
+                let buffer = map_of(self.destination);
                 let reached: Vec<_> =
                     whole.into_iter().chain(reach.map(|reach| (buffer, reach))).collect();
                 let slots = (0..slots.count()).filter_map(|slot| slots.map(slot)).collect();
@@ -159,7 +181,7 @@ impl Load<'_, DriveFile> {
                 let mut reads = reads.lock().unwrap_or_else(PoisonError::into_inner);
                 engine::run(&mut reads, &reached, &mut work);
             });
-            accounts.listen(&received, Some(buffer.map()), flight, progress);
+            accounts.listen(&received, Some(map_of(self.destination)), flight, progress);
             reading.join().1
         });
         let waits = match drive.queue.wake() {
@@ -174,63 +196,13 @@ impl Load<'_, DriveFile> {
     }
 }
 
-/// What the driver does not do: there is no memory that a drive could be given.
-pub(super) fn out_of_reach<S: Source>(files: &[S]) -> LoadError {
-    let path = files.first().map(|file| file.path().to_owned()).unwrap_or_default();
-    let why = "the buffer is in a GPU's own memory; give the drive back to the kernel (bufmap unbind) and \
-               load from there";
-    LoadError::Road { path, road: Road::Staged, why: why.into() }
-}
-
-/// Decides for every request of a load. `may_write` says whether the reads of a file may go from the drive
-/// into the buffer of a peer, or why not.
-pub(super) fn decide<S: Source>(
-    asked: &Asked<'_, S>,
-    fingerprints: &Fingerprints<'_>,
-    mut may_write: impl FnMut(&S, &Batch) -> Result<(), String>,
-) -> Result<Decided, LoadError> {
-    let mut decided = Decided::default();
-    for (index, runs) in roads::by_file(asked) {
-        asked.go_on()?;
-        let file = &asked.files[index];
-        for split in splits(asked, file, runs, &mut |reads| may_write(file, reads))? {
-            decided.take(split, fingerprints);
-        }
-    }
-    Ok(decided)
-}
-
-/// The roads of one file.
-fn splits<S: Source>(
-    asked: &Asked<'_, S>,
-    file: &S,
-    runs: Vec<Run>,
-    may_write: &mut dyn FnMut(&Batch) -> Result<(), String>,
-) -> Result<Vec<Split>, LoadError> {
-    let refused = |road, why| LoadError::Road { path: file.path().into(), road, why };
-    let plain = |road, runs| {
-        let runs = roads::roomy(asked, file, road, runs);
-        vec![Split::new(asked, file, road, &runs)]
-    };
-    let required = asked.options.require;
-    if let Some(road) = required {
-        roads::misfit(road, asked.place).map_err(|why| refused(road, why))?;
-        if road.cpu_copies() {
-            return Err(refused(road, "the kernel does not have the drive".into()));
-        }
-    }
-    match (asked.place, required) {
-        (Place::System | Place::Gpu, _) => Ok(plain(Road::Direct, runs)),
-        (_, Some(Road::Bounce)) => Ok(plain(Road::Bounce, runs)),
-        (Place::Peer | Place::Bar, required) => {
-            let peer = Peer::of(asked, file, &runs);
-            match (peer.ask(required.is_some(), may_write), required) {
-                (Ok(()), _) => Ok(peer.splits()),
-                (Err(why), Some(road)) => Err(refused(road, why)),
-                (Err(why), None) => Ok(roads::without_peer(plain(Road::Bounce, runs), &why)),
-            }
-        }
-    }
+/// Why the drive is given no address of the buffer.
+#[derive(Debug, thiserror::Error)]
+enum Unreached {
+    #[error(transparent)]
+    Absent(Absent),
+    #[error(transparent)]
+    Dma(#[from] DmaError),
 }
 
 /// A drive's queue, with a little memory of the load's own that the drive can reach. It is mapped when it

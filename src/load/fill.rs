@@ -7,26 +7,27 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-use exporters::vfio::Mappable;
-use exporters::vulkan;
+use exporters::{Destination, vulkan};
 use iomap::{BufMap, Memory, MemoryError, PageSize, is_available};
 
 use super::accounts::Accounts;
-use super::check::Fingerprints;
+use super::call::Load;
 use super::crew::{Crew, Hands};
-use super::cut::Batch;
-use super::plan::Landing;
-use super::road::Road;
-use super::roads::Decided;
 use super::run::direct::Direct;
 use super::run::staged::{Slots, Staged};
-use super::run::{Event, Flight, Job, Queue, Report};
-use super::source::Source;
-use super::source::engine::Readable;
-use super::{Load, LoadError, Progress, target};
+use super::run::{Event, Flight, Queue, Report};
+use super::target;
+use crate::check::Fingerprints;
+use crate::plan::OWN;
+use crate::plan::cut::Batch;
+use crate::plan::decided::Decided;
+use crate::plan::job::Job;
+use crate::plan::run::Landing;
 use crate::remedy::{Call, remedy};
+use crate::storage::file::SourceFile;
+use crate::storage::file::pread::{self, copiers};
 use crate::storage::file::ring::Ring;
-use crate::storage::file::{SourceFile, pread};
+use crate::transfer::{DataPath, Progress, Readable, Source, TransferError};
 
 /// The most threads that read one piece at a time.
 const READERS_MAX: usize = 16;
@@ -34,21 +35,18 @@ const READERS_MAX: usize = 16;
 /// The most jobs of each kind that are cut at once. A job takes some hundred bytes until it is done.
 const TOGETHER: usize = 1 << 16;
 
-/// What a load needs beside the buffer and the slots, in bytes: stacks, rings, lists, what is compared.
-pub(super) const OWN: usize = 4 << 20;
-
 /// Reads past the page cache, and reads that the kernel copies.
 pub(super) type Jobs<'w> = (&'w [Job], &'w [Job]);
 
 impl<S: Source> Load<'_, S> {
     /// Fills memory that the CPU can reach: from the drive straight into a peer's what may go there,
-    /// and the rest, with what failed on that road, without peers.
+    /// and the rest, with what failed on that path, without peers.
     pub(super) fn fill_memory(
         &self,
         decided: &mut Decided,
         accounts: &mut Accounts<'_, S>,
-        mut fill: impl FnMut(Jobs<'_>, &mut Accounts<'_, S>) -> Result<Engine, LoadError>,
-    ) -> Result<Engine, LoadError> {
+        mut fill: impl FnMut(Jobs<'_>, &mut Accounts<'_, S>) -> Result<Engine, TransferError>,
+    ) -> Result<Engine, TransferError> {
         let first = match decided.peer.is_empty() {
             true => Engine::default(),
             false => self.in_windows((&decided.peer, &[]), accounts, &mut fill)?,
@@ -57,7 +55,7 @@ impl<S: Source> Load<'_, S> {
             && self.can_go_on()
             && let Some(why) = accounts.forgive_read()
         {
-            decided.fall_back(why, accounts.fingerprints(), |job| accounts.has(job));
+            decided.fall_back(why, accounts.fingerprints().requested(), |job| accounts.has(job));
         }
         if accounts.has_ended() || self.stop.load(Ordering::Relaxed) {
             return Ok(first);
@@ -71,8 +69,8 @@ impl<S: Source> Load<'_, S> {
         &self,
         (direct, copied): (&[Batch], &[Batch]),
         accounts: &mut Accounts<'_, S>,
-        fill: &mut impl FnMut(Jobs<'_>, &mut Accounts<'_, S>) -> Result<Engine, LoadError>,
-    ) -> Result<Engine, LoadError> {
+        fill: &mut impl FnMut(Jobs<'_>, &mut Accounts<'_, S>) -> Result<Engine, TransferError>,
+    ) -> Result<Engine, TransferError> {
         let mut direct = direct.iter().flat_map(Batch::jobs);
         let mut copied = copied.iter().flat_map(Batch::jobs);
         let mut engine: Option<Engine> = None;
@@ -92,9 +90,9 @@ impl<S: Source> Load<'_, S> {
         Ok(engine.unwrap_or_default())
     }
 
-    /// Whether another road could bring what is left.
+    /// Whether another path could bring what is left.
     fn can_go_on(&self) -> bool {
-        self.destination.check_there().is_ok() && self.files.iter().all(Readable::can_be_read)
+        self.destination.check_present().is_ok() && self.files.iter().all(Readable::can_be_read)
     }
 }
 
@@ -102,11 +100,10 @@ impl Load<'_> {
     /// Fills memory that the CPU can reach.
     pub(super) fn fill_map(
         &self,
-        buffer: &dyn Mappable,
         (direct, copied): Jobs<'_>,
         accounts: &mut Accounts<'_, SourceFile>,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<Engine, LoadError> {
+    ) -> Result<Engine, TransferError> {
         let flight = &Flight::new(self.stop);
         let ring = ring_available(direct, self.options.depth);
         let readers = match &ring {
@@ -114,7 +111,8 @@ impl Load<'_> {
             Err(_) => direct.len().min(self.options.depth as usize).min(READERS_MAX),
         };
         let copiers = copiers(copied.len());
-        let absent = self.destination.absent()?;
+        let buffer = self.destination;
+        let absent = buffer.promised()?;
         let slots = SlotMemory::for_jobs(direct, absent, |pieces| match &ring {
             Ok(()) => pieces.min(self.options.depth as usize),
             Err(_) => readers, // Any of them may take a piece that needs a slot.
@@ -141,7 +139,7 @@ impl Load<'_> {
                 let slot = copier_slots.map(copier);
                 self.thread_fills_map(buffer, slot, &queues.1, prints, events);
             });
-            accounts.listen(&received, Some(buffer.map()), flight, progress);
+            accounts.listen(&received, Some(map_of(buffer)), flight, progress);
             (reading.join(), copying.join())
         });
         let ((registered, readers), (_, copiers)) = (read, copied_by);
@@ -152,7 +150,7 @@ impl Load<'_> {
     /// Does jobs by one read at a time.
     fn thread_fills_map<'m>(
         &'m self,
-        buffer: &'m dyn Mappable,
+        buffer: &'m dyn Destination,
         slot: Option<BufMap<'m>>,
         queue: &'m Queue<'m>,
         prints: Option<&'m Fingerprints<'m>>,
@@ -160,14 +158,14 @@ impl Load<'_> {
     ) {
         let slots = slot.into_iter().collect();
         let report = Report::new(events);
-        pread::run(&mut Direct::new(queue, self.files, buffer.map(), slots, prints, report));
+        pread::run(&mut Direct::new(queue, self.files, map_of(buffer), slots, prints, report));
     }
 
     /// Runs direct jobs on an io_uring of this thread. Returns why memory is not registered with
     /// it, if it is not.
     fn ring_fills_map<'m>(
         &'m self,
-        buffer: &'m dyn Mappable,
+        buffer: &'m dyn Destination,
         slots: &'m SlotMemory,
         queue: &'m Queue<'m>,
         prints: Option<&'m Fingerprints<'m>>,
@@ -182,10 +180,10 @@ impl Load<'_> {
         };
         let slot_maps: Vec<_> = (0..slots.count()).filter_map(|slot| slots.map(slot)).collect();
         let mut memory_maps = slot_maps.clone();
-        memory_maps.push(buffer.map());
+        memory_maps.push(map_of(buffer));
         ring.register(&memory_maps, self.options.block as usize);
         let report = Report::new(events.clone());
-        let mut work = Direct::new(queue, self.files, buffer.map(), slot_maps, prints, report);
+        let mut work = Direct::new(queue, self.files, map_of(buffer), slot_maps, prints, report);
         if let Err(error) = ring.run(&mut work) {
             queue.flight().end();
             let _ = events.send(Event::Engine(error));
@@ -199,7 +197,7 @@ impl Load<'_> {
         (direct, copied): Jobs<'_>,
         accounts: &mut Accounts<'_, SourceFile>,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<Engine, LoadError> {
+    ) -> Result<Engine, TransferError> {
         let flight = &Flight::new(self.stop);
         let ring = ring_available(direct, self.options.depth);
         let jobs = direct.iter().chain(copied);
@@ -261,6 +259,11 @@ impl Load<'_> {
     }
 }
 
+/// The CPU's view of a buffer that was planned for by it.
+pub(super) fn map_of(buffer: &dyn Destination) -> BufMap<'_> {
+    buffer.cpu_map().unwrap_or(BufMap::null())
+}
+
 /// Why direct jobs are not done by an io_uring.
 enum NoRing {
     /// It cannot be set up.
@@ -290,16 +293,10 @@ fn ring_available(direct: &[Job], depth: u32) -> Result<(), NoRing> {
     if direct.is_empty() {
         return Ok(());
     }
-    if direct.iter().any(|job| job.road == Road::Peer) {
+    if direct.iter().any(|job| job.path == DataPath::Peer) {
         return Err(NoRing::Unregistrable);
     }
     Ring::new(depth).map(drop).map_err(NoRing::Refused)
-}
-
-/// How many threads copy out of the page cache.
-pub(super) fn copiers(jobs: usize) -> usize {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    jobs.min(cores).min(4)
 }
 
 /// The slots in system memory for pieces that cannot land in the buffer.
@@ -312,12 +309,12 @@ impl SlotMemory {
     /// For jobs that are done beside `absent` bytes which were promised and will be written.
     ///
     /// # Errors
-    /// [`LoadError::Memory`], if there is not memory for all of it.
+    /// [`TransferError::Memory`], if there is not memory for all of it.
     pub(super) fn for_jobs(
         jobs: &[Job],
         absent: usize,
         slots: impl Fn(usize) -> usize,
-    ) -> Result<Self, LoadError> {
+    ) -> Result<Self, TransferError> {
         let in_slots = jobs.iter().filter(|job| matches!(job.piece.landing, Landing::Slot(_)));
         let (count, len) = in_slots.fold((0, 0), |(n, len), job| (n + 1, job.piece.len.max(len)));
         let slot_len = (len as usize).next_multiple_of(PageSize::Base.bytes());

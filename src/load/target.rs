@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use exporters::vfio::{Container, Region};
 use exporters::vulkan::{self, Device, Way};
-use exporters::{P2pmem, PeerMemory, Udmabuf};
+use exporters::{Destination, Export, Exporter, P2pmem, PeerMemory, Udmabuf};
 use iomap::{Memory, PageSize};
 
-use super::{Destination, LoadError, Road, StepDown};
+use crate::transfer::{DataPath, StepDown, TransferError};
 
 /// A buffer made to be loaded into.
 #[derive(Debug)]
@@ -16,12 +16,7 @@ pub enum Target {
     /// System memory.
     Memory(Arc<Memory>),
     /// System memory, imported by a Vulkan device that shares the system's memory.
-    Imported {
-        /// The pages.
-        memory: Arc<Memory>,
-        /// The buffer that Vulkan made of them.
-        buffer: Arc<vulkan::Buffer>,
-    },
+    Imported(Arc<vulkan::Buffer>),
     /// Memory of a Vulkan device's own.
     Device(Arc<vulkan::Buffer>),
     /// Memory of a PCI device that its driver gives to peers.
@@ -30,47 +25,49 @@ pub enum Target {
     Bar(Arc<Region>),
     /// A GPU's buffer that the CPU sees and that stays where it is.
     Visible(vulkan::SteadyBuffer),
+    /// What a source exported: a dma-heap, a DRM driver, `/dev/udmabuf`.
+    Exported(Export),
 }
 
 impl Target {
     /// System memory of at least `len` bytes.
     ///
     /// # Errors
-    /// [`LoadError::Memory`].
-    pub fn memory(len: u64) -> Result<Self, LoadError> {
+    /// [`TransferError::Memory`].
+    pub fn memory(len: u64) -> Result<Self, TransferError> {
         Ok(Self::Memory(Arc::new(roomy_memory(len)?)))
     }
 
-    /// A Vulkan buffer of at least `len` bytes, for the road demanded or for the best one.
+    /// A Vulkan buffer of at least `len` bytes, for the path demanded or for the best one.
     ///
     /// On a device that shares the system's memory the buffer is made of system pages, which a
     /// drive fills and nothing is copied; on one with memory of its own it lies there. When a
     /// device that could share refuses the pages, the second is taken, and the reason comes along.
     ///
     /// # Errors
-    /// [`LoadError::Memory`], [`LoadError::Vulkan`].
+    /// [`TransferError::Memory`], [`TransferError::Vulkan`].
     pub fn vulkan(
         device: &Device,
         len: u64,
-        road: Option<Road>,
-    ) -> Result<(Self, Option<StepDown>), LoadError> {
+        path: Option<DataPath>,
+    ) -> Result<(Self, Option<StepDown>), TransferError> {
         let own_memory = || {
             let buffer = device.allocate(in_memory(len)?.max(1), false)?;
-            Ok::<_, LoadError>(Self::Device(Arc::new(buffer)))
+            Ok::<_, TransferError>(Self::Device(Arc::new(buffer)))
         };
-        let share = match road {
-            Some(road) => road != Road::Staged,
+        let share = match path {
+            Some(path) => path != DataPath::Staged,
             None => device.info().shares_system_memory,
         };
         if !share {
             return Ok((own_memory()?, None));
         }
         let memory = memory_to_import(device, len)?;
-        match device.import_memory(Arc::clone(&memory)) {
-            Ok(buffer) => Ok((Self::Imported { memory, buffer: Arc::new(buffer) }, None)),
-            Err(refused) if road.is_none() => {
+        match device.import_memory(memory) {
+            Ok(buffer) => Ok((Self::Imported(Arc::new(buffer)), None)),
+            Err(refused) if path.is_none() => {
                 let why = format!("the device does not import system pages ({refused})");
-                Ok((own_memory()?, Some(StepDown { road: Road::Direct, why, bytes: len })))
+                Ok((own_memory()?, Some(StepDown { path: DataPath::Direct, why, bytes: len })))
             }
             Err(refused) => Err(refused.into()),
         }
@@ -80,23 +77,31 @@ impl Target {
     /// for peers.
     ///
     /// # Errors
-    /// [`LoadError::P2pmem`].
-    pub fn p2pmem(function: &str, len: u64) -> Result<Self, LoadError> {
+    /// [`TransferError::P2pmem`].
+    pub fn p2pmem(function: &str, len: u64) -> Result<Self, TransferError> {
         let memory = P2pmem::open(function)?.allocate(in_memory(len)?.max(1))?;
         Ok(Self::Peer(Arc::new(memory)))
+    }
+
+    /// A buffer of at least `len` bytes of an exporter's.
+    ///
+    /// # Errors
+    /// [`TransferError::Export`], as the source has it.
+    pub fn export(exporter: &dyn Exporter, len: u64) -> Result<Self, TransferError> {
+        Ok(Self::Exported(exporter.export(in_memory(len)?.max(1))?))
     }
 
     /// At least the first `len` bytes of a BAR of a device that is bound to vfio-pci, opened in
     /// `container`: of `bar` (0 to 5), or else of its longest one that can be mapped.
     ///
     /// # Errors
-    /// [`LoadError::Vfio`]; [`LoadError::TooSmall`] if the BAR is shorter.
+    /// [`TransferError::Vfio`]; [`TransferError::TooSmall`] if the BAR is shorter.
     pub fn vfio(
         container: &Arc<Container>,
         function: &str,
         bar: Option<u32>,
         len: u64,
-    ) -> Result<Self, LoadError> {
+    ) -> Result<Self, TransferError> {
         let device = container.open(function)?;
         let len_of = |bar: &u32| device.region_len(*bar).unwrap_or(0);
         let bar = bar.or_else(|| (0..6).max_by_key(len_of)).unwrap_or(0);
@@ -104,7 +109,7 @@ impl Target {
         let page = rustix::param::page_size() as u64;
         let needed = len.max(1).next_multiple_of(page);
         if needed > bar_len {
-            return Err(LoadError::TooSmall { needed, len: bar_len });
+            return Err(TransferError::TooSmall { needed, len: bar_len });
         }
         Ok(Self::Bar(Arc::new(device.map_part(bar, 0..needed)?)))
     }
@@ -112,7 +117,7 @@ impl Target {
     /// Why the pages were not imported as a dma-buf, if they were imported otherwise.
     pub fn no_udmabuf(&self) -> Option<&str> {
         match self {
-            Self::Imported { buffer, .. } => match buffer.way() {
+            Self::Imported(buffer) => match buffer.way() {
                 Way::HostPages { no_udmabuf } => Some(&no_udmabuf.why),
                 _ => None,
             },
@@ -121,14 +126,14 @@ impl Target {
     }
 
     /// Where to load.
-    pub fn destination(&self) -> Destination<'_> {
+    pub fn destination(&self) -> &dyn Destination {
         match self {
-            Self::Memory(memory) => Destination::Memory(memory),
-            Self::Imported { memory, buffer } => Destination::Imported { memory, buffer },
-            Self::Device(buffer) => Destination::Device(buffer),
-            Self::Peer(memory) => Destination::Peer(memory),
-            Self::Bar(region) => Destination::Bar(region),
-            Self::Visible(buffer) => Destination::Visible(buffer),
+            Self::Memory(memory) => &**memory,
+            Self::Imported(buffer) | Self::Device(buffer) => buffer,
+            Self::Peer(memory) => &**memory,
+            Self::Bar(region) => &**region,
+            Self::Visible(buffer) => buffer,
+            Self::Exported(export) => export,
         }
     }
 }
@@ -137,13 +142,14 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memory(_) => f.write_str("system memory"),
-            Self::Imported { buffer, .. } => {
+            Self::Imported(buffer) => {
                 let device = &buffer.device().info().name;
                 write!(f, "pages shared with {device} by {}", buffer.way())
             }
             Self::Device(buffer) => {
                 write!(f, "memory of {}", buffer.device().info().name)
             }
+            Self::Exported(export) => write!(f, "{}", export.provider()),
             Self::Peer(memory) => write!(f, "peer memory of {}", memory.function()),
             Self::Visible(buffer) => {
                 let device = buffer.buffer().device().info();
@@ -157,7 +163,7 @@ impl fmt::Display for Target {
 }
 
 /// Ordinary memory in the largest pages that the kernel has ready: fewer faults, fewer pins.
-fn roomy_memory(len: u64) -> Result<Memory, LoadError> {
+fn roomy_memory(len: u64) -> Result<Memory, TransferError> {
     let memory = Memory::anonymous(in_memory(len)?.max(1), PageSize::Base)?;
     // A kernel without huge pages has small ones.
     let _ = memory.advise_huge();
@@ -167,7 +173,7 @@ fn roomy_memory(len: u64) -> Result<Memory, LoadError> {
 /// Memory for a device to import: behind a memfd where a dma-buf can be made of all of it, since
 /// every driver takes those that takes any, and else ordinary, since drivers that import pages by
 /// address may refuse a file's.
-pub(super) fn memory_to_import(device: &Device, len: u64) -> Result<Arc<Memory>, LoadError> {
+pub(super) fn memory_to_import(device: &Device, len: u64) -> Result<Arc<Memory>, TransferError> {
     let takes_dma_buf = device.info().extension("VK_EXT_external_memory_dma_buf").is_ok();
     let udmabuf_limit = Udmabuf::open().map_or(0, |udmabuf| udmabuf.limit() as u64);
     let memory = match takes_dma_buf && len <= udmabuf_limit {
@@ -177,6 +183,6 @@ pub(super) fn memory_to_import(device: &Device, len: u64) -> Result<Arc<Memory>,
     Ok(Arc::new(memory))
 }
 
-fn in_memory(len: u64) -> Result<usize, LoadError> {
+fn in_memory(len: u64) -> Result<usize, TransferError> {
     Ok(usize::try_from(len).map_err(|_| iomap::MemoryError::Length { len: usize::MAX })?)
 }

@@ -1,4 +1,4 @@
-//! May these two devices talk, by which road, and if not, why.
+//! May these two devices talk, by which path, and if not, why.
 //!
 //! The rules are the kernel's (`calc_map_type_and_dist` in `drivers/pci/p2pdma.c`, Linux 7.3), read
 //! from top to bottom in [`route`]:

@@ -214,7 +214,7 @@ impl fmt::Display for Verdict {
 }
 
 impl Verdict {
-    /// What would change a refusal, or shorten the road through the host bridge; `None` if there is
+    /// What would change a refusal, or shorten the path through the host bridge; `None` if there is
     /// nothing better to be had by a setting.
     pub fn remedy(&self) -> Option<String> {
         match &self.reason {

@@ -44,3 +44,20 @@ pub trait Work<'m> {
     /// A read was completed: the number of bytes read, or the error.
     fn completed(&mut self, tag: usize, result: io::Result<usize>);
 }
+
+/// Why a read failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// The kernel's or the drive's error.
+    Io {
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// The answer.
+        source: io::Error,
+    },
+    /// The file ends before the end of what was asked for.
+    Ended {
+        /// Where it ends, in bytes.
+        at: u64,
+    },
+}

@@ -6,8 +6,9 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use bufmap::load::{Around, Destination, Load, LoadError, Options, Receipt, Request};
+use bufmap::load::Load;
 use bufmap::storage::file::SourceFile;
+use bufmap::transfer::{Around, Options, Receipt, Request, TransferError};
 use iomap::{Memory, PageSize};
 use libtest_mimic::{Arguments, Completion, Trial};
 
@@ -54,12 +55,12 @@ pub fn load(
     around: Around,
     memory: &Memory,
     options: Options,
-) -> Result<Receipt, LoadError> {
+) -> Result<Receipt, TransferError> {
     Load {
         files: std::slice::from_ref(file),
         requests,
         around,
-        destination: Destination::Memory(memory),
+        destination: memory,
         options,
         stop: &AtomicBool::new(false),
     }

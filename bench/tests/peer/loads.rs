@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use bufmap::load::{
-    Around, Load, LoadError, Manifest, Options, Receipt, Road, Selection, Target, Verify,
-};
+use bufmap::format::{Manifest, Selection};
+use bufmap::load::{Load, Target};
 use bufmap::storage::file::{SourceFile, cache};
+use bufmap::transfer::{Around, DataPath, Options, Receipt, TransferError, Verify};
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::{Outcome, check, said, skip};
 use iomap::BufMap;
@@ -54,7 +54,7 @@ impl Into {
         Ok(Self { manifest, target })
     }
 
-    fn load(&self, require: Option<Road>, verify: Verify) -> Result<Receipt, LoadError> {
+    fn load(&self, require: Option<DataPath>, verify: Verify) -> Result<Receipt, TransferError> {
         Load {
             files: self.manifest.files(),
             requests: self.manifest.requests(),
@@ -76,7 +76,7 @@ impl Into {
     /// Every item is in its place, byte for byte as in another copy of the file.
     fn holds(&self, copy: &Path) -> Outcome {
         let expected = fs::read(copy)?;
-        let mut found = vec![0; self.target.destination().len() as usize];
+        let mut found = vec![0; self.target.destination().len()];
         self.map()?.copy_to_slice(0, &mut found)?;
         for item in self.manifest.items() {
             let request = item.request;
@@ -93,15 +93,15 @@ impl Into {
     }
 }
 
-/// How many bytes took which road.
-fn roads(receipt: &Receipt) -> Vec<(Road, u64)> {
-    receipt.roads.iter().map(|share| (share.road, share.bytes)).collect()
+/// How many bytes took which path.
+fn paths(receipt: &Receipt) -> Vec<(DataPath, u64)> {
+    receipt.paths.iter().map(|share| (share.path, share.bytes)).collect()
 }
 
-/// Has this process and those after it find out anew which roads can be trusted.
+/// Has this process and those after it find out anew which paths can be trusted.
 pub fn forget() -> Outcome {
     let runtime = std::env::var("XDG_RUNTIME_DIR")?;
-    match fs::remove_file(Path::new(&runtime).join("bufmap/peer-roads.json")) {
+    match fs::remove_file(Path::new(&runtime).join("bufmap/peer-paths.json")) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
     }
@@ -117,24 +117,24 @@ pub fn real_inputs_arrive() -> Outcome {
         into.clear()?;
         let file = SourceFile::open(&path)?;
         let cached = || cache::resident(&file, 0..file.len());
-        let receipt = into.load(Some(Road::Peer), Verify::None)?;
-        println!("{}: {:?}, {}", path.display(), receipt.roads, receipt.engine);
+        let receipt = into.load(Some(DataPath::Peer), Verify::None)?;
+        println!("{}: {:?}, {}", path.display(), receipt.paths, receipt.engine);
         check(
-            roads(&receipt) == [(Road::Peer, receipt.bytes)],
-            format!("{:?}, {:?}", receipt.roads, receipt.step_downs),
+            paths(&receipt) == [(DataPath::Peer, receipt.bytes)],
+            format!("{:?}, {:?}", receipt.paths, receipt.step_downs),
         )?;
         let moved = (receipt.cpu_copied, receipt.gpu_copied, receipt.checked.read_back);
         check(moved == (0, 0, 0), format!("{moved:?}"))?;
         check(
             receipt.step_downs.is_empty() && receipt.slots == 0,
-            format!("{:?}, {:?}", receipt.roads, receipt.step_downs),
+            format!("{:?}, {:?}", receipt.paths, receipt.step_downs),
         )?;
         // What a kernel reads through its cache stays there.
         check(cached()? == 0, "the kernel has read through its page cache")?;
         // The pair is proved once a boot.
         check(
             receipt.proofs.len() == 1 && receipt.proofs[0].arrives,
-            format!("{:?}, {:?}", receipt.roads, receipt.step_downs),
+            format!("{:?}, {:?}", receipt.paths, receipt.step_downs),
         )?;
         check((receipt.proofs[0].bytes > 0) == proof, format!("{:?}", receipt.proofs))?;
         proof = false;
@@ -151,41 +151,45 @@ pub fn checks_read_the_device_back() -> Outcome {
     into.clear()?;
     let receipt = into.load(None, Verify::Hash)?;
     check(
-        roads(&receipt) == [(Road::Peer, receipt.bytes)],
-        format!("{:?}, {:?}", receipt.roads, receipt.step_downs),
+        paths(&receipt) == [(DataPath::Peer, receipt.bytes)],
+        format!("{:?}, {:?}", receipt.paths, receipt.step_downs),
     )?;
     check(receipt.cpu_copied == 0, receipt.cpu_copied)?;
     check(receipt.checked.read_back == receipt.bytes, receipt.checked.read_back)?;
     check(receipt.checked.format_checksums > 500, receipt.checked.format_checksums)
 }
 
-/// The real inputs arrive by the CPU, because the peer road is out for `why`; and who requires that
-/// road gets an error with the same words.
+/// The real inputs arrive by the CPU, because the peer path is out for `why`; and who requires that
+/// path gets an error with the same words.
 pub fn real_inputs_bounce(why: &[&str]) -> Outcome {
     let Some(files) = files()? else { return Ok(()) };
     for (path, copy) in files {
         let into = Into::of(&path)?;
         into.clear()?;
         let receipt = into.load(None, Verify::Hash)?;
-        println!("{}: {:?}, {:?}", path.display(), receipt.roads, receipt.step_downs);
+        println!("{}: {:?}, {:?}", path.display(), receipt.paths, receipt.step_downs);
         check(
-            roads(&receipt) == [(Road::Bounce, receipt.bytes)],
-            format!("{:?}, {:?}", receipt.roads, receipt.step_downs),
+            paths(&receipt) == [(DataPath::Bounce, receipt.bytes)],
+            format!("{:?}, {:?}", receipt.paths, receipt.step_downs),
         )?;
         check(receipt.cpu_copied == receipt.bytes, receipt.cpu_copied)?;
         check(receipt.checked.read_back == 0, "what was in the CPU's hands is read back")?;
         let [step_down] = &receipt.step_downs[..] else {
             return Err(format!("{:?}", receipt.step_downs).into());
         };
-        check((step_down.road, step_down.bytes) == (Road::Peer, receipt.bytes), &step_down.why)?;
+        check(
+            (step_down.path, step_down.bytes) == (DataPath::Peer, receipt.bytes),
+            &step_down.why,
+        )?;
         for words in why {
             check(step_down.why.contains(words), &step_down.why)?;
         }
         into.holds(&copy)?;
 
         into.clear()?;
-        let error = into.load(Some(Road::Peer), Verify::None);
-        let Err(LoadError::Road { road: Road::Peer, why: said, .. }) = &error else {
+        let error = into.load(Some(DataPath::Peer), Verify::None);
+        let Err(TransferError::DataPath { data_path: DataPath::Peer, why: said, .. }) = &error
+        else {
             return Err(format!("{error:?}").into());
         };
         for words in why {
@@ -195,7 +199,7 @@ pub fn real_inputs_bounce(why: &[&str]) -> Outcome {
     Ok(())
 }
 
-/// A read that fails on the way ends a load that requires the road, and says which bytes are valid;
+/// A read that fails on the way ends a load that requires the path, and says which bytes are valid;
 /// otherwise the rest is bounced, and nothing is lost.
 pub fn falls_back_in_flight() -> Outcome {
     let block = Drive::with_serial("flaky")?.block;
@@ -208,8 +212,8 @@ pub fn falls_back_in_flight() -> Outcome {
     };
 
     into.clear()?;
-    let error = into.load(Some(Road::Peer), Verify::None);
-    let Err(LoadError::Read { path, valid, .. }) = &error else {
+    let error = into.load(Some(DataPath::Peer), Verify::None);
+    let Err(TransferError::Read { path, valid, .. }) = &error else {
         return Err(format!("{error:?}").into());
     };
     check(*path == block && valid.bytes() > 0 && valid.bytes() < 64 << 20, valid)?;
@@ -221,9 +225,9 @@ pub fn falls_back_in_flight() -> Outcome {
 
     into.clear()?;
     let receipt = into.load(None, Verify::None)?;
-    println!("{:?}, {:?}", receipt.roads, receipt.step_downs);
-    let [(Road::Peer, by_peer), (Road::Bounce, bounced)] = roads(&receipt)[..] else {
-        return Err(format!("{:?}", receipt.roads).into());
+    println!("{:?}, {:?}", receipt.paths, receipt.step_downs);
+    let [(DataPath::Peer, by_peer), (DataPath::Bounce, bounced)] = paths(&receipt)[..] else {
+        return Err(format!("{:?}", receipt.paths).into());
     };
     check(by_peer + bounced == receipt.bytes && receipt.bytes == 64 << 20, by_peer)?;
     check(receipt.cpu_copied == bounced, receipt.cpu_copied)?;
@@ -235,10 +239,10 @@ pub fn falls_back_in_flight() -> Outcome {
 
     // Now the medium is sound.
     into.clear()?;
-    let receipt = into.load(Some(Road::Peer), Verify::None)?;
+    let receipt = into.load(Some(DataPath::Peer), Verify::None)?;
     check(
-        roads(&receipt) == [(Road::Peer, 64 << 20)],
-        format!("{:?}, {:?}", receipt.roads, receipt.step_downs),
+        paths(&receipt) == [(DataPath::Peer, 64 << 20)],
+        format!("{:?}, {:?}", receipt.paths, receipt.step_downs),
     )?;
     check(found()? == expected, "other bytes")
 }

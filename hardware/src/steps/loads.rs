@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use bufmap::load::{
-    Around, Load, LoadError, Options, Place, Receipt, Request, Road, Target, Verify,
-};
+use bufmap::load::{Load, Target};
 use bufmap::storage::file::SourceFile;
+use bufmap::transfer::{Around, DataPath, Options, Receipt, Request, TransferError, Verify};
 use exporters::vulkan::{Buffer, Device, SteadyBuffer, VulkanError};
 
 use super::limits::{loadable, ready_memory};
@@ -99,7 +98,9 @@ fn vulkan(len: u64) -> Result<(Target, u64), Box<dyn std::error::Error>> {
     let device = Device::open(None)?;
     fitting(len, |len| {
         let (target, _) = Target::vulkan(&device, len, None)?;
-        if let Target::Imported { memory, .. } = &target {
+        if let Target::Imported(buffer) = &target
+            && let Some(memory) = buffer.imported_memory()
+        {
             memory.populate()?;
         }
         Ok(target)
@@ -151,8 +152,7 @@ fn one(
         Err(why) => return teller.failed(what, why),
     };
     let rate = gib_per_second(len, started.elapsed());
-    let place = target.destination().place();
-    let paths: Vec<_> = receipt.roads.iter().map(|share| share.road.to_string()).collect();
+    let paths: Vec<_> = receipt.paths.iter().map(|share| share.path.to_string()).collect();
     let reads = if verify == Verify::Full { 2 } else { 1 };
     teller.row(
         table,
@@ -166,7 +166,7 @@ fn one(
             ("GiB/s", rate.into()),
             ("CPU s/GiB", ((receipt.cpu_seconds_per_gib() * 1e3).round() / 1e3).into()),
             ("path", paths.join(", ").into()),
-            ("bounded by", serde_json::json!(bounds(&receipt, place))),
+            ("bounded by", serde_json::json!(bounds(&receipt))),
             ("reads of each byte", reads.into()),
         ],
     );
@@ -177,8 +177,8 @@ fn load(
     target: &Target,
     len: u64,
     options: Options,
-) -> Result<Receipt, LoadError> {
-    let open = |source| LoadError::Open { path: context.file.clone(), source };
+) -> Result<Receipt, TransferError> {
+    let open = |source| TransferError::Open { path: context.file.clone(), source };
     let files = [SourceFile::open(&context.file).map_err(open)?];
     Load {
         files: &files,
@@ -192,13 +192,13 @@ fn load(
 }
 
 /// What the bytes went through, by the path that most of them took.
-fn bounds(receipt: &Receipt, place: Place) -> Vec<Limited> {
-    let most = receipt.roads.iter().max_by_key(|share| share.bytes).map(|share| share.road);
+fn bounds(receipt: &Receipt) -> Vec<Limited> {
+    let most = receipt.paths.iter().max_by_key(|share| share.bytes).map(|share| share.path);
     let mut bounds = match most {
-        Some(Road::Cached) => vec![Limited::PageCache],
+        Some(DataPath::Cached) => vec![Limited::PageCache],
         _ => vec![Limited::Drive],
     };
-    if place == Place::Gpu {
+    if receipt.gpu_copied > 0 {
         bounds.push(Limited::HostToDevice);
     }
     bounds

@@ -6,9 +6,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use bufmap::load::{Around, Load, Options, Request, Road, Target, Verify};
+use bufmap::load::{Load, Target};
 use bufmap::pci::{Class, Function, Tree};
 use bufmap::storage::file::SourceFile;
+use bufmap::transfer::{Around, DataPath, Options, Request, Verify};
 use exporters::{P2pmem, PeerMemory};
 use rustix::fs::OFlags;
 
@@ -67,7 +68,11 @@ fn from_drive(provider: &Function, drive: &Function) -> Answer {
         requests: &[Request::new(0, 0, LEN as u64, 0)],
         around: Around::Scratch,
         destination: target.destination(),
-        options: Options { require: Some(Road::Peer), verify: Verify::Full, ..Options::default() },
+        options: Options {
+            require: Some(DataPath::Peer),
+            verify: Verify::Full,
+            ..Options::default()
+        },
         stop: &AtomicBool::new(false),
     }
     .run(&mut |_| {})?;

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use bufmap::format::Format;
+use bufmap::format::Selection;
 use bufmap::iomap::PageSize;
-use bufmap::load::format::Format;
-use bufmap::load::{Road, Selection, Verify};
 use bufmap::pci::driver::DriverName;
 use bufmap::pci::{Address, PciError};
+use bufmap::transfer::{DataPath, Verify};
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -29,7 +30,7 @@ Examples:
                                                  from drive to device, or not at all
   bufmap load disk.img --verify full --json      compare every byte, report for programs
   bufmap explain model.safetensors --to p2pmem:0000:03:00.0
-                                                 which road, and what would make it a better one
+                                                 which path, and what would make it a better one
   bufmap extents model.safetensors > model.extents.json
                                                  where it lies, for a drive that is then unmounted and bound
   sudo bufmap load model.extents.json --to vfio:0000:04:00.0
@@ -41,9 +42,9 @@ Exit status: 0 if all is done (loaded and checked), 1 if not, 2 for a wrong comm
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Load files into a buffer by the best road there is
+    /// Load files into a buffer by the best path there is
     Load(LoadArgs),
-    /// Say which road a load would take, and why not a better one, without running it
+    /// Say which path a load would take, and why not a better one, without running it
     Explain(ExplainArgs),
     /// Write down where files lie on their drive, to load them by the user-space driver
     Extents(ExtentsArgs),
@@ -57,13 +58,13 @@ pub enum Command {
     Unbind(UnbindArgs),
 }
 
-/// Loads files into one buffer, checks them, and reports which road each byte took and why not a
+/// Loads files into one buffer, checks them, and reports which path each byte took and why not a
 /// better one.
 ///
 /// Every item of a file (a tensor, a mip level, a pack's member, or the whole file) keeps its
 /// alignment in the buffer, so that the drive writes it there itself and no CPU copies it.
 #[derive(clap::Args)]
-#[command(after_help = ROADS)]
+#[command(after_help = DATA_PATHS)]
 pub struct LoadArgs {
     /// The files: .safetensors, a model's .safetensors.index.json, .ktx2, a zip pack, or anything;
     /// or one .extents.json of `bufmap extents`, for a drive that is bound to vfio-pci
@@ -72,9 +73,10 @@ pub struct LoadArgs {
 
     /// Where to load: `memory` is the system's, `vulkan` a buffer of a Vulkan device,
     /// `vram` one that the CPU sees, through the GPU's BAR if it has memory of its own,
-    /// `p2pmem:ADDRESS` what the PCI function at an address has for peers (`p2pmem:0000:03:00.0`), and
+    /// `p2pmem:ADDRESS` what the PCI function at an address has for peers (`p2pmem:0000:03:00.0`),
     /// `vfio:ADDRESS` or `vfio:ADDRESS:N` a BAR of a function that is bound to vfio-pci, the longest
-    /// if no number is given
+    /// if no number is given, and `udmabuf`, `dma-heap`, `dma-heap:NAME` or `dumb:DRIVER` what /dev/udmabuf, a
+    /// dma-heap or the DRM driver of a card makes
     #[arg(long, default_value = "memory", value_name = "WHERE")]
     pub to: To,
 
@@ -87,9 +89,9 @@ pub struct LoadArgs {
     #[arg(long)]
     pub assume_vram_stays: bool,
 
-    /// Take this road or fail; without it, the best one for each byte
-    #[arg(long, visible_alias = "road", value_name = "ROAD")]
-    pub require: Option<Road>,
+    /// Take this path or fail; without it, the best one for each byte
+    #[arg(long, value_name = "DATA_PATH")]
+    pub require: Option<DataPath>,
 
     /// How thoroughly to check: `hash` compares checksums that the format records, `full` compares
     /// every byte of the buffer with a second read of the file
@@ -142,8 +144,8 @@ impl SelectionArgs {
     }
 }
 
-const ROADS: &str = "\
-Roads, best first:
+const DATA_PATHS: &str = "\
+Paths, best first:
   peer      the drive writes by DMA into the memory of another device, past system memory
   direct    the drive writes by DMA into the buffer's own pages
   staged    the drive writes into a ring of pages that the GPU imports; the GPU copies from there
@@ -165,7 +167,7 @@ pub struct ExtentsArgs {
     pub selection: SelectionArgs,
 }
 
-/// Decides as `bufmap load` would and says what lies below each file, which road each byte would take,
+/// Decides as `bufmap load` would and says what lies below each file, which path each byte would take,
 /// and why not each better one, with what would change that. Nothing is loaded and root is not needed;
 /// whether a drive's bytes arrive in a peer's memory is a forecast until a load has proved it.
 #[derive(clap::Args)]
@@ -192,7 +194,7 @@ pub struct ExplainArgs {
 
 /// Shows what loading can use on this machine, each absence with its reason and remedy; then the PCI
 /// tree of drives and of devices with memory, and for every pair of the two whether the drive may
-/// write into that memory, by which road, or why not and what would change it.
+/// write into that memory, by which path, or why not and what would change it.
 ///
 /// Only root is shown all of the configuration space on which the verdicts depend.
 #[derive(clap::Args)]
@@ -364,6 +366,8 @@ pub enum To {
     P2pmem(Address),
     /// A BAR of the PCI function at an address, by its number or the longest one.
     Vfio(Address, Option<u32>),
+    /// What a source exports: `/dev/udmabuf`, a dma-heap, a DRM driver.
+    Exported(Source),
 }
 
 impl FromStr for To {
@@ -379,9 +383,16 @@ impl FromStr for To {
                 Ok(function) => Ok(Self::Vfio(function, None)),
                 Err(_) => numbered_bar(rest).map(|(function, bar)| Self::Vfio(function, Some(bar))),
             },
-            _ => Err("memory, vulkan, vram, p2pmem:ADDRESS or vfio:ADDRESS (of a PCI function, \
-                      0000:03:00.0)"
-                .into()),
+            _ => match text.parse() {
+                Ok(source @ (Source::Udmabuf | Source::DmaHeap(_) | Source::Dumb(_))) => {
+                    Ok(Self::Exported(source))
+                }
+                _ => {
+                    Err("memory, vulkan, vram, p2pmem:ADDRESS or vfio:ADDRESS (of a PCI function, \
+                          0000:03:00.0), udmabuf, dma-heap, dma-heap:NAME or dumb:DRIVER"
+                        .into())
+                }
+            },
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use bufmap::exporters::outside::outside;
-use bufmap::load::LeftOut;
+use bufmap::transfer::LeftOut;
 
 use crate::load::size;
 use crate::table::Rows;

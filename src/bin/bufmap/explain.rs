@@ -4,17 +4,19 @@ use std::path::PathBuf;
 
 use bufmap::exporters::outside::outside;
 use bufmap::exporters::vulkan::{self, DeviceInfo};
-use bufmap::load::format::Format;
-use bufmap::load::{
-    Around, Drive, Explain, Explanation, ExtentMap, LeftOut, Manifest, Options, Place,
-};
+use bufmap::format::Format;
+use bufmap::format::{Drive, ExtentMap, Manifest};
+use bufmap::iomap::PageSize;
 use bufmap::pci::Address;
+use bufmap::plan::{Explain, Explanation, Place};
 use bufmap::storage::stack::Stack;
+use bufmap::transfer::{Around, LeftOut, Options};
 use bytesize::ByteSize;
 use serde_json::json;
 
 use crate::args::{ExplainArgs, To};
 use crate::caveats::{add_left_out, add_notes};
+use crate::exporter::exporter;
 use crate::json;
 use crate::table::Rows;
 use crate::{Failure, print};
@@ -95,6 +97,8 @@ fn place(args: &ExplainArgs) -> Result<(Place, Option<Address>), Failure> {
                 false => (Place::Bar, device.pci_address.as_deref().map(str::parse).transpose()?),
             }
         }
+        // How its driver maps a buffer is seen of any.
+        To::Exported(source) => (Place::of(&exporter(source, PageSize::Base)?.export(1)?)?, None),
         To::P2pmem(function) => (Place::Peer, Some(*function)),
         To::Vfio(function, _) => (Place::Bar, Some(*function)),
     })
@@ -143,14 +147,14 @@ fn as_text(files: &[Lying], left_out: &[LeftOut], explanation: &Explanation) -> 
     }
     let paths: Vec<_> = files.iter().map(|file| file.path.as_path()).collect();
     add_left_out(&mut facts, &paths, left_out);
-    if explanation.roads.is_empty() {
-        facts.add_row(["road", "none: there is nothing to load"]);
+    if explanation.paths.is_empty() {
+        facts.add_row(["path", "none: there is nothing to load"]);
     }
-    for share in &explanation.roads {
-        facts.add_row(["road", &format!("{}: {}", share.road, size(share.bytes))]);
+    for share in &explanation.paths {
+        facts.add_row(["path", &format!("{}: {}", share.path, size(share.bytes))]);
     }
     for step in &explanation.step_downs {
-        let why = format!("{} for {}: {}", step.road, size(step.bytes), step.why);
+        let why = format!("{} for {}: {}", step.path, size(step.bytes), step.why);
         facts.add_row(["why not", &why]);
     }
     for proof in &explanation.proofs {
@@ -165,7 +169,7 @@ fn as_text(files: &[Lying], left_out: &[LeftOut], explanation: &Explanation) -> 
         facts.add_row(["not yet", need]);
     }
     let is_forecast = explanation.proofs.is_empty()
-        && explanation.roads.iter().any(|share| share.road == bufmap::load::Road::Peer);
+        && explanation.paths.iter().any(|share| share.path == bufmap::transfer::DataPath::Peer);
     if is_forecast {
         let words = "none so far: a load moves some bytes first, and looks whether they arrive";
         facts.add_row(["proof", words]);

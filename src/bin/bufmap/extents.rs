@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::atomic::AtomicBool;
 
-use bufmap::load::ExtentMap;
+use bufmap::format::ExtentMap;
 
 use crate::args::ExtentsArgs;
 use crate::progress::bar;

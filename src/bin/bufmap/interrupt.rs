@@ -18,8 +18,8 @@ use std::time::Duration;
 use std::{io, thread};
 
 use bufmap::exporters::outside::outside;
-use bufmap::load::{Pending, Progress};
 use bufmap::remedy::{Call, remedy};
+use bufmap::transfer::{Pending, Progress};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -5,16 +5,19 @@ use std::sync::Arc;
 use bufmap::exporters::outside::outside;
 use bufmap::exporters::vfio::Container;
 use bufmap::exporters::vulkan::{Device, VulkanError};
-use bufmap::load::{
-    Around, ExtentMap, Load, LoadError, Manifest, Options, Progress, Proof, Receipt, Source,
-    StepDown, Target, Verify,
-};
+use bufmap::format::{ExtentMap, ExtentMapError, Manifest};
+use bufmap::iomap::PageSize;
+use bufmap::load::{Load, Target};
 use bufmap::storage::nvme::{Controller, ControllerOptions, DriveFile, NvmeError};
+use bufmap::transfer::{
+    Around, Options, Progress, Proof, Receipt, Source, StepDown, TransferError, Verify,
+};
 use bytesize::ByteSize;
 use serde_json::json;
 
 use crate::args::{LoadArgs, To};
 use crate::caveats::{add_left_out, add_notes};
+use crate::exporter::exporter;
 use crate::interrupt::Interrupts;
 use crate::json;
 use crate::progress::bar;
@@ -34,7 +37,9 @@ pub fn run(args: &LoadArgs) -> Result<(), Failure> {
         let manifest = on_its_drive(&map, args, &container, &interrupts);
         interrupts.end();
         let manifest = manifest.map_err(|error| match error {
-            LoadError::Nvme(NvmeError::Interrupted { .. }) => Failure::Stopped(error.to_string()),
+            ExtentMapError::Transfer(TransferError::Nvme(NvmeError::Interrupted { .. })) => {
+                Failure::Stopped(error.to_string())
+            }
             error => error.into(),
         })?;
         let target = target(args, manifest.buffer_len(), Some(&container))?;
@@ -51,11 +56,12 @@ fn on_its_drive(
     args: &LoadArgs,
     container: &Arc<Container>,
     interrupts: &Interrupts,
-) -> Result<Manifest<DriveFile>, LoadError> {
-    let device = container.open(&map.drive.address).map_err(NvmeError::from)?;
+) -> Result<Manifest<DriveFile>, ExtentMapError> {
+    let device = container.open(&map.drive.address).map_err(TransferError::from)?;
     let stop = Arc::clone(interrupts.stop());
     let options = ControllerOptions { stop, ..ControllerOptions::default() };
-    map.manifest(&Controller::open_with(device, options)?, &args.selection.items)
+    let controller = Controller::open_with(device, options).map_err(TransferError::from)?;
+    map.manifest(&controller, &args.selection.items)
 }
 
 /// Loads and reports.
@@ -64,7 +70,7 @@ fn report<S: Source>(
     manifest: &Manifest<S>,
     (target, step_down): (Target, Option<StepDown>),
     interrupts: &Interrupts,
-    run: impl FnOnce(&Load<'_, S>, &mut dyn FnMut(Progress)) -> Result<Receipt, LoadError>,
+    run: impl FnOnce(&Load<'_, S>, &mut dyn FnMut(Progress)) -> Result<Receipt, TransferError>,
 ) -> Result<(), Failure> {
     let load = Load {
         files: manifest.files(),
@@ -91,7 +97,7 @@ fn report<S: Source>(
     bar.finish_and_clear();
     let mut receipt = match loaded {
         Ok(receipt) => manifest.complete(receipt),
-        Err(LoadError::Stopped { valid }) => {
+        Err(TransferError::Stopped { valid }) => {
             return Err(Failure::Stopped(format!("stopped; {valid}")));
         }
         Err(error) => return Err(error.into()),
@@ -119,6 +125,9 @@ fn target(
                 None => Arc::new(Container::new()?),
             };
             Ok((Target::vfio(&own, &function.to_string(), *bar, len)?, None))
+        }
+        To::Exported(source) => {
+            Ok((Target::export(&*exporter(source, PageSize::Base)?, len)?, None))
         }
         To::Vram => Ok((vram(args, len)?, None)),
         To::Vulkan => {
@@ -196,11 +205,11 @@ fn as_text<S: Source>(manifest: &Manifest<S>, target: &Target, receipt: &Receipt
     if let Some(why) = target.no_udmabuf() {
         facts.add_row(["why not", &format!("udmabuf import: {why}")]);
     }
-    for share in &receipt.roads {
-        facts.add_row(["road", &format!("{}: {}", share.road, size(share.bytes))]);
+    for share in &receipt.paths {
+        facts.add_row(["path", &format!("{}: {}", share.path, size(share.bytes))]);
     }
     for step in &receipt.step_downs {
-        let why = format!("{} for {}: {}", step.road, size(step.bytes), step.why);
+        let why = format!("{} for {}: {}", step.path, size(step.bytes), step.why);
         facts.add_row(["why not", &why]);
     }
     for proof in &receipt.proofs {

@@ -19,6 +19,7 @@ mod args;
 mod bind;
 mod caveats;
 mod explain;
+mod exporter;
 mod extents;
 mod interrupt;
 mod json;

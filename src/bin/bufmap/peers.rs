@@ -34,8 +34,8 @@ struct Node {
 struct Pair {
     memory: String,
     drive: String,
-    /// By which road, if by any.
-    road: Option<&'static str>,
+    /// By which path, if by any.
+    path: Option<&'static str>,
     why: String,
     remedy: Option<String>,
 }
@@ -93,7 +93,7 @@ impl Peers {
                 Some(remedy) => format!("{}; to change that, {remedy}", pair.why),
                 None => pair.why.clone(),
             };
-            rows.add_row([&pair.memory, &pair.drive, pair.road.unwrap_or("no"), &why]);
+            rows.add_row([&pair.memory, &pair.drive, pair.path.unwrap_or("no"), &why]);
         }
         if self.pairs.is_empty() {
             return tree.text() + "\n" + &line("no pair of a device with memory and a drive");
@@ -189,10 +189,10 @@ fn what(function: &Function) -> String {
 }
 
 fn pair(tree: &Tree, memory: &Function, giver: Giver, drive: &Function) -> Pair {
-    let made = |road, why, remedy| Pair {
+    let made = |path, why, remedy| Pair {
         memory: memory.address.to_string(),
         drive: drive.address.to_string(),
-        road,
+        path,
         why,
         remedy,
     };

@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use bufmap::exporters::drm::{Card, Node};
-use bufmap::exporters::vfio::{Bar, Container};
 use bufmap::exporters::vulkan::{Device, SteadyBuffer, VulkanError};
-use bufmap::exporters::{Absent, DmaHeap, Export, Exporter, P2pmem, Phyrs, SystemMemory, Udmabuf};
+use bufmap::exporters::{Absent, Export, Phyrs};
 use bufmap::pci::{Placed, SystemRam, Tree, classify};
 use bytesize::ByteSize;
 use serde_json::{Value, json};
 
 use crate::args::{PhyrsArgs, Source};
+use crate::exporter::exporter;
 use crate::json;
 use crate::table::{Rows, line};
 use crate::{Failure, print};
@@ -73,19 +72,10 @@ impl Buffer {
         let len = usize::try_from(args.size.as_u64()).map_err(|_| {
             Failure::Error(format!("{} is more than this machine addresses", args.size))
         })?;
-        let export = match &args.of {
-            Source::Memory => SystemMemory::new(args.pages.into()).export(len),
-            Source::Udmabuf => Udmabuf::open()?.export(len),
-            Source::DmaHeap(heap) => DmaHeap::open(heap)?.export(len),
-            Source::Dumb(driver) => Card::find(driver, Node::Primary)?.export(len),
-            Source::Vulkan => return Self::of_vulkan(len),
-            Source::P2pmem(function) => P2pmem::open(&function.to_string())?.export(len),
-            Source::Bar(function, index) => {
-                let device = Arc::new(Container::new()?).open(&function.to_string())?;
-                Bar::new(&device, *index)?.export(len)
-            }
-        };
-        Ok(Self::Exported(export?))
+        if args.of == Source::Vulkan {
+            return Self::of_vulkan(len);
+        }
+        Ok(Self::Exported(exporter(&args.of, args.pages.into())?.export(len)?))
     }
 
     fn of_vulkan(len: usize) -> Result<Self, Failure> {

@@ -114,9 +114,9 @@ mod tests {
 
     #[test]
     fn words_stay_whole_at_every_width_that_has_room_for_them() {
-        let facts: &[&[&str]] = &[&["why not", LONG], &["road", "direct: 86.6 MiB (90856960 B)"]];
+        let facts: &[&[&str]] = &[&["why not", LONG], &["path", "direct: 86.6 MiB (90856960 B)"]];
         // The longest word of each column, and the padding of both but for the end of the line.
-        let needed = "road".len() + "VK_EXT_external_memory_dma_buf;".len() + 3;
+        let needed = "path".len() + "VK_EXT_external_memory_dma_buf;".len() + 3;
         let four: &[&[&str]] = &[
             &["memory of", "drive", "peer", ""],
             &["0000:03:00.0", "0000:04:00.0", "kernel", "they share a switch that forwards"],

@@ -8,13 +8,15 @@ use std::io;
 
 use iomap::BufMap;
 
+use super::events::Report;
 use super::intake::Intake;
-use super::{Job, Queue, Report};
-use crate::load::check::{Fingerprints, Part};
-use crate::load::nofault::{self, Fault};
-use crate::load::plan::Landing;
-use crate::load::source::Source;
+use super::queue::Queue;
+use crate::check::{Fingerprints, Part};
+use crate::nofault::{self, Fault};
+use crate::plan::job::Job;
+use crate::plan::run::Landing;
 use crate::storage::work::{Next, Work};
+use crate::transfer::Source;
 
 /// Takes jobs from a queue and fills memory.
 pub(crate) struct Direct<'m, S: Source> {
@@ -78,7 +80,7 @@ impl<'m, S: Source> Direct<'m, S> {
                     parts.extend(fingerprints.of(landed, &bytes)?);
                 }
             }
-            _ if job.road.cpu_copies() => {
+            _ if job.path.cpu_copies() => {
                 for landed in job.landed() {
                     let bytes = self.buffer.subrange(landed.start as usize..landed.end as usize)?;
                     parts.extend(fingerprints.of(landed, &bytes)?);

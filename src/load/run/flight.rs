@@ -6,18 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::Job;
-
-/// A read that has not come back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pending {
-    /// The index of its file among those of the load.
-    pub file: usize,
-    /// Where in the file it begins, in bytes.
-    pub offset: u64,
-    /// When it was asked for.
-    pub since: Instant,
-}
+use crate::plan::job::Job;
+use crate::transfer::Pending;
 
 /// The reads of a load, and whether it is to end.
 #[derive(Debug)]

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use iomap::{BufMap, MapError};
 
+use super::events::{Event, Report};
+use super::queue::Queue;
 use super::reads::{Outcome, Reads, Rest};
-use super::{Event, Failure, Job, Queue, Report};
-use crate::load::nofault::Fault;
-use crate::load::source::Source;
-use crate::storage::work::Next;
+use crate::nofault::Fault;
+use crate::plan::job::Job;
+use crate::storage::work::{Failure, Next};
+use crate::transfer::Source;
 
 pub(super) struct Intake<'m, S: Source> {
     queue: &'m Queue<'m>,

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use iomap::BufMap;
 
-use super::{Failure, Job};
-use crate::load::source::Source;
+use crate::plan::job::Job;
 use crate::storage::file::patience::Patience;
-use crate::storage::work::Read;
+use crate::storage::work::{Failure, Read};
+use crate::transfer::Source;
 
 /// A job being read into a map.
 #[derive(Debug)]

@@ -11,11 +11,13 @@ use std::sync::Arc;
 use exporters::vulkan::{Buffer, CopyRegion, Ticket, Transfer, VulkanError};
 use iomap::{BufMap, MapError};
 
+use super::events::{Event, Report};
 use super::intake::Intake;
-use super::{Event, Job, Queue, Report};
-use crate::load::check::{Fingerprints, Part};
-use crate::load::nofault::Fault;
-use crate::load::plan::Landing;
+use super::queue::Queue;
+use crate::check::{Fingerprints, Part};
+use crate::nofault::Fault;
+use crate::plan::job::Job;
+use crate::plan::run::Landing;
 use crate::storage::file::{Descriptor, SourceFile};
 use crate::storage::work::{Next, Work};
 

@@ -28,6 +28,10 @@ pub use direct::{Alignment, Descriptor};
 use stamps::Stamps;
 pub use stamps::{Changed, Difference};
 
+/// The last offset that a byte of a file or a buffer can have, and the longest length: the kernel's own
+/// (`loff_t`).
+pub const LONGEST_FILE: u64 = i64::MAX as u64;
+
 /// What a path names that is neither a regular file nor a block device. It is what
 /// [`SourceFile::open`] has in its error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! One positioned read at a time.
 //!
-//! The plain road: works on every file system and in every sandbox.
+//! The plain path: works on every file system and in every sandbox.
 //!
 //! # Safety
 //!
@@ -10,10 +10,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use iomap::{Access, BufMap};
 
-use crate::storage::work::{Next, Work};
+use super::patience::Patience;
+use crate::storage::work::{Failure, Next, Work};
 
 /// Reads at `offset` into `map` with one `pread(2)`. Returns how many bytes were read: fewer than
 /// asked near the end of the file.
@@ -29,6 +32,44 @@ pub fn read_at(file: impl AsFd, offset: u64, map: &BufMap<'_>) -> io::Result<usi
     let got =
         unsafe { libc::pread(file.as_fd().as_raw_fd(), map.as_ptr().cast(), map.len(), offset) };
     usize::try_from(got).map_err(|_| io::Error::last_os_error())
+}
+
+/// Reads all of `out`, from `offset` on. A read that the kernel puts off is tried again for a while; once
+/// `stop` is set, no more.
+///
+/// # Errors
+/// [`Failure`]: where in the file it ended, and why.
+pub fn read_exact(
+    file: impl AsFd,
+    offset: u64,
+    out: &mut [u8],
+    stop: &AtomicBool,
+) -> Result<(), Failure> {
+    let len = out.len() as u64;
+    let map = BufMap::from_mut_slice(out);
+    let mut patience = Patience::default();
+    let mut at = 0;
+    while at < len {
+        let rest = map.subrange(at as usize..).unwrap_or(BufMap::null());
+        match read_at(&file, offset + at, &rest) {
+            Ok(0) => return Err(Failure::Ended { at: offset + at }),
+            Ok(got) => {
+                at += got as u64;
+                patience = Patience::default();
+            }
+            Err(source) => match patience.after(&source) {
+                Some(pause) if !stop.load(Ordering::Relaxed) => thread::sleep(pause),
+                _ => return Err(Failure::Io { offset: offset + at, source }),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// How many threads it takes at most to copy so many pieces out of the page cache.
+pub fn copiers(pieces: usize) -> usize {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    pieces.min(cores).min(4)
 }
 
 /// Runs `work` to its end, one read at a time on this thread.

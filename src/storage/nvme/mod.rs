@@ -2,7 +2,7 @@
 //!
 //! A drive that is bound to vfio-pci is in this process's hands: no file system, no page cache and
 //! no block layer stand between a read and its memory, and the memory may be the BAR of another
-//! device that is mapped in the same container. The road is for drives that the kernel does not use;
+//! device that is mapped in the same container. The path is for drives that the kernel does not use;
 //! it reads and never writes.
 //!
 //! | module | what it is |

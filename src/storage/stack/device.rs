@@ -107,7 +107,7 @@ fn layer(directory: &Path, name: &str) -> Option<Layer> {
 }
 
 /// A device-mapper device, by its maker's mark. What its table says is root's to know; a volume that
-/// is more than blocks in a row shows when its road is proved.
+/// is more than blocks in a row shows when its path is proved.
 fn mapped(uuid: &str, name: &str) -> Layer {
     let maker = uuid.split('-').next().unwrap_or_default();
     let hinders = |what: &str, why: &str, fix: &'static str| {

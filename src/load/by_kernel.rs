@@ -1,0 +1,51 @@
+//! Loads by the kernel's drivers.
+
+use exporters::Intent;
+
+use super::accounts::Accounts;
+use super::call::Load;
+use super::clock::Clock;
+use crate::check::Fingerprints;
+use crate::plan::Place;
+use crate::plan::asked::Buffer;
+use crate::plan::by_kernel::decide;
+use crate::plan::peer::Pairs;
+use crate::storage::file::{SourceFile, pread};
+use crate::transfer::{Progress, Receipt, TransferError};
+
+impl Load<'_> {
+    /// Runs the load to its end. `progress` is called on this thread as pieces land, and ten times a second
+    /// at least while none does.
+    ///
+    /// # Errors
+    /// [`TransferError`]; nothing is in flight when it is returned.
+    pub fn run(&self, progress: &mut dyn FnMut(Progress)) -> Result<Receipt, TransferError> {
+        let buffer = Buffer::of(self.destination)?;
+        let place = buffer.place;
+        let asked = self.asked(buffer)?;
+        let clock = Clock::start();
+        let fingerprints = Fingerprints::new(self.requests);
+        let pairs = Pairs::of(self.destination);
+        let decided = decide(&asked, fingerprints.requested(), pairs);
+        let mut decided = decided.map_err(|error| self.lost_or(error))?;
+        let mut accounts = Accounts::new(self.filled(), &self.options, &fingerprints);
+        let access = self.destination.access(Intent::ReadWrite)?;
+        let engine = match (place, self.destination.gpu()) {
+            (Place::Gpu, Ok(buffer)) => self.in_windows(
+                (&decided.direct, &decided.copied),
+                &mut accounts,
+                &mut |work, accounts| self.fill_device(buffer, work, accounts, progress),
+            ),
+            _ => self.fill_memory(&mut decided, &mut accounts, |work, accounts| {
+                self.fill_map(work, accounts, progress)
+            }),
+        }?;
+        let mut again = |file: &SourceFile, offset, out: &mut _| {
+            pread::read_exact(file, offset, out, self.stop)
+        };
+        let receipt =
+            self.settle(&clock, (place, decided), engine, accounts, (&mut again, progress))?;
+        access.map_or(Ok(()), |access| access.finish())?;
+        Ok(receipt)
+    }
+}

@@ -1,0 +1,180 @@
+//! Which path each byte takes by the kernel's drivers.
+
+use std::ops::Range;
+use std::os::fd::AsFd;
+
+use super::asked::Asked;
+use super::contest;
+use super::cut::append;
+use super::decided::{Decided, Split, stepped_down};
+use super::fit::{Peer, batch, by_file, misfit, past_the_cache, roomy};
+use super::peer::Pairs;
+use super::requested::Requested;
+use super::run::Run;
+use crate::storage::file::{SourceFile, cache, open_files};
+use crate::transfer::{DataPath, TransferError};
+
+/// The part of a file for which the page cache is asked at once, if only some of it is cached.
+const WINDOW: u64 = 1 << 20;
+
+/// Decides for every request of a transfer.
+pub(crate) fn decide(
+    asked: &Asked<'_, SourceFile>,
+    requested: &Requested<'_>,
+    pairs: Option<Pairs<'_>>,
+) -> Result<Decided, TransferError> {
+    let may_be_peers = matches!(asked.options.require, None | Some(DataPath::Peer));
+    let mut pairs = pairs.filter(|_| may_be_peers);
+    let mut decided = Decided::default();
+    for (index, runs) in by_file(asked) {
+        asked.go_on()?;
+        let file = &asked.files[index];
+        let splits = match &mut pairs {
+            Some(pairs) => peer_paths(asked, file, runs, pairs)?,
+            None => split(asked, file, runs)?,
+        };
+        let splits = match (&asked.buffer.no_pages, asked.options.require) {
+            (Some(why), None) => stepped_down(splits, DataPath::Direct, why),
+            _ => splits,
+        };
+        for split in splits {
+            decided.take(split, requested);
+        }
+    }
+    decided.proofs = pairs.map(|pairs| pairs.proofs).unwrap_or_default();
+    Ok(decided)
+}
+
+/// Whether a file can be read past the page cache at this moment, or why not: this process may have lost
+/// the right to open it, or have too many files open.
+fn past_the_cache_now(file: &SourceFile) -> Result<(), String> {
+    file.direct()?;
+    file.open_direct().map(drop).map_err(|error| {
+        let remedy = open_files::remedy(&error).map(|remedy| format!(": {remedy}"));
+        format!("it cannot be opened past the page cache ({error}){}", remedy.unwrap_or_default())
+    })
+}
+
+fn split(
+    asked: &Asked<'_, SourceFile>,
+    file: &SourceFile,
+    runs: Vec<Run>,
+) -> Result<Vec<Split>, TransferError> {
+    let Some(path) = asked.options.require else { return Ok(best_paths(asked, file, runs)) };
+    let refused = |why| TransferError::DataPath { path: file.path().into(), data_path: path, why };
+    misfit(path, asked.buffer.place).map_err(refused)?;
+    let runs = match path {
+        DataPath::Peer | DataPath::Direct | DataPath::Staged | DataPath::Bounce => {
+            match past_the_cache_now(file) {
+                Ok(()) => roomy(asked, file, path, runs),
+                Err(why) => return Err(refused(why)),
+            }
+        }
+        DataPath::Cached => {
+            let (cached, missing) = by_residency(file, &runs).map_err(refused)?;
+            if let Some(run) = missing.first() {
+                let from = run.offset;
+                let why = format!("the page cache does not hold all of it, from offset {from}");
+                return Err(refused(why));
+            }
+            cached
+        }
+        DataPath::Buffered => runs,
+    };
+    Ok(vec![Split::from(batch(asked, file, path, &runs))])
+}
+
+/// What the page cache holds from there if that is faster, the rest past it if the file can be read
+/// so.
+fn best_paths(asked: &Asked<'_, SourceFile>, file: &SourceFile, runs: Vec<Run>) -> Vec<Split> {
+    let best = past_the_cache(asked.buffer.place);
+    let (runs, path, why_not) = match past_the_cache_now(file) {
+        Ok(()) => (roomy(asked, file, best, runs), best, None),
+        Err(why) => (runs, DataPath::Buffered, Some((best, why))),
+    };
+    // A kernel that does not tell what it holds is one more reason to go past the cache.
+    let (cached, rest) = by_residency(file, &runs).unwrap_or((Vec::new(), runs.clone()));
+    let mut why = "the bytes already sit in the page cache".to_owned();
+    if let Some(rates) = contest::measure(file, &cached, asked.stop) {
+        let [drive, cache] = [rates.drive, rates.cache].map(|rate| rate / (1u64 << 30) as f64);
+        if drive > cache {
+            return vec![Split::from(batch(asked, file, best, &runs))];
+        }
+        why += &format!(": {cache:.1} GiB/s, the drive gives {drive:.1}");
+    }
+    let mut splits = vec![
+        Split {
+            step_downs: vec![(best, why)],
+            ..Split::from(batch(asked, file, DataPath::Cached, &cached))
+        },
+        Split {
+            step_downs: why_not.into_iter().collect(),
+            ..Split::from(batch(asked, file, path, &rest))
+        },
+    ];
+    splits.retain(|split| !split.batch.is_empty());
+    splits
+}
+
+/// From drive to device what may go there, and the rest by the best of the other paths.
+fn peer_paths(
+    asked: &Asked<'_, SourceFile>,
+    file: &SourceFile,
+    runs: Vec<Run>,
+    pairs: &mut Pairs<'_>,
+) -> Result<Vec<Split>, TransferError> {
+    let refused =
+        |why| TransferError::DataPath { path: file.path().into(), data_path: DataPath::Peer, why };
+    let required = asked.options.require.is_some();
+    if let Err(why) = past_the_cache_now(file) {
+        return match required {
+            true => Err(refused(why)),
+            false => Ok(stepped_down(best_paths(asked, file, runs), DataPath::Peer, &why)),
+        };
+    }
+    let peer = Peer::of(asked, file, &runs);
+    if let Err(why) = peer.ask(required, |reads| pairs.may_write(file, reads)) {
+        return match required {
+            true => Err(refused(why)),
+            false => Ok(stepped_down(best_paths(asked, file, runs), DataPath::Peer, &why)),
+        };
+    }
+    Ok(peer.splits())
+}
+
+/// Parts runs into what the page cache holds and what it does not.
+fn by_residency(file: &SourceFile, runs: &[Run]) -> Result<(Vec<Run>, Vec<Run>), String> {
+    let resident = |range: &Range<u64>| {
+        cache::resident(file.as_fd(), range.clone()).map_err(|error| {
+            format!("the kernel does not tell what the page cache holds ({error})")
+        })
+    };
+    let (mut cached, mut missing) = (Vec::new(), Vec::new());
+    for run in runs {
+        part_by(&resident, run, run.offset..run.end(), (&mut cached, &mut missing))?;
+    }
+    Ok((cached, missing))
+}
+
+/// Parts a range of a run, in halves as long as some of it is resident and some not: a long file of which
+/// little is cached takes few questions.
+fn part_by(
+    resident: &dyn Fn(&Range<u64>) -> Result<u64, String>,
+    run: &Run,
+    range: Range<u64>,
+    (cached, missing): (&mut Vec<Run>, &mut Vec<Run>),
+) -> Result<(), String> {
+    let page = rustix::param::page_size() as u64;
+    let spanned = range.end.next_multiple_of(page) - range.start / page * page;
+    let found = resident(&range)?;
+    let half = (range.start / WINDOW + range.end.div_ceil(WINDOW)) / 2 * WINDOW;
+    if found >= spanned {
+        append(cached, run.part(range));
+    } else if found == 0 || half <= range.start || half >= range.end {
+        append(missing, run.part(range));
+    } else {
+        part_by(resident, run, range.start..half, (&mut *cached, &mut *missing))?;
+        part_by(resident, run, half..range.end, (cached, missing))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! How a caller wants a transfer done.
+
+use std::time::Duration;
+
+use super::data_path::DataPath;
+
+/// How to load.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The one path to take, or an error if it cannot be had; the best one for each byte if absent.
+    pub require: Option<DataPath>,
+    /// How thoroughly to check.
+    pub verify: Verify,
+    /// The most reads in flight, 1 to 4096.
+    pub depth: u32,
+    /// The most bytes of one read, a power of two from 4 KiB to 1 GiB.
+    pub block: u64,
+    /// How long a read of a drive that this process drives itself may take, before it is ended and
+    /// the load with it. The kernel has a limit of its own for its drives.
+    pub limit: Duration,
+}
+
+/// The best path for each byte, 32 reads of 1 MiB in flight, and 30 seconds as in the kernel.
+impl Default for Options {
+    fn default() -> Self {
+        let limit = Duration::from_secs(30);
+        Self { require: None, verify: Verify::default(), depth: 32, block: 1 << 20, limit }
+    }
+}
+
+/// How thoroughly a load is checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// Not at all.
+    None,
+    /// Fingerprints, compared with the checksums that the file's format records, if it does.
+    #[default]
+    Hash,
+    /// Fingerprints, and every byte of the buffer is compared with a second read of the file,
+    /// through the page cache where the kernel has it. Device memory is read back by the GPU.
+    Full,
+}

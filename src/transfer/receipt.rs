@@ -1,0 +1,132 @@
+//! What a load did.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::data_path::DataPath;
+use super::options::Verify;
+
+/// The bytes that took one path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Share {
+    /// The path.
+    pub path: DataPath,
+    /// How many of the requested bytes took it.
+    pub bytes: u64,
+}
+
+/// Why bytes did not take a better path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StepDown {
+    /// The better path.
+    pub path: DataPath,
+    /// The reason, in words.
+    pub why: String,
+    /// How many bytes it concerns.
+    pub bytes: u64,
+}
+
+/// What is known of a pair of devices by bytes that were moved and looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Proof {
+    /// The PCI address of the function whose memory it is.
+    pub provider: String,
+    /// The PCI address of the drive.
+    pub drive: String,
+    /// Whether the drive's bytes arrive.
+    pub arrives: bool,
+    /// How many bytes were moved and compared for this load; 0 if it was found out by an earlier one
+    /// since the machine booted.
+    pub bytes: u64,
+}
+
+/// A part of a file that is not loaded although nobody chose other parts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeftOut {
+    /// The file, by its index.
+    pub file: usize,
+    /// The name that its format gives the part.
+    pub name: String,
+    /// How many bytes it has in the file.
+    pub len: u64,
+    /// Why it is left out.
+    pub why: String,
+}
+
+/// What was found out about the bytes of a load.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Checked {
+    /// How thoroughly.
+    pub verify: Verify,
+    /// The CRC-32 of each request's bytes, in the order of the requests; empty if not checked.
+    pub fingerprints: Vec<u32>,
+    /// How many requests met the checksum of their file's format.
+    pub format_checksums: usize,
+    /// How many bytes were compared with a second, independent read.
+    pub compared: u64,
+    /// How many bytes the CPU read out of a device's memory for it, which is slow: none without a
+    /// check.
+    pub read_back: u64,
+}
+
+/// The account of a load.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Receipt {
+    /// The bytes requested and loaded.
+    pub bytes: u64,
+    /// What the files hold beside what was requested. A load does not know: it is empty until
+    /// [`Manifest::complete`](crate::format::Manifest::complete) adds it.
+    pub left_out: Vec<LeftOut>,
+    /// How many bytes took which path, best first.
+    pub paths: Vec<Share>,
+    /// Why not a better path.
+    pub step_downs: Vec<StepDown>,
+    /// How the reads were issued, and the reason if not in the best way.
+    pub engine: String,
+    /// How many reads the files took.
+    pub reads: u64,
+    /// Bytes that the CPU moved: on the bounce, cached and buffered paths all (twice where they
+    /// reach a device's memory through the page cache), on the others the heads and tails that
+    /// alignment leaves and what a caller's placement shifts. What was moved to check or to prove
+    /// something is counted there ([`Checked::read_back`], [`Proof::bytes`]).
+    pub cpu_copied: u64,
+    /// Bytes that the GPU moved from the ring into its memory.
+    pub gpu_copied: u64,
+    /// The most memory that the load itself held beside the buffer, in bytes.
+    pub slots: u64,
+    /// From the first read to the last byte in place, fingerprints included.
+    #[serde(serialize_with = "seconds", rename = "elapsed_s")]
+    pub elapsed: Duration,
+    /// The CPU time of the whole process in that time.
+    #[serde(serialize_with = "seconds", rename = "cpu_s")]
+    pub cpu: Duration,
+    /// What was proved about the pairs of drive and memory that the peer path was thought of for.
+    pub proofs: Vec<Proof>,
+    /// What was proved about the bytes.
+    pub checked: Checked,
+}
+
+impl Receipt {
+    /// Throughput in GiB a second.
+    pub fn gib_per_second(&self) -> f64 {
+        self.gib() / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+
+    /// CPU seconds for each GiB loaded; 0 if nothing was.
+    pub fn cpu_seconds_per_gib(&self) -> f64 {
+        match self.bytes {
+            0 => 0.0,
+            _ => self.cpu.as_secs_f64() / self.gib(),
+        }
+    }
+
+    fn gib(&self) -> f64 {
+        self.bytes as f64 / (1u64 << 30) as f64
+    }
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
