@@ -1,7 +1,8 @@
 //! What can be wrong with a file: one variant a kind of fault, each with the file, the place and
 //! the remedy.
 
-use super::{Format, Refusal, Refused};
+use super::kind::Format;
+use super::refused::{Refusal, Refused};
 use crate::remedy::{Call, remedy};
 use crate::storage::file::Changed;
 use exporters::outside::outside;

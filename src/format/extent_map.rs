@@ -17,9 +17,10 @@ use crc32fast::Hasher;
 use rustix::fs::fsync;
 use serde::{Deserialize, Serialize};
 
+use super::error::FormatError;
+use super::kind::Format;
 use super::manifest::{Manifest, Selection};
 use super::path_json;
-use super::{Format, FormatError};
 use exporters::outside::outside;
 
 use crate::pci::PciError;

@@ -3,9 +3,12 @@
 //! The [`ktx2`](::ktx2) crate decodes the header and the index's entries without the payload; the
 //! rules between them (KTX File Format Specification 2.0, sections 3 and 4) are checked here.
 
+use super::contents::Contents;
+use super::error::FormatError;
+use super::item::Item;
+use super::kind::Format;
 use super::layout::{self, Part};
 use super::source::Source;
-use super::{Contents, Format, FormatError, Item};
 use ::ktx2::{Header, LevelIndex, ParseError, SupercompressionScheme};
 
 const FIX: &str = "fetch or write the texture again";

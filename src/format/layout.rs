@@ -3,7 +3,7 @@
 //! A file whose parts overlap lies about at least one of them, and loading both would give bytes
 //! that nobody wrote there. Formats forbid it; their readers ask here.
 
-use super::FormatError;
+use super::error::FormatError;
 use super::source::Source;
 
 /// A part of a file, with the words an error calls it by.
@@ -43,7 +43,7 @@ pub(super) fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::Format;
+    use crate::format::kind::Format;
     use proptest::prelude::*;
     use std::path::Path;
 

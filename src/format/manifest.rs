@@ -6,8 +6,12 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::contents::{Contents, Opened};
+use super::error::FormatError;
+use super::item::{Checksum, Item};
+use super::kind::Format;
 use super::placement::{self, Layout};
-use super::{Checksum, Contents, Format, FormatError, Item, Opened, read};
+use super::read::read;
 use crate::storage::file::SourceFile;
 use crate::transfer::{DataPath, LeftOut, Receipt, Request, Source};
 

@@ -1,7 +1,9 @@
 //! Bytes without a structure: the whole file is one item, named like the file.
 
+use super::contents::Contents;
+use super::item::Item;
+use super::kind::Format;
 use super::source::Source;
-use super::{Contents, Format, Item};
 
 /// The file as one item.
 pub(super) fn contents(source: &Source<'_>) -> Contents {

@@ -6,8 +6,11 @@
 //! tensors fill the file from the header to the end, in some order, without a hole and without an
 //! overlap, and each has the size its type and shape ask for.
 
+use super::contents::Contents;
+use super::error::FormatError;
+use super::item::Item;
+use super::kind::Format;
 use super::source::Source;
-use super::{Contents, Format, FormatError, Item};
 use ::safetensors::tensor::TensorInfo;
 use exporters::outside::outside;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};

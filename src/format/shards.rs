@@ -7,9 +7,13 @@
 
 use exporters::outside::outside;
 
+use super::contents::{Contents, Opened};
+use super::error::FormatError;
+use super::item::Item;
+use super::kind::Format;
+use super::refused::{Refusal, Refused};
 use super::safetensors::{self, MAX_JSON_LEN, Tensors};
 use super::source::{self, Source};
-use super::{Contents, Format, FormatError, Item, Opened, Refusal, Refused};
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};

@@ -2,7 +2,8 @@
 //! checked against the size first. A source also knows what it is called and how it is read, so
 //! that an error made from it is complete.
 
-use super::{Format, FormatError};
+use super::error::FormatError;
+use super::kind::Format;
 use crate::storage::file::patience::Patience;
 use crate::storage::file::{NotAFile, SourceFile};
 use std::io::{self, Read};

@@ -17,9 +17,13 @@
 
 use exporters::outside::outside;
 
+use super::contents::Contents;
+use super::error::FormatError;
+use super::item::{Checksum, Item};
+use super::kind::Format;
 use super::layout::{self, Part};
+use super::refused::{Refusal, Refused};
 use super::source::Source;
-use super::{Checksum, Contents, Format, FormatError, Item, Refusal, Refused};
 use ::zip::read::{ArchiveOffset, Config, ZipArchiveMetadata, ZipFileEntry};
 use ::zip::{CompressionMethod, ZipArchive};
 use std::collections::HashSet;
@@ -402,22 +406,6 @@ fn split(source: &Source<'_>, at: u64) -> FormatError {
         "the archive is split over several files",
         "join it into one with `zip -s 0 SPLIT.zip --out WHOLE.zip`",
     )
-}
-
-/// The name of a compression method (4.4.5).
-pub(super) fn method_name(method: u16) -> Option<&'static str> {
-    Some(match method {
-        1 => "shrink",
-        6 => "implode",
-        8 => "deflate",
-        9 => "deflate64",
-        12 => "bzip2",
-        14 => "LZMA",
-        93 => "Zstandard",
-        95 => "XZ",
-        98 => "PPMd",
-        _ => return None,
-    })
 }
 
 /// The number at a place in a record. Like the two below, it panics where the record is too short
