@@ -115,8 +115,10 @@ fn absences() -> Outcome {
 
     for len in [0, usize::MAX] {
         let answer = vgem.export(len).map(|_| ());
-        let told = answer.expect_err("no buffer has this length").to_string();
-        check(told.contains("at least one byte"), told)?;
+        let error = answer.expect_err("no buffer has this length");
+        check(matches!(error.downcast_ref(), Some(DrmError::Length { .. })), &error)?;
+        let told = error.to_string();
+        check(told.starts_with("vgem: ") && told.contains("at least one byte"), told)?;
     }
     // The machine has less than this, and keeps what it has.
     for driver in DRIVERS {

@@ -180,7 +180,9 @@ fn pieces() -> Outcome {
         check(whole.map().read::<u32>(8192 + 4096)? == 0xfeed, "it lies elsewhere")?;
         access.finish()?;
     }
-    let error = bar.export(100 << 20).expect_err("32 MiB are taken").to_string();
+    let error = bar.export(100 << 20).expect_err("32 MiB are taken");
+    check(matches!(error.downcast_ref(), Some(VfioError::Region { .. })), &error)?;
+    let error = error.to_string();
     check(error.contains("the longest free one has"), error)?;
     drop((first, second));
     drop((one, two));

@@ -146,7 +146,7 @@ impl Exporter for DmaHeap {
     }
 
     fn export(&self, len: usize) -> Result<Export, ExportError> {
-        let dma_buf = self.allocate(len)?;
+        let dma_buf = self.allocate(len).map_err(|e| ExportError::new(self.name(), e))?;
         let cpu = match dma_buf.map() {
             Ok(mapping) => Ok(CpuView::new(Arc::new(mapping), vec![dma_buf.clone()])),
             Err(e) => Err(Absent::new(

@@ -11,19 +11,15 @@
 //! | [`dma_buf`](Export::dma_buf) | another device, subsystem or process imports the buffer |
 //! | [`provider`](Export::provider) | who holds the memory |
 
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use iomap::{BufMap, Memory, MemoryError, PhyrList, Pinned, pagemap};
+use iomap::{BufMap, Memory, PhyrList, Pinned, pagemap};
 
 use crate::Absent;
-use crate::dma_heap::DmaHeapError;
 use crate::dmabuf::{CpuAccess, DmaBuf, DmaBufError, Intent};
-use crate::drm::DrmError;
-use crate::p2pmem::P2pmemError;
-use crate::udmabuf::UdmabufError;
-use crate::vfio::VfioError;
-use crate::vulkan::VulkanError;
+use crate::outside::outside;
 
 /// A source of buffers.
 ///
@@ -52,38 +48,44 @@ pub trait Exporter {
     /// Makes a buffer of at least `len` bytes; it may be rounded up to whole pages.
     ///
     /// # Errors
-    /// [`ExportError`], as the source has it: a length of zero or more than there is, a device that
+    /// [`ExportError`] with the source's own error: a length of zero or more than there is, a device that
     /// went away.
     fn export(&self, len: usize) -> Result<Export, ExportError>;
 }
 
-/// Why a source gave no buffer.
+/// Why a source gave no buffer: which source it was, and its own error.
+///
+/// ```
+/// use exporters::{Exporter, SystemMemory};
+/// use iomap::MemoryError;
+///
+/// let error = SystemMemory::default().export(0).expect_err("a buffer has at least one byte");
+/// assert_eq!(error.exporter(), "memfd");
+/// assert!(matches!(error.downcast_ref(), Some(MemoryError::Length { len: 0 })));
+/// assert!(error.to_string().starts_with("memfd: a buffer of 0 bytes"));
+/// ```
 #[derive(Debug, thiserror::Error)]
-pub enum ExportError {
-    /// System memory.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// A dma-buf.
-    #[error(transparent)]
-    DmaBuf(#[from] DmaBufError),
-    /// `/dev/udmabuf`.
-    #[error(transparent)]
-    Udmabuf(#[from] UdmabufError),
-    /// A dma-heap.
-    #[error(transparent)]
-    DmaHeap(#[from] DmaHeapError),
-    /// A DRM node.
-    #[error(transparent)]
-    Drm(#[from] DrmError),
-    /// A Vulkan device.
-    #[error(transparent)]
-    Vulkan(#[from] VulkanError),
-    /// A device that VFIO opened.
-    #[error(transparent)]
-    Vfio(#[from] VfioError),
-    /// Memory that a device has for peers.
-    #[error(transparent)]
-    P2pmem(#[from] P2pmemError),
+#[error("{}: {source}", outside(exporter))]
+pub struct ExportError {
+    exporter: String,
+    source: Box<dyn Error + Send + Sync>,
+}
+
+impl ExportError {
+    /// The error of the exporter of this [`name`](Exporter::name).
+    pub fn new(exporter: &str, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { exporter: exporter.to_owned(), source: error.into() }
+    }
+
+    /// What the source is called.
+    pub fn exporter(&self) -> &str {
+        &self.exporter
+    }
+
+    /// The source's own error, if it is of this type: each exporter names its own.
+    pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
+        self.source.downcast_ref()
+    }
 }
 
 /// Who holds a buffer's memory.
@@ -200,7 +202,7 @@ impl<'a> Phyrs<'a> {
         Self { _pinned: None, list }
     }
 
-    pub(crate) fn unknown(error: &dyn std::error::Error) -> Absent {
+    pub(crate) fn unknown(error: &dyn Error) -> Absent {
         Absent::new(
             format!("the physical addresses cannot be learned: {error}"),
             "map the buffer through the IOMMU, by its dma-buf or its mapping",

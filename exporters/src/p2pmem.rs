@@ -268,7 +268,8 @@ impl Exporter for P2pmem {
     }
 
     fn export(&self, len: usize) -> Result<Export, ExportError> {
-        let memory = Arc::new(self.allocate(len)?);
+        let memory = self.allocate(len).map_err(|e| ExportError::new(self.name(), e))?;
+        let memory = Arc::new(memory);
         Ok(Export {
             len: memory.len(),
             provider: Provider::PeerMemory { device: self.function.clone() },

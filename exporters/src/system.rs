@@ -45,7 +45,9 @@ impl Exporter for SystemMemory {
     }
 
     fn export(&self, len: usize) -> Result<Export, ExportError> {
-        let memory = Arc::new(Memory::memfd("bufmap", len, self.page_size)?);
+        let memory = Memory::memfd("bufmap", len, self.page_size)
+            .map_err(|e| ExportError::new(self.name(), e))?;
+        let memory = Arc::new(memory);
         Ok(Export {
             len: memory.len(),
             provider: Provider::System,

@@ -254,8 +254,10 @@ impl Exporter for Udmabuf {
     }
 
     fn export(&self, len: usize) -> Result<Export, ExportError> {
-        let shared = self.share(Arc::new(Memory::memfd("bufmap", len, PageSize::Base)?))?;
-        Ok(shared.into())
+        let memory = Memory::memfd("bufmap", len, PageSize::Base)
+            .map_err(|e| ExportError::new(self.name(), e))?;
+        let shared = self.share(Arc::new(memory));
+        Ok(shared.map_err(|e| ExportError::new(self.name(), e))?.into())
     }
 }
 

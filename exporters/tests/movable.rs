@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use common::{Outcome, Stop, check, need, noise, open_fds, run, trial};
 use exporters::drm::{Card, Node};
 use exporters::movable::{By, Movable, MoveError};
-use exporters::vulkan::Device;
+use exporters::vulkan::{Device, VulkanError};
 use exporters::{DmaHeap, Exporter, Intent, SystemMemory, Udmabuf};
+use iomap::MemoryError;
 
 /// Each thread's part of the buffer, in bytes, and how many there are.
 const PART: usize = 16 << 10;
@@ -167,7 +168,12 @@ fn a_failed_move() -> Outcome {
     if answer.is_ok() {
         return Err(Stop::Absent("pages of 1 GiB are reserved here, and no move fails".into()));
     }
-    check(matches!(answer, Err(MoveError::Export(_))), format!("{answer:?}"))?;
+    let Err(MoveError::Export(error)) = answer else {
+        return Err(Stop::Failed(format!("{answer:?}")));
+    };
+    check(error.exporter() == huge.name(), error.exporter())?;
+    check(error.downcast_ref::<MemoryError>().is_some(), &error)?;
+    check(error.downcast_ref::<VulkanError>().is_none(), error)?;
     if let Ok(device) = Device::open(None) {
         let mut transfer = device.transfer()?;
         let answer = buffer.move_to(&memory, By::Device(&mut transfer), SOON);

@@ -168,6 +168,16 @@ impl Card {
         };
         Ok(DumbBuffer { gem, width, height, bits_per_pixel, pitch, buffer })
     }
+
+    /// Makes a buffer of at least `len` bytes.
+    fn run_of(&self, len: usize) -> Result<DumbBuffer, DrmError> {
+        let rows = rows(len).ok_or_else(|| DrmError::Length {
+            card: self.path().to_owned(),
+            len,
+            max: MAX_ROWS as usize * ROW_BYTES,
+        })?;
+        self.dumb_buffer(ROW_PIXELS, rows, 32)
+    }
 }
 
 impl Exporter for Card {
@@ -176,12 +186,7 @@ impl Exporter for Card {
     }
 
     fn export(&self, len: usize) -> Result<Export, ExportError> {
-        let rows = rows(len).ok_or_else(|| DrmError::Length {
-            card: self.path().to_owned(),
-            len,
-            max: MAX_ROWS as usize * ROW_BYTES,
-        })?;
-        Ok(self.dumb_buffer(ROW_PIXELS, rows, 32)?.into())
+        Ok(self.run_of(len).map_err(|e| ExportError::new(self.name(), e))?.into())
     }
 }
 

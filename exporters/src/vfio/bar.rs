@@ -71,7 +71,7 @@ impl Exporter for Bar {
     }
 
     fn export(&self, len: usize) -> Result<Export, ExportError> {
-        let piece = self.take(len)?;
+        let piece = self.take(len).map_err(|e| ExportError::new(self.name(), e))?;
         let range = piece.region.range();
         let absent = |error: VfioError| {
             Absent::new(error.to_string(), "the BAR can still be mapped for other VFIO devices")

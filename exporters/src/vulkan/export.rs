@@ -43,10 +43,11 @@ impl Exporter for Device {
     }
 
     fn export(&self, len: usize) -> Result<Export, ExportError> {
+        let failed = |error: VulkanError| ExportError::new(self.name(), error);
         let exports = self.exports_dma_bufs();
-        let buffer = Arc::new(self.allocate(len, exports.is_ok())?);
+        let buffer = Arc::new(self.allocate(len, exports.is_ok()).map_err(failed)?);
         let dma_bufs = match exports {
-            Ok(()) => Ok(vec![buffer.export_dma_buf()?]),
+            Ok(()) => Ok(vec![buffer.export_dma_buf().map_err(failed)?]),
             Err(absent) => Err(absent),
         };
         let cpu = match buffer.bytes() {
