@@ -18,7 +18,7 @@ use std::sync::Arc;
 use iomap::{BufMap, Memory, PhyrList, Pinned, pagemap};
 
 use crate::Absent;
-use crate::dmabuf::{CpuAccess, DmaBuf, DmaBufError, Intent};
+use crate::dmabuf::{Bytes, CpuAccess, DmaBuf, DmaBufError, Intent, Turns};
 use crate::outside::outside;
 
 /// A source of buffers.
@@ -124,30 +124,6 @@ impl fmt::Display for Provider {
             Self::Bar { device, index } => write!(f, "BAR {index} of {device}"),
             Self::PeerMemory { device } => write!(f, "peer memory of {device}"),
         }
-    }
-}
-
-/// Something whose bytes the CPU can reach.
-pub(crate) trait Bytes: fmt::Debug + Send + Sync {
-    fn map(&self) -> BufMap<'_>;
-
-    /// What must be told of the CPU's turns with these bytes, beside their dma-bufs.
-    fn turns(&self) -> Option<&dyn Turns> {
-        None
-    }
-}
-
-/// Something that must be told when the CPU's turn with its memory begins and when it ends: caches
-/// are between them.
-pub(crate) trait Turns: fmt::Debug + Send + Sync {
-    fn begin(&self, intent: Intent) -> Result<(), DmaBufError>;
-
-    fn end(&self, intent: Intent) -> Result<(), DmaBufError>;
-}
-
-impl Bytes for Memory {
-    fn map(&self) -> BufMap<'_> {
-        Memory::map(self)
     }
 }
 

@@ -43,11 +43,12 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use crate::Absent;
 use crate::destination::{Destination, Lost, Peer, PeerAccess};
-use crate::export::{Bytes, CpuView, Export, ExportError, Exporter, PhyrSource, Phyrs, Provider};
+use crate::dmabuf::Bytes;
+use crate::export::{CpuView, Export, ExportError, Exporter, PhyrSource, Phyrs, Provider};
 use crate::outside::outside;
 use crate::present::answers_at;
 use crate::vfio::Mappable;
-use crate::vfio::dma::sealed::Steady;
+use crate::vfio::mappable::sealed::Steady;
 
 /// Where the kernel lists PCI functions, each by its address.
 const FUNCTIONS: &str = "/sys/bus/pci/devices";

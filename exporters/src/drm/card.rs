@@ -10,7 +10,7 @@ use drm::node::{DrmNode, NodeType};
 use drm::{Device as _, DriverCapability};
 
 use super::DrmError;
-use super::gem::Handles;
+use super::handles::Handles;
 use crate::Absent;
 use crate::outside::outside;
 

@@ -22,7 +22,8 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use super::{Card, DrmError, Gem};
 use crate::Absent;
-use crate::export::{Bytes, CpuView, Export, ExportError, Exporter, PhyrSource, Provider};
+use crate::dmabuf::Bytes;
+use crate::export::{CpuView, Export, ExportError, Exporter, PhyrSource, Provider};
 
 /// A row of a buffer that is asked for by its length: a page, of pixels of 32 bits, the one size that
 /// every driver knows.

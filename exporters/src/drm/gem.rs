@@ -12,12 +12,10 @@
 //! ownership, as with a file descriptor that is closed twice. Hence [`Card::adopt`] is unsafe.
 #![allow(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use drm::control::Device as _;
 use rustix::io::Errno;
@@ -26,18 +24,6 @@ use super::{Card, DrmError};
 use crate::Absent;
 use crate::dmabuf::DmaBuf;
 use crate::outside::outside;
-
-/// The owners of a card's handles, counted. The lock is held across the ioctls that make and close
-/// handles: between the two, another thread could be given a handle that is about to be closed.
-#[derive(Debug, Default)]
-pub(super) struct Handles(Mutex<BTreeMap<NonZeroU32, usize>>);
-
-impl Handles {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<NonZeroU32, usize>> {
-        // The counts are whole after each step, whatever became of the thread that made it.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// A buffer of a driver's, by its handle on a [`Card`].
 ///

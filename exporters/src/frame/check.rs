@@ -2,7 +2,9 @@
 
 use drm_fourcc::DrmModifier;
 
-use super::{FrameError, FramePlane, MAX_PLANES, MAX_SIDE, Picture, format};
+use super::error::FrameError;
+use super::format;
+use super::picture::{FramePlane, MAX_PLANES, MAX_SIDE, Picture};
 
 impl Picture {
     /// Whether each plane has room in its buffer, whose length in bytes stands in its place: the length

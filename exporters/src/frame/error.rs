@@ -3,7 +3,7 @@
 use drm_fourcc::DrmFourcc;
 use iomap::PlaneError;
 
-use super::{MAX_SIDE, Picture};
+use super::picture::{MAX_SIDE, Picture};
 use crate::outside::outside;
 
 /// Why a frame cannot be what it is said to be.

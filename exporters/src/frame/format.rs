@@ -4,7 +4,8 @@
 
 use drm_fourcc::DrmFourcc;
 
-use super::{FrameError, Picture};
+use super::error::FrameError;
+use super::picture::Picture;
 
 /// One plane of a format: blocks of `bytes` bytes, each for `across` x `down` pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

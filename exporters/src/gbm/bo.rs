@@ -26,22 +26,10 @@ use iomap::{Access, BufMap, Caching, Location, Plane};
 use super::device::{Alive, Device, Opening, clear_errno};
 use super::error::GbmError;
 use super::library::RawBo;
+use super::region::Region;
 use crate::dmabuf::{inode, is_same};
 use crate::frame::{self, Frame, FrameError, FramePlane, Picture};
 use crate::{DmaBuf, Intent};
-
-/// A rectangle of a picture, in pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Region {
-    /// Its first column.
-    pub x: u32,
-    /// Its first row.
-    pub y: u32,
-    /// Its width.
-    pub width: u32,
-    /// Its height.
-    pub height: u32,
-}
 
 /// A picture. It keeps its [`Device`] alive.
 pub struct Bo {

@@ -5,7 +5,7 @@ use std::io;
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use iomap::PlaneError;
 
-use super::bo::Region;
+use super::region::Region;
 use crate::Absent;
 use crate::dmabuf::DmaBufError;
 use crate::frame::FrameError;

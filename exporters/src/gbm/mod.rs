@@ -47,10 +47,13 @@
 //! ```
 
 mod bo;
+mod create;
 mod device;
 mod error;
 mod library;
+mod region;
 
-pub use bo::{Bo, Map, Region};
+pub use bo::{Bo, Map};
 pub use device::{Device, Usage};
 pub use error::GbmError;
+pub use region::Region;

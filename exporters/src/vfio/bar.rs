@@ -9,7 +9,8 @@ use super::error::VfioError;
 use super::ranges::FreeRanges;
 use super::region::Region;
 use crate::Absent;
-use crate::export::{Bytes, CpuView, Export, ExportError, Exporter, PhyrSource, Provider};
+use crate::dmabuf::Bytes;
+use crate::export::{CpuView, Export, ExportError, Exporter, PhyrSource, Provider};
 
 /// Memory behind a BAR of a device that VFIO opened, given out in pieces of whole pages. What the
 /// BAR is to the device (memory, or registers) is for the caller to know.

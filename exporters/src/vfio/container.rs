@@ -1,20 +1,16 @@
 //! A container: devices that share one address space behind the IOMMU.
 //!
 //! What is mapped in it is mapped for all of its devices at the same IOVAs. The kernel has two ways to
-//! such a space, [`Iommu`]: VFIO's own (`type1`), and `iommufd`, which takes dma-bufs too.
+//! such a space, [`Iommu`]: VFIO's own (`type1`), and `iommufd`, which takes dma-bufs too. Devices are
+//! opened in `device`, and memory is mapped in `dma`.
 
-use std::fmt;
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use super::device::Device;
-use super::dma::Mappable;
 use super::error::VfioError;
 use super::function::Function;
+use super::iommu::{IoSpace, Iommu};
 use super::iommufd::Iommufd;
-use super::ranges::FreeRanges;
 use super::type1::Type1;
-use crate::{DmaBuf, Intent};
 
 /// Devices bound to vfio-pci, and the addresses at which they see memory.
 ///
@@ -40,51 +36,6 @@ pub struct Container {
     iommu: Box<dyn Iommu>,
     /// Absent until the first device brings an IOMMU.
     space: Mutex<Option<IoSpace>>,
-}
-
-/// What the IOMMU translates.
-#[derive(Debug)]
-pub(super) struct IoSpace {
-    pub(super) free: FreeRanges,
-    /// The smallest page in bytes.
-    pub(super) page: u64,
-}
-
-/// An address space of the kernel's for devices, and who gives it.
-pub(super) trait Iommu: fmt::Debug + Send + Sync {
-    /// What it is called in reports.
-    fn name(&self) -> &'static str;
-
-    /// Opens a device, whose addresses it translates from then on.
-    fn open(&self, address: &str) -> Result<Box<dyn Function>, VfioError>;
-
-    /// What it translates, once it has a device.
-    fn space(&self) -> Result<IoSpace, VfioError>;
-
-    /// Maps memory at free addresses, or says why not.
-    ///
-    /// # Safety
-    /// The memory stays where it is, or belongs to nobody else, until it is unmapped: the kernel pins
-    /// system memory but is not told when a driver moves memory of its own.
-    #[allow(unsafe_code)]
-    unsafe fn map(
-        &self,
-        memory: &dyn Mappable,
-        iova: u64,
-        len: u64,
-        intent: Intent,
-    ) -> Result<(), String>;
-
-    /// Maps a dma-buf, which the kernel keeps and whose exporter tells it if the memory goes away.
-    fn map_dma_buf(
-        &self,
-        buffer: &DmaBuf,
-        iova: u64,
-        len: u64,
-        intent: Intent,
-    ) -> Result<(), String>;
-
-    fn unmap(&self, iova: u64, len: u64) -> io::Result<()>;
 }
 
 impl Container {
@@ -124,20 +75,14 @@ impl Container {
         self.iommu.name()
     }
 
-    /// Opens the device at a PCI address (`0000:02:00.0`), which must be bound to vfio-pci, and adds
-    /// it to the container; with type1, its whole group.
-    ///
-    /// # Errors
-    /// [`VfioError::Device`] if there is no such device, no IOMMU, another driver has it or a device
-    /// of its group, or somebody uses it already; [`VfioError::Unavailable`] if this user may not.
-    pub fn open(self: &Arc<Self>, address: &str) -> Result<Device, VfioError> {
+    /// Opens the function at a PCI address, whose addresses this translates from then on.
+    pub(super) fn attach(&self, address: &str) -> Result<Box<dyn Function>, VfioError> {
         let function = self.iommu.open(address)?;
         let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
         if space.is_none() {
             *space = Some(self.iommu.space()?);
         }
-        drop(space);
-        Ok(Device::new(function, address, Arc::clone(self)))
+        Ok(function)
     }
 
     pub(super) fn iommu(&self) -> &dyn Iommu {

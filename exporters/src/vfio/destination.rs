@@ -2,7 +2,7 @@
 
 use iomap::BufMap;
 
-use super::dma::Mappable;
+use super::mappable::Mappable;
 use super::region::Region;
 use crate::Absent;
 use crate::destination::{Destination, Lost, Peer, PeerAccess};

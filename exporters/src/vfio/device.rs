@@ -1,6 +1,5 @@
 //! A PCI device that VFIO gave to this process.
 
-use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::ops::Range;
@@ -16,9 +15,9 @@ use vfio_bindings::bindings::vfio::*;
 
 use super::container::Container;
 use super::error::VfioError;
-use super::function::Function;
+use super::function::{Function, Interrupt, RegionInfo};
 use super::sys;
-use crate::{Absent, DmaBuf};
+use crate::DmaBuf;
 
 /// The command register, and the bit that lets a device begin transfers (PCI Local Bus
 /// Specification 3.0, 6.2.2).
@@ -40,50 +39,19 @@ struct Open {
     container: Arc<Container>,
 }
 
-/// A region as the kernel describes it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct RegionInfo {
-    pub(super) flags: u32,
-    /// Where it begins in the device's file.
-    pub(super) offset: u64,
-    pub(super) len: u64,
-}
-
-/// A kind of interrupt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Interrupt {
-    /// Message-signalled, as many as the device's table has (MSI-X).
-    MsiX,
-    /// The kernel asks this process to let go of the device, because somebody unbinds it or pulls
-    /// it out. It waits until the last handle is closed.
-    Release,
-}
-
-impl Interrupt {
-    pub(super) const fn index(self) -> u32 {
-        match self {
-            Self::MsiX => VFIO_PCI_MSIX_IRQ_INDEX,
-            Self::Release => VFIO_PCI_REQ_IRQ_INDEX,
-        }
+impl Container {
+    /// Opens the device at a PCI address (`0000:02:00.0`), which must be bound to vfio-pci, and adds
+    /// it to the container; with type1, its whole group.
+    ///
+    /// # Errors
+    /// [`VfioError::Device`] if there is no such device, no IOMMU, another driver has it or a device
+    /// of its group, or somebody uses it already; [`VfioError::Unavailable`] if this user may not.
+    pub fn open(self: &Arc<Self>, address: &str) -> Result<Device, VfioError> {
+        Ok(Device::new(self.attach(address)?, address, Arc::clone(self)))
     }
 }
 
 impl Device {
-    pub(super) fn fd(group: &OwnedFd, address: &str) -> Result<OwnedFd, VfioError> {
-        let name = CString::new(address).unwrap_or_default();
-        sys::device(group.as_fd(), &name).map_err(|error| match Errno::from_io_error(&error) {
-            Some(Errno::BUSY) => VfioError::Device {
-                device: address.into(),
-                why: Absent::new("it is open already", "end the process that uses it"),
-            },
-            Some(Errno::NODEV) => VfioError::Device {
-                device: address.into(),
-                why: Absent::new("it is not bound to vfio-pci", format!("bufmap bind {address}")),
-            },
-            _ => VfioError::kernel("VFIO_GROUP_GET_DEVICE_FD", address)(error),
-        })
-    }
-
     pub(super) fn new(
         function: Box<dyn Function>,
         address: &str,

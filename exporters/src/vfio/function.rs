@@ -1,4 +1,4 @@
-//! What is behind a [`Device`](super::Device): the kernel, or a device of software.
+//! What is behind a [`Device`](super::Device): the kernel, or a device of software. Its regions and its interrupts.
 
 use std::fmt;
 use std::fs::File;
@@ -7,12 +7,41 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
-use vfio_bindings::bindings::vfio::VFIO_DEVICE_FLAGS_PCI;
+use vfio_bindings::bindings::vfio::{
+    VFIO_DEVICE_FLAGS_PCI, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX,
+};
 
-use super::device::{Interrupt, RegionInfo};
 use super::error::VfioError;
 use super::sys;
 use crate::Absent;
+
+/// A region as the kernel describes it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RegionInfo {
+    pub(super) flags: u32,
+    /// Where it begins in the device's file.
+    pub(super) offset: u64,
+    pub(super) len: u64,
+}
+
+/// A kind of interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Interrupt {
+    /// Message-signalled, as many as the device's table has (MSI-X).
+    MsiX,
+    /// The kernel asks this process to let go of the device, because somebody unbinds it or pulls
+    /// it out. It waits until the last handle is closed.
+    Release,
+}
+
+impl Interrupt {
+    pub(super) const fn index(self) -> u32 {
+        match self {
+            Self::MsiX => VFIO_PCI_MSIX_IRQ_INDEX,
+            Self::Release => VFIO_PCI_REQ_IRQ_INDEX,
+        }
+    }
+}
 
 /// A PCI function, as far as it is not reached through its file: regions are mapped from
 /// [`file`](Self::file), and configuration space is read and written in it.

@@ -15,10 +15,10 @@ use iommufd_bindings::iommufd::{
     iommufd_ioas_map_flags_IOMMU_IOAS_MAP_WRITEABLE as WRITEABLE,
 };
 
-use super::container::{IoSpace, Iommu};
-use super::dma::Mappable;
 use super::error::VfioError;
 use super::function::{Function, Kernel};
+use super::iommu::{IoSpace, Iommu};
+use super::mappable::Mappable;
 use super::ranges::FreeRanges;
 use super::sys;
 use crate::outside::outside;

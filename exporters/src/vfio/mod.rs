@@ -10,16 +10,18 @@
 //! tree, the IOMMU and the platform, and is found out by moving some and looking.
 //!
 //! It needs an IOMMU, the modules `vfio-pci` and `vfio_iommu_type1` or `iommufd`, and the right to open
-//! `/dev/vfio/*` and `/dev/iommu`. Read `container` first, then `dma`.
+//! `/dev/vfio/*` and `/dev/iommu`. Read `container` first, then `device`, `mappable` and `dma`.
 
 mod bar;
 mod container;
 mod destination;
 mod device;
-pub(crate) mod dma;
+mod dma;
 mod error;
 mod function;
+mod iommu;
 mod iommufd;
+pub(crate) mod mappable;
 mod ranges;
 mod region;
 #[cfg(feature = "software")]
@@ -29,7 +31,9 @@ mod type1;
 
 pub use bar::Bar;
 pub use container::Container;
-pub use device::{Device, Interrupt};
-pub use dma::{DmaMapping, Mappable};
+pub use device::Device;
+pub use dma::DmaMapping;
 pub use error::VfioError;
+pub use function::Interrupt;
+pub use mappable::Mappable;
 pub use region::Region;

@@ -17,6 +17,9 @@ use vfio_bindings::bindings::vfio::{VFIO_REGION_INFO_FLAG_MMAP, VFIO_REGION_INFO
 
 use super::device::Device;
 use super::error::VfioError;
+use super::mappable::{Mappable, sealed};
+use crate::export::Phyrs;
+use crate::{Absent, DmaBuf};
 
 /// A BAR, or a part of one, of a device that VFIO opened.
 ///
@@ -109,5 +112,21 @@ impl Region {
     /// [`VfioError::Region`] if sysfs does not tell.
     pub fn phyrs(&self) -> Result<PhyrList, VfioError> {
         self.device.phyrs(self.index, self.range())
+    }
+}
+
+impl sealed::Steady for Region {}
+
+impl Mappable for Region {
+    fn map(&self) -> BufMap<'_> {
+        Self::map(self)
+    }
+
+    fn phyrs(&self) -> Result<Phyrs<'_>, Absent> {
+        Self::phyrs(self).map(Phyrs::fixed).map_err(|e| Phyrs::unknown(&e))
+    }
+
+    fn dma_buf(&self) -> Option<Result<DmaBuf, VfioError>> {
+        Some(self.device().dma_buf(self.index(), self.range()))
     }
 }

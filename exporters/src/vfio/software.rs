@@ -30,11 +30,12 @@ use vfio_bindings::bindings::vfio::{
     VFIO_REGION_INFO_FLAG_WRITE,
 };
 
-use super::container::{Container, IoSpace, Iommu};
-use super::device::{Device, Interrupt, RegionInfo};
-use super::dma::Mappable;
+use super::container::Container;
+use super::device::Device;
 use super::error::VfioError;
-use super::function::Function;
+use super::function::{Function, Interrupt, RegionInfo};
+use super::iommu::{IoSpace, Iommu};
+use super::mappable::Mappable;
 use super::ranges::FreeRanges;
 use crate::{DmaBuf, Intent};
 

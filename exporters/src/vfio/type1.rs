@@ -5,19 +5,20 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use rustix::io::Errno;
 use vfio_bindings::bindings::vfio::{VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE};
 
-use super::container::{IoSpace, Iommu};
-use super::device::Device;
-use super::dma::Mappable;
 use super::error::VfioError;
 use super::function::{Function, Kernel};
+use super::iommu::{IoSpace, Iommu};
+use super::mappable::Mappable;
 use super::ranges::FreeRanges;
 use super::sys;
 use crate::outside::outside;
@@ -87,7 +88,7 @@ impl Iommu for Type1 {
             Entry::Occupied(opened) => opened.into_mut(),
             Entry::Vacant(entry) => entry.insert(self.add(first, group, address)?),
         };
-        Ok(Box::new(Kernel::new(Device::fd(opened, address)?, address)?))
+        Ok(Box::new(Kernel::new(device_of(opened, address)?, address)?))
     }
 
     fn space(&self) -> Result<IoSpace, VfioError> {
@@ -122,6 +123,22 @@ impl Iommu for Type1 {
     fn unmap(&self, iova: u64, len: u64) -> io::Result<()> {
         sys::unmap_dma(self.fd(), iova, len)
     }
+}
+
+/// The file of a device of a group.
+fn device_of(group: &OwnedFd, address: &str) -> Result<OwnedFd, VfioError> {
+    let name = CString::new(address).unwrap_or_default();
+    sys::device(group.as_fd(), &name).map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::BUSY) => VfioError::Device {
+            device: address.into(),
+            why: Absent::new("it is open already", "end the process that uses it"),
+        },
+        Some(Errno::NODEV) => VfioError::Device {
+            device: address.into(),
+            why: Absent::new("it is not bound to vfio-pci", format!("bufmap bind {address}")),
+        },
+        _ => VfioError::kernel("VFIO_GROUP_GET_DEVICE_FD", address)(error),
+    })
 }
 
 const fn words(type1: bool) -> &'static str {

@@ -32,8 +32,7 @@ use super::device::Device;
 use super::error::{VulkanError, failed};
 use super::memory_fd::{self, Import};
 use super::memory_types::{self, Seen};
-use crate::dmabuf::{DmaBufError, Intent};
-use crate::export::Turns;
+use crate::dmabuf::{DmaBufError, Intent, Turns};
 use crate::{Absent, DmaBuf};
 
 /// Where memory comes from or goes to, other than the device and back.
@@ -276,7 +275,7 @@ mod tests {
     use super::super::buffer::Buffer;
     use super::super::validation::ValidationLog;
     use super::*;
-    use crate::export::Bytes;
+    use crate::dmabuf::Bytes;
 
     /// A buffer on the driver that is installed here, whose memory is taken for what is not coherent.
     /// The calls are legal on memory of any type.

@@ -19,18 +19,12 @@ use ash::vk::MemoryPropertyFlags as Flags;
 use iomap::{BufMap, Memory};
 
 use super::allocation::{Allocation, Need, Origin};
+use super::capabilities::BUFFER_USAGE;
 use super::device::Device;
 use super::error::{VulkanError, failed};
 use super::memory_types::{self, DEVICE_LOCAL, HOST_VISIBLE, READ_BACK};
-use crate::export::{Bytes, Turns};
+use crate::dmabuf::{Bytes, Turns};
 use crate::{Absent, CpuAccess, DmaBuf, Intent};
-
-/// What every buffer may be used for: copies, and shaders that read and write it.
-pub(super) const USAGE: vk::BufferUsageFlags = vk::BufferUsageFlags::from_raw(
-    vk::BufferUsageFlags::TRANSFER_SRC.as_raw()
-        | vk::BufferUsageFlags::TRANSFER_DST.as_raw()
-        | vk::BufferUsageFlags::STORAGE_BUFFER.as_raw(),
-);
 
 /// By which way a buffer's memory came to the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,6 +215,33 @@ impl Device {
         raw.memory.map()?;
         Ok(Buffer::allocated(raw, len, Err(not_exportable())))
     }
+
+    /// Allocates a buffer of `len` bytes in the memory type of an index in
+    /// [`DeviceInfo::memory_types`](super::DeviceInfo::memory_types), and maps it where the CPU can.
+    ///
+    /// For who measures or must have one kind of memory; [`allocate`](Self::allocate) and
+    /// [`allocate_host_visible`](Self::allocate_host_visible) choose well.
+    ///
+    /// # Errors
+    /// [`VulkanError::Unavailable`] if the device has no such type or takes no buffer in it;
+    /// [`VulkanError::Length`], [`VulkanError::OutOfMemory`].
+    pub fn allocate_of_type(&self, len: usize, index: usize) -> Result<Buffer, VulkanError> {
+        let info = self.info();
+        let Some(index) = u32::try_from(index).ok().filter(|_| index < info.memory_types.len())
+        else {
+            return Err(VulkanError::Unavailable(Absent::new(
+                format!(
+                    "{} has {} memory types, and not {index}",
+                    info.name,
+                    info.memory_types.len()
+                ),
+                "see DeviceInfo::memory_types",
+            )));
+        };
+        let mut raw = Bare::new(self, len, None)?.allocate_of_type(index)?;
+        raw.memory.map()?;
+        Ok(Buffer::allocated(raw, len, Err(not_exportable())))
+    }
 }
 
 impl Bytes for Buffer {
@@ -271,7 +292,7 @@ impl Bare {
             return Err(VulkanError::Length { len, max });
         }
         let mut external = vk::ExternalMemoryBufferCreateInfo::default();
-        let mut create = vk::BufferCreateInfo::default().size(len as u64).usage(USAGE);
+        let mut create = vk::BufferCreateInfo::default().size(len as u64).usage(BUFFER_USAGE);
         if let Some(handle) = handle {
             external = external.handle_types(handle);
             create = create.push_next(&mut external);

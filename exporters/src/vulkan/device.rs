@@ -17,8 +17,8 @@ use ash::vk::ExternalMemoryFeatureFlags as Features;
 use ash::vk::ExternalMemoryHandleTypeFlags as Handle;
 use ash::{ext, khr, vk};
 
+use super::capabilities::{external, several_planes, takes_sync_files};
 use super::error::{VulkanError, failed};
-use super::fence::takes_sync_files;
 use super::info::{DeviceInfo, describe};
 use super::instance::{Instance, has};
 use super::validation::ValidationLog;
@@ -279,33 +279,6 @@ impl Drop for Inner {
         // SAFETY: law 1: nothing made from the device is left.
         unsafe { self.raw.destroy_device(None) };
     }
-}
-
-/// What a device can do with buffers whose memory is of a handle type.
-fn external(instance: &Instance, device: vk::PhysicalDevice, handle: Handle) -> Features {
-    let query = vk::PhysicalDeviceExternalBufferInfo::default()
-        .usage(super::buffer::USAGE)
-        .handle_type(handle);
-    let mut answer = vk::ExternalBufferProperties::default();
-    // SAFETY: the instance is alive and the device is one of its own, of Vulkan 1.1 or later.
-    unsafe {
-        let raw = &instance.raw;
-        raw.get_physical_device_external_buffer_properties(device, &query, &mut answer);
-    }
-    answer.external_memory_properties.external_memory_features
-}
-
-/// The feature for formats of several planes, on if the device has it.
-fn several_planes(
-    instance: &Instance,
-    device: vk::PhysicalDevice,
-) -> vk::PhysicalDeviceSamplerYcbcrConversionFeatures<'static> {
-    let mut planes = vk::PhysicalDeviceSamplerYcbcrConversionFeatures::default();
-    let mut query = vk::PhysicalDeviceFeatures2::default().push_next(&mut planes);
-    // SAFETY: the instance is alive and the device is one of its own, of Vulkan 1.2 or later.
-    unsafe { instance.raw.get_physical_device_features2(device, &mut query) };
-    planes.p_next = std::ptr::null_mut();
-    planes
 }
 
 pub(crate) fn select(

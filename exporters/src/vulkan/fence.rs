@@ -17,14 +17,11 @@
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
-use ash::vk::ExternalSemaphoreFeatureFlags as Features;
 use ash::vk::ExternalSemaphoreHandleTypeFlags as Handle;
 use ash::{khr, vk};
 
 use super::device::Device;
 use super::error::{VulkanError, failed};
-use super::info::DeviceInfo;
-use super::instance::Instance;
 use crate::dmabuf::duplicate;
 use crate::sync_file::SyncFileError;
 use crate::{Absent, Intent, SyncFile, ready};
@@ -39,29 +36,6 @@ impl Device {
     pub fn sync_files(&self) -> Result<(), Absent> {
         self.semaphore_fd().map(|_| ())
     }
-}
-
-/// Whether a device takes sync files and gives them.
-pub(super) fn takes_sync_files(
-    instance: &Instance,
-    device: vk::PhysicalDevice,
-    info: &DeviceInfo,
-) -> Result<(), Absent> {
-    info.extension("VK_KHR_external_semaphore_fd")?;
-    let query = vk::PhysicalDeviceExternalSemaphoreInfo::default().handle_type(Handle::SYNC_FD);
-    let mut answer = vk::ExternalSemaphoreProperties::default();
-    // SAFETY: the instance is alive and the device is one of its own, of Vulkan 1.1 or later.
-    unsafe {
-        instance.raw.get_physical_device_external_semaphore_properties(device, &query, &mut answer);
-    }
-    let both = Features::IMPORTABLE | Features::EXPORTABLE;
-    if answer.external_semaphore_features.contains(both) {
-        return Ok(());
-    }
-    Err(Absent::new(
-        format!("{} has VK_KHR_external_semaphore_fd, but not for sync files", info.name),
-        "update the driver or take another device; until then the CPU waits",
-    ))
 }
 
 /// A binary semaphore of a device with sync files.

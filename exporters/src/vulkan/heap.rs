@@ -5,11 +5,6 @@ use std::fmt;
 use ash::vk;
 use ash::vk::MemoryPropertyFlags as Flags;
 
-use super::buffer::{Bare, Buffer, not_exportable};
-use super::device::Device;
-use super::error::VulkanError;
-use crate::Absent;
-
 /// A memory of a device (`VkMemoryHeap`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heap {
@@ -67,34 +62,5 @@ impl fmt::Display for MemoryType {
         };
         let caching = if self.cached { "write-back" } else { "write-combining" };
         write!(f, "{whose}, mapped, {seen}, {caching}")
-    }
-}
-
-impl Device {
-    /// Allocates a buffer of `len` bytes in the memory type of an index in
-    /// [`DeviceInfo::memory_types`](super::DeviceInfo::memory_types), and maps it where the CPU can.
-    ///
-    /// For who measures or must have one kind of memory; [`allocate`](Self::allocate) and
-    /// [`allocate_host_visible`](Self::allocate_host_visible) choose well.
-    ///
-    /// # Errors
-    /// [`VulkanError::Unavailable`] if the device has no such type or takes no buffer in it;
-    /// [`VulkanError::Length`], [`VulkanError::OutOfMemory`].
-    pub fn allocate_of_type(&self, len: usize, index: usize) -> Result<Buffer, VulkanError> {
-        let info = self.info();
-        let Some(index) = u32::try_from(index).ok().filter(|_| index < info.memory_types.len())
-        else {
-            return Err(VulkanError::Unavailable(Absent::new(
-                format!(
-                    "{} has {} memory types, and not {index}",
-                    info.name,
-                    info.memory_types.len()
-                ),
-                "see DeviceInfo::memory_types",
-            )));
-        };
-        let mut raw = Bare::new(self, len, None)?.allocate_of_type(index)?;
-        raw.memory.map()?;
-        Ok(Buffer::allocated(raw, len, Err(not_exportable())))
     }
 }

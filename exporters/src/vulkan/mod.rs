@@ -5,7 +5,7 @@
 //!
 //! * `info`: [`devices`] lists what there is, [`DeviceInfo`] says what each can do;
 //! * `heap`: its memories, and the types in which buffers lie there;
-//! * `device`: [`Device::open`] opens one;
+//! * `device`: [`Device::open`] opens one; `capabilities`: what more its driver is asked then;
 //! * `import`: [`Device::import_memory`] and [`Device::import_dma_buf`] make existing memory a
 //!   [`Buffer`], without a copy;
 //! * `buffer`: [`Device::allocate`] makes a buffer in the device's own memory,
@@ -31,6 +31,7 @@
 
 mod allocation;
 mod buffer;
+mod capabilities;
 mod copy;
 mod destination;
 pub(crate) mod device;

@@ -21,8 +21,11 @@
 //!    one size for life, and the file behind a mapping lives as long as the mapping does.
 #![allow(unsafe_code)]
 
+mod access;
+mod error;
+
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 use iomap::{Access, BufMap, Caching, Location};
@@ -30,18 +33,19 @@ use memmap2::{MmapOptions, MmapRaw};
 use rustix::io::Errno;
 use rustix::ioctl::{Setter, Updater, ioctl, opcode};
 
+pub(crate) use access::{Bytes, Turns};
+pub use access::{CpuAccess, Intent};
+pub use error::DmaBufError;
+use error::NAME_LEN;
+
 use crate::Absent;
 use crate::apart::Apart;
-use crate::export::{Bytes, Turns};
 use crate::foreign::{FdInfo, describe};
 use crate::outside::outside;
 
 /// `DMA_BUF_MAGIC`, "DMAB": the magic number of the file system all dma-bufs lie on, since
 /// Linux 5.3 (`linux/magic.h`).
 const DMA_BUF_MAGIC: u64 = 0x444d_4142;
-
-/// `DMA_BUF_NAME_LEN`: the longest name in bytes, with its terminating zero.
-const NAME_LEN: usize = 32;
 
 /// Exporters of plain, cached system memory. Others may export VRAM, mapped write-combining.
 const CACHED_EXPORTERS: [&str; 3] = ["udmabuf", "system", "default_cma_region"];
@@ -63,92 +67,6 @@ const _: () = assert!(size_of::<Sync>() == 8);
 const _: () = assert!(size_of::<SyncFile>() == 8 && std::mem::offset_of!(SyncFile, fd) == 4);
 
 const SYNC_END: u64 = 1 << 2;
-
-/// Why a dma-buf could not be used.
-#[derive(Debug, thiserror::Error)]
-pub enum DmaBufError {
-    /// The file descriptor is something else.
-    #[error("file descriptor {fd} is no dma-buf but {is}; pass one that an exporter made")]
-    NotADmaBuf {
-        /// The descriptor's number.
-        fd: RawFd,
-        /// What `/proc/self/fd` says it is.
-        is: String,
-    },
-    /// There is no telling what the file descriptor is.
-    #[error("/proc does not tell what file descriptor {fd} is: {source}; mount it")]
-    Unknown {
-        /// The descriptor's number.
-        fd: RawFd,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// The kernel is too old.
-    #[error("{what} need {since}, and this kernel refused them")]
-    Unsupported {
-        /// What was wanted.
-        what: &'static str,
-        /// The first version that has it.
-        since: &'static str,
-    },
-    /// A name that does not fit.
-    #[error("a dma-buf's name has up to {max} bytes and no zero byte, not these {len}", max = NAME_LEN - 1)]
-    Name {
-        /// The length of the name asked for, in bytes.
-        len: usize,
-    },
-    /// Writing was asked of a mapping whose exporter allows only reading.
-    #[error("the exporter {exporter:?} maps its dma-buf read-only; ask for reading only")]
-    ReadOnly {
-        /// The exporter's name.
-        exporter: String,
-    },
-    /// A driver in user space did not bring the CPU's caches in order for its memory.
-    #[error(
-        "{step} of memory of {device}, which is not coherent: {source}; it may show stale bytes"
-    )]
-    Caches {
-        /// What was being done.
-        step: &'static str,
-        /// The device's name.
-        device: String,
-        /// The driver's answer.
-        source: io::Error,
-    },
-    /// The kernel refused.
-    #[error("{step} of a dma-buf of {len} bytes by {exporter:?}: {source}")]
-    Kernel {
-        /// What was being done.
-        step: &'static str,
-        /// The dma-buf's size in bytes, zero while it is not yet known.
-        len: usize,
-        /// The exporter's name, empty while it is not yet known.
-        exporter: String,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-}
-
-/// What is about to be done with the bytes: by the CPU in a bracket, or by the holder of a fence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Intent {
-    /// They will be read (`DMA_BUF_SYNC_READ`).
-    Read,
-    /// They will be written (`DMA_BUF_SYNC_WRITE`).
-    Write,
-    /// Both (`DMA_BUF_SYNC_RW`).
-    ReadWrite,
-}
-
-impl Intent {
-    const fn flags(self) -> u8 {
-        match self {
-            Self::Read => 1,
-            Self::Write => 2,
-            Self::ReadWrite => 3,
-        }
-    }
-}
 
 /// An owned dma-buf.
 ///
@@ -431,70 +349,6 @@ impl Bytes for Mapping {
                 self.access,
             )
         }
-    }
-}
-
-/// The CPU's turn with a buffer: begun when made, ended when dropped.
-///
-/// [`finish`](Self::finish) ends it too and says whether that went well; a drop cannot.
-#[derive(Debug)]
-#[must_use = "the bytes may be touched only while this lives"]
-pub struct CpuAccess<'a> {
-    brackets: Vec<Bracket<'a>>,
-    map: BufMap<'a>,
-}
-
-impl<'a> CpuAccess<'a> {
-    /// Begins a turn with each of `turns`, none for plain memory, around `map`.
-    pub(crate) fn begin(
-        turns: impl IntoIterator<Item = &'a dyn Turns>,
-        map: BufMap<'a>,
-        intent: Intent,
-    ) -> Result<Self, DmaBufError> {
-        let brackets =
-            turns.into_iter().map(|of| Bracket::begin(of, intent)).collect::<Result<_, _>>()?;
-        let map = if intent == Intent::Read { map.read_only() } else { map };
-        Ok(Self { brackets, map })
-    }
-
-    /// The bytes, read-only if only reading was intended.
-    pub fn map(&self) -> BufMap<'_> {
-        self.map
-    }
-
-    /// Closes the bracket (`DMA_BUF_SYNC_END`, or a flush of memory that is not coherent).
-    ///
-    /// # Errors
-    /// [`DmaBufError::Kernel`], [`DmaBufError::Caches`]: what was written may not have reached the
-    /// device.
-    pub fn finish(self) -> Result<(), DmaBufError> {
-        self.brackets.into_iter().try_for_each(Bracket::finish)
-    }
-}
-
-#[derive(Debug)]
-struct Bracket<'a> {
-    of: &'a dyn Turns,
-    intent: Intent,
-}
-
-impl<'a> Bracket<'a> {
-    fn begin(of: &'a dyn Turns, intent: Intent) -> Result<Self, DmaBufError> {
-        of.begin(intent)?;
-        Ok(Self { of, intent })
-    }
-
-    fn finish(self) -> Result<(), DmaBufError> {
-        let result = self.of.end(self.intent);
-        std::mem::forget(self);
-        result
-    }
-}
-
-impl Drop for Bracket<'_> {
-    fn drop(&mut self) {
-        // Nobody is left to tell: whoever wants to know calls `finish`.
-        let _ = self.of.end(self.intent);
     }
 }
 
