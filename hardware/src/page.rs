@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use crate::record::{Limited, Record};
-use crate::supervisor::{Done, Run};
+use crate::run::{Done, Run};
 
 /// The page.
 pub fn render(run: &Run) -> String {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::record::{Limited, Record};
-use crate::supervisor::Run;
+use crate::run::Run;
 
 /// The column that says what bounds a row.
 const BOUNDED: &str = "bounded by";

@@ -11,39 +11,12 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use serde::Serialize;
-
+use crate::args::Args;
+use crate::context::Context;
 use crate::record::Record;
+use crate::run::{Done, Run};
 use crate::steps::{STEPS, Step};
-use crate::{Args, Context, page, share};
-
-/// A run and all that it found out.
-#[derive(Serialize)]
-pub struct Run {
-    /// When it began, in UTC.
-    pub date: String,
-    /// The machine's name.
-    pub machine: String,
-    /// The version of bufmap.
-    pub version: &'static str,
-    /// The steps, in order.
-    pub steps: Vec<Done>,
-}
-
-/// A step that was run.
-#[derive(Serialize)]
-pub struct Done {
-    /// Its name on the command line.
-    pub name: &'static str,
-    /// Its heading.
-    pub title: &'static str,
-    /// How long it took, in seconds.
-    pub took_s: f64,
-    /// How it ended, if not well.
-    pub ended: Option<String>,
-    /// What it told.
-    pub records: Vec<Record>,
-}
+use crate::{page, share};
 
 /// Runs all steps, or those that were asked for, and writes both reports.
 pub fn run(args: &Args, context: &Context) -> Result<(), String> {

@@ -23,17 +23,10 @@ use std::ops::{Bound, RangeBounds};
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
+pub use crate::location::Location;
+
 use crate::Caching;
 use crate::copy::{self, Anchor, Kind};
-
-/// Where the bytes of a map live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Location {
-    /// The machine's own memory.
-    System,
-    /// Behind an I/O bus: a PCI BAR, VRAM.
-    Io,
-}
 
 /// What may be done through a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

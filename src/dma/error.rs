@@ -3,22 +3,17 @@
 use exporters::Absent;
 use exporters::dmabuf::DmaBufError;
 use exporters::vfio::VfioError;
-use iomap::{DmaAddr, MapError, MemoryError};
+use iomap::{MapError, MemoryError};
 
-use super::DmaRange;
+use super::range::{DmaRange, RangeError};
 use crate::pci::{PciError, Placed, RamError, Verdict};
 
 /// Why memory cannot be given to a device.
 #[derive(Debug, thiserror::Error)]
 pub enum DmaError {
-    /// No such range: empty, or past the end of the address space.
-    #[error("no range of {len:#x} bytes begins at {addr}: at least 1 byte, and its end below 2^64")]
-    Range {
-        /// The first byte.
-        addr: DmaAddr,
-        /// The length in bytes.
-        len: u64,
-    },
+    /// No such range.
+    #[error(transparent)]
+    Range(#[from] RangeError),
     /// A part that is reversed or reaches past the end of the list.
     #[error("bytes {start:#x} to {end:#x} are no part of a list of {total:#x} bytes")]
     OutOfBounds {

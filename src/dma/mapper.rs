@@ -151,7 +151,7 @@ impl Direct {
             Place::Bar(bar) => self.peer(bar.function)?,
             Place::SystemRam | Place::Neither => DmaKind::Direct,
         };
-        DmaRange::new(kind, bus_address(placed.range), placed.range.len())
+        Ok(DmaRange::new(kind, bus_address(placed.range), placed.range.len())?)
     }
 
     /// Maps memory in pieces, each of which stays pinned as long as the answer is kept: parts in the

@@ -18,4 +18,4 @@ pub use iovec::iovecs;
 pub use limits::DmaLimits;
 pub use list::{DmaList, Part};
 pub use mapper::{Bounce, Direct, Iommu, Mapped, Mapper};
-pub use range::{DmaKind, DmaRange};
+pub use range::{DmaKind, DmaRange, RangeError};

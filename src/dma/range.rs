@@ -4,7 +4,15 @@ use std::fmt;
 
 use iomap::DmaAddr;
 
-use super::DmaError;
+/// No such range: empty, or past the end of the address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no range of {len:#x} bytes begins at {addr}: at least 1 byte, and its end below 2^64")]
+pub struct RangeError {
+    /// The first byte.
+    pub addr: DmaAddr,
+    /// The length in bytes.
+    pub len: u64,
+}
 
 /// What kind of address a range has. One transfer may need several kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,7 +43,7 @@ impl fmt::Display for DmaKind {
 ///
 /// let range = DmaRange::new(DmaKind::Iova, DmaAddr::new(0x10_0000), 1 << 20)?;
 /// assert_eq!(range.to_string(), "iova 0x100000 + 0x100000");
-/// # Ok::<(), bufmap::dma::DmaError>(())
+/// # Ok::<(), bufmap::dma::RangeError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DmaRange {
@@ -50,11 +58,11 @@ impl DmaRange {
     /// The `len` bytes at `addr`.
     ///
     /// # Errors
-    /// [`DmaError::Range`] if `len` is 0 or the range ends past 2^64 - 1.
+    /// [`RangeError`] if `len` is 0 or the range ends past 2^64 - 1.
     #[inline]
-    pub const fn new(kind: DmaKind, addr: DmaAddr, len: u64) -> Result<Self, DmaError> {
+    pub const fn new(kind: DmaKind, addr: DmaAddr, len: u64) -> Result<Self, RangeError> {
         if len == 0 || addr.checked_add(len).is_none() {
-            return Err(DmaError::Range { addr, len });
+            return Err(RangeError { addr, len });
         }
         Ok(Self { addr, len, kind })
     }

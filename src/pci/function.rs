@@ -135,16 +135,6 @@ pub struct Function {
 }
 
 impl Function {
-    /// Reads the function at an address of the running machine, and no other: it is not told which
-    /// disks are behind it.
-    ///
-    /// # Errors
-    /// [`PciError::NoFunction`] if there is none; [`PciError::Read`] and [`PciError::Content`] for files
-    /// that cannot be read or make no sense.
-    pub fn read(address: Address) -> Result<Self, PciError> {
-        super::tree::read_one(address)
-    }
-
     /// Reads the function whose directory, with all links followed, is `path`.
     pub(super) fn in_directory(
         path: &Path,

@@ -24,6 +24,7 @@ pub mod driver;
 mod error;
 mod function;
 mod host;
+mod parse;
 mod peer;
 mod ram;
 mod sysfs;

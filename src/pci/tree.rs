@@ -176,6 +176,21 @@ impl Tree {
     }
 }
 
+impl Function {
+    /// Reads the function at an address of the running machine, and no other: it is not told which
+    /// disks are behind it.
+    ///
+    /// # Errors
+    /// [`PciError::NoFunction`] if there is none; [`PciError::Read`] and [`PciError::Content`] for files
+    /// that cannot be read or make no sense.
+    pub fn read(address: Address) -> Result<Self, PciError> {
+        let sys = resolved("/sys".as_ref())?;
+        let path = list(&sys)?.join(address.to_string());
+        let path = path.canonicalize().map_err(|_| PciError::NoFunction { address })?;
+        read_function(&sys, &path, address)
+    }
+}
+
 /// What lies at an address: a BAR or none, and the last address of which that is true.
 pub(super) struct FoundBar {
     pub owner: Option<InBar>,
@@ -246,14 +261,6 @@ fn read_functions(
         }
     }
     Ok(functions)
-}
-
-/// Reads one function of the running machine.
-pub(super) fn read_one(address: Address) -> Result<Function, PciError> {
-    let sys = resolved("/sys".as_ref())?;
-    let path = list(&sys)?.join(address.to_string());
-    let path = path.canonicalize().map_err(|_| PciError::NoFunction { address })?;
-    read_function(&sys, &path, address)
 }
 
 /// Reads the function in a directory, whose place in the tree is its path.

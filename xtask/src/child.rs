@@ -143,6 +143,10 @@ fn quoted(word: &OsStr) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
+/// What no default build has, and must hold all the same.
+pub const FEATURES: [&str; 2] =
+    ["--features", "bufmap/wgpu,bufmap-exporters/wgpu,bufmap-bench/wgpu"];
+
 /// The cargo that started us, in the workspace's root.
 pub fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -5,7 +5,7 @@
 
 use clap::Args;
 
-use crate::child::{self, Error, cargo};
+use crate::child::{self, Error, FEATURES, cargo};
 use crate::hardware;
 use crate::inputs;
 use crate::packaged;
@@ -28,10 +28,6 @@ pub struct Options {
 }
 
 const WHY: &str = "the messages above say why";
-
-/// What no default build has, and must hold all the same.
-pub const FEATURES: [&str; 2] =
-    ["--features", "bufmap/wgpu,bufmap-exporters/wgpu,bufmap-bench/wgpu"];
 
 pub fn run(options: &Options) -> Result<(), Error> {
     let mut steps = Steps::default();

@@ -11,7 +11,7 @@ use exporters::vulkan::{Buffer, CopyRegion, Device, ImageUse, VulkanError, When}
 use exporters::{SyncFile, Udmabuf};
 use iomap::{Memory, PageSize};
 
-use crate::Context;
+use crate::context::Context;
 use crate::record::Teller;
 
 type Answer<T = String> = Result<T, Box<dyn std::error::Error>>;

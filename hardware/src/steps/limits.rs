@@ -8,7 +8,7 @@ use bufmap::storage::file::SourceFile;
 use exporters::vulkan::{Buffer, CopyRegion, Device};
 use iomap::{Memory, PageSize};
 
-use crate::Context;
+use crate::context::Context;
 use crate::cuda;
 use crate::file;
 use crate::readers;

@@ -10,7 +10,7 @@ use bufmap::transfer::{Around, DataPath, Options, Receipt, Request, TransferErro
 use exporters::vulkan::{Buffer, Device, SteadyBuffer, VulkanError};
 
 use super::limits::{loadable, ready_memory};
-use crate::Context;
+use crate::context::Context;
 use crate::file;
 use crate::record::{Limited, Teller, gib_per_second};
 

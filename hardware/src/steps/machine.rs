@@ -9,7 +9,7 @@ use bufmap::pci::Tree;
 use bytesize::ByteSize;
 use serde_json::Value;
 
-use crate::Context;
+use crate::context::Context;
 use crate::record::{Record, Teller};
 
 pub fn run(_: &Context, teller: &mut Teller) {

@@ -6,7 +6,7 @@ use bufmap::storage::file::SourceFile;
 use bufmap::storage::stack::Stack;
 use bytesize::ByteSize;
 
-use crate::Context;
+use crate::context::Context;
 use crate::file;
 use crate::record::{Teller, gib_per_second};
 

@@ -10,7 +10,7 @@ mod rivals;
 mod vulkan;
 mod window;
 
-use crate::Context;
+use crate::context::Context;
 use crate::record::Teller;
 
 /// A step: what it is called, which share of the time it may take, and its work.

@@ -13,7 +13,7 @@ use bufmap::transfer::{Around, DataPath, Options, Request, Verify};
 use exporters::{P2pmem, PeerMemory};
 use rustix::fs::OFlags;
 
-use crate::Context;
+use crate::context::Context;
 use crate::record::Teller;
 
 /// As much goes over each pair.

@@ -9,7 +9,7 @@ use exporters::vulkan::{Buffer, CopyRegion, Device};
 use iomap::{Memory, PageSize};
 
 use super::limits::loadable;
-use crate::Context;
+use crate::context::Context;
 use crate::cuda::Cuda;
 use crate::file;
 use crate::readers::{self, Blocks};

@@ -3,7 +3,7 @@
 use bytesize::ByteSize;
 use exporters::vulkan::{self, Device, DeviceInfo};
 
-use crate::Context;
+use crate::context::Context;
 use crate::record::Teller;
 
 /// Parts of the names of extensions by which memory, fences and layouts come and go.

@@ -8,7 +8,7 @@ use bufmap::pci::Tree;
 use exporters::vulkan::{Buffer, CopyRegion, Device};
 use iomap::{BufMap, Location};
 
-use crate::Context;
+use crate::context::Context;
 use crate::record::{Teller, gib_per_second};
 
 /// As much is copied by the engines.

@@ -32,6 +32,7 @@ use crate::{Caching, Location};
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod anchor;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
@@ -42,6 +43,8 @@ use aarch64 as arch;
 use portable as arch;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as arch;
+
+pub(crate) use anchor::Anchor;
 
 /// What the memory at one end of a copy demands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,23 +79,6 @@ impl Kind {
     #[inline(always)]
     const fn is_cached(self) -> bool {
         matches!(self, Self::Wide | Self::Cached)
-    }
-}
-
-/// The side of a copy whose words stay whole: the one that others may watch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Anchor {
-    Source,
-    Destination,
-}
-
-impl Anchor {
-    #[inline]
-    fn address(self, src: *const u8, dst: *const u8) -> usize {
-        match self {
-            Self::Source => src as usize,
-            Self::Destination => dst as usize,
-        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! engines take, close overlaps, and all copies where there is no faster engine.
 #![allow(unsafe_code)]
 
-use super::Anchor;
+use super::anchor::Anchor;
 #[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
 use super::arch::word;
 

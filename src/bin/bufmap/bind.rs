@@ -5,8 +5,9 @@ use bufmap::pci::{Address, Function, Tree};
 use serde_json::json;
 
 use crate::args::{BindArgs, UnbindArgs};
+use crate::failure::Failure;
 use crate::json;
-use crate::{Failure, print};
+use crate::output::print;
 
 pub fn bind(args: &BindArgs) -> Result<(), Failure> {
     let tree = Tree::read()?;

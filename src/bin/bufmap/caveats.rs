@@ -5,8 +5,7 @@ use std::path::Path;
 use bufmap::exporters::outside::outside;
 use bufmap::transfer::LeftOut;
 
-use crate::load::size;
-use crate::table::Rows;
+use crate::table::{Rows, size};
 
 /// How many parts are listed one by one.
 const LISTED: usize = 8;

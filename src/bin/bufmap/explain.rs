@@ -17,9 +17,10 @@ use serde_json::json;
 use crate::args::{ExplainArgs, To};
 use crate::caveats::{add_left_out, add_notes};
 use crate::exporter::exporter;
+use crate::failure::Failure;
 use crate::json;
+use crate::output::print;
 use crate::table::Rows;
-use crate::{Failure, print};
 
 pub fn run(args: &ExplainArgs) -> Result<(), Failure> {
     if let Some(map) = args.files.iter().find(|file| ExtentMap::is_named(file)) {

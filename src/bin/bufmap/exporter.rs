@@ -8,8 +8,8 @@ use bufmap::exporters::vulkan::Device;
 use bufmap::exporters::{DmaHeap, Exporter, P2pmem, SystemMemory, Udmabuf};
 use bufmap::iomap::PageSize;
 
-use crate::Failure;
 use crate::args::Source;
+use crate::failure::Failure;
 
 /// Opens a source; `pages` are those of system memory.
 pub fn exporter(source: &Source, pages: PageSize) -> Result<Box<dyn Exporter>, Failure> {

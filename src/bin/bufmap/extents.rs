@@ -6,8 +6,9 @@ use std::sync::atomic::AtomicBool;
 use bufmap::format::ExtentMap;
 
 use crate::args::ExtentsArgs;
+use crate::failure::Failure;
+use crate::json;
 use crate::progress::bar;
-use crate::{Failure, json};
 
 pub fn run(args: &ExtentsArgs) -> Result<(), Failure> {
     // Each byte is read for a fingerprint: at most all of the files.

@@ -24,7 +24,10 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::{INTERRUPTED, say};
+use crate::output::say;
+
+/// What a shell expects of a program that Ctrl-C ended.
+pub const INTERRUPTED: u8 = 130;
 
 /// How long a load may take to end in order, before it is said what it waits for.
 const SOON: Duration = Duration::from_secs(1);

@@ -7,7 +7,8 @@ use bufmap::exporters::outside::is_harmless;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{Failure, write};
+use crate::failure::Failure;
+use crate::output::write;
 
 /// Prints a report. Names are whole, and their characters the same for whoever parses it; those that a terminal would
 /// act on are written by their numbers.

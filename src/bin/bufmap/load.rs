@@ -12,17 +12,17 @@ use bufmap::storage::nvme::{Controller, ControllerOptions, DriveFile, NvmeError}
 use bufmap::transfer::{
     Around, Options, Progress, Proof, Receipt, Source, StepDown, TransferError, Verify,
 };
-use bytesize::ByteSize;
 use serde_json::json;
 
 use crate::args::{LoadArgs, To};
 use crate::caveats::{add_left_out, add_notes};
 use crate::exporter::exporter;
+use crate::failure::Failure;
 use crate::interrupt::Interrupts;
 use crate::json;
+use crate::output::print;
 use crate::progress::bar;
-use crate::table::Rows;
-use crate::{Failure, print};
+use crate::table::{Rows, size};
 
 pub fn run(args: &LoadArgs) -> Result<(), Failure> {
     let interrupts = Interrupts::take();
@@ -264,13 +264,5 @@ fn check(receipt: &Receipt) -> String {
             let compared = size(checked.compared);
             format!("{compared} equal to a second read of the file; {formats}{read_back}")
         }
-    }
-}
-
-/// A size as people write it, with the exact bytes behind it.
-pub fn size(bytes: u64) -> String {
-    match bytes {
-        0..1024 => format!("{bytes} B"),
-        _ => format!("{} ({bytes} B)", ByteSize::b(bytes).display().iec()),
     }
 }

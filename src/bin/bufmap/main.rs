@@ -21,9 +21,11 @@ mod caveats;
 mod explain;
 mod exporter;
 mod extents;
+mod failure;
 mod interrupt;
 mod json;
 mod load;
+mod output;
 mod peers;
 mod phyrs;
 mod probe;
@@ -31,7 +33,6 @@ mod progress;
 mod table;
 
 use std::ffi::OsStr;
-use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -39,8 +40,9 @@ use bufmap::exporters::outside::{self, report};
 use bufmap::storage::file::open_files;
 use clap::Parser;
 
-/// What a shell expects of a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
+use failure::Failure;
+use interrupt::INTERRUPTED;
+use output::{say, unprinted};
 
 fn main() -> ExitCode {
     // Where that is refused, the error of the file that is too many names the limit.
@@ -92,43 +94,4 @@ fn explain_usage(instead: &clap::Error) -> ExitCode {
 
 fn is_harmless(argument: &OsStr) -> bool {
     argument.to_str().is_some_and(|text| text.chars().all(outside::is_harmless))
-}
-
-/// Says something on standard error. Where that cannot be written to, there is nobody to tell.
-pub fn say(words: &str) {
-    let one_line = words.replace('\n', "\\n");
-    let _ = writeln!(io::stderr(), "bufmap: {}", report(&one_line));
-}
-
-/// Why a command ended without doing what it was asked.
-pub enum Failure {
-    /// The user stopped it.
-    Stopped(String),
-    /// It failed.
-    Error(String),
-}
-
-/// Prints a report for people.
-pub fn print(words: &str) -> Result<(), Failure> {
-    write(&report(words))
-}
-
-/// Writes to standard output. A reader that closes the pipe early has read enough.
-fn write(all: &dyn Display) -> Result<(), Failure> {
-    match writeln!(io::stdout(), "{all}").map_err(unprinted) {
-        Err(Some(why)) => Err(Failure::Error(why)),
-        Ok(()) | Err(None) => Ok(()),
-    }
-}
-
-/// What kept a report from being written.
-fn unprinted(error: io::Error) -> Option<String> {
-    let closed = error.kind() == io::ErrorKind::BrokenPipe;
-    (!closed).then(|| format!("the report cannot be written: {error}"))
-}
-
-impl<E: std::error::Error> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Error(error.to_string())
-    }
 }

@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 
 use crate::args::{PhyrsArgs, Source};
 use crate::exporter::exporter;
+use crate::failure::Failure;
 use crate::json;
+use crate::output::print;
 use crate::table::{Rows, line};
-use crate::{Failure, print};
 
 pub fn run(args: &PhyrsArgs) -> Result<(), Failure> {
     let buffer = Buffer::make(args)?;

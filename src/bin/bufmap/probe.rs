@@ -13,10 +13,11 @@ use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 
 use crate::args::ProbeArgs;
+use crate::failure::Failure;
 use crate::json;
+use crate::output::print;
 use crate::peers::Peers;
 use crate::table::{Rows, line};
-use crate::{Failure, print};
 
 /// Something that loading can use, and what was found of it.
 struct Finding {

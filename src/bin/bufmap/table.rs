@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal};
 
+use bytesize::ByteSize;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ColumnConstraint, Table, Width};
 use rustix::termios::tcgetwinsize;
@@ -48,6 +49,14 @@ impl Rows {
             }
         }
         self.table.trim_fmt()
+    }
+}
+
+/// A size as people write it, with the exact bytes behind it.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        _ => format!("{} ({bytes} B)", ByteSize::b(bytes).display().iec()),
     }
 }
 

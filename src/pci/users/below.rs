@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use exporters::Absent;
 use exporters::outside::outside;
 
-use super::User;
+use super::user::User;
 use crate::pci::sysfs::{Directory, hexadecimal, is_missing, names};
 use crate::pci::{Address, PciError};
 

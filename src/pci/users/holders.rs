@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::below::Block;
+use super::findings::{Findings, Roots, unread};
 use super::mounted::{self, Mounted};
-use super::{Findings, Roots, User, swaps, unread};
+use super::swaps;
+use super::user::User;
 use crate::pci::PciError;
 use crate::pci::sysfs::{Directory, names, resolved};
 

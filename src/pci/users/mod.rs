@@ -11,16 +11,18 @@
 
 mod below;
 mod exclusive;
+mod findings;
 mod holders;
 #[cfg(test)]
 mod machine;
 mod mounted;
 mod process;
+mod programs;
 mod swaps;
 mod user;
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use exporters::Absent;
 use exporters::outside::outside;
@@ -30,6 +32,7 @@ use super::{Address, Class, PciError};
 use below::Below;
 use exclusive::Exclusive;
 pub(super) use exclusive::is_vfio;
+use findings::{Findings, Roots, unread};
 pub use process::Process;
 pub use user::User;
 
@@ -98,41 +101,6 @@ pub fn hold(functions: &[Address]) -> Result<Held, NotFree> {
     Roots { sys: "/sys".as_ref(), proc: "/proc".as_ref(), dev: "/dev".as_ref() }.hold(functions)
 }
 
-/// Where the kernel shows itself.
-struct Roots<'a> {
-    sys: &'a Path,
-    proc: &'a Path,
-    dev: &'a Path,
-}
-
-/// What was found out about one function's users.
-#[derive(Default)]
-struct Findings {
-    users: Vec<User>,
-    unknown: Vec<Absent>,
-}
-
-impl Findings {
-    /// What was read, or nothing, and then it is known that it is not known.
-    fn read<T: Default>(&mut self, result: Result<T, PciError>) -> T {
-        result.unwrap_or_else(|error| {
-            self.unknown.push(unread(&error));
-            T::default()
-        })
-    }
-}
-
-/// That a file of the kernel's cannot be read, and what to do.
-fn unread(error: &PciError) -> Absent {
-    const FIX: &str = "run as root, outside of a container, with all of sysfs and procfs in sight";
-    match error {
-        PciError::Read { path, source } => {
-            Absent::new(format!("{} cannot be read ({source})", outside(path)), FIX)
-        }
-        other => Absent::new(other.to_string(), FIX),
-    }
-}
-
 impl Roots<'_> {
     fn hold(&self, functions: &[Address]) -> Result<Held, NotFree> {
         let mut held = Held::default();
@@ -196,7 +164,7 @@ impl Roots<'_> {
         }
         let mut nodes: Vec<_> = exclusives.into_iter().map(|exclusive| exclusive.node).collect();
         nodes.extend(below.nodes.iter().map(|name| self.dev.join(name)));
-        process::who_has_open(self, &nodes, files, &mut findings);
+        programs::who_has_open(self, &nodes, files, &mut findings);
         // Whoever mounts or holds a disk has it exclusively, too.
         if findings.users.is_empty() {
             findings.users.extend(taken.into_iter().map(|node| User::Exclusive { node }));

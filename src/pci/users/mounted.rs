@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::findings::{Findings, unread};
 use super::process::{self, Process, has_ended};
-use super::{Findings, unread};
 use crate::pci::PciError;
 use iomap::mounts::{self, Mount};
 

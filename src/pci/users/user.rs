@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::Process;
+use super::process::Process;
 use exporters::outside::outside;
 
 use crate::pci::Address;

@@ -83,7 +83,8 @@ impl Target {
             return Err(TargetError::Container);
         }
         let addr = DmaAddr::new(mapping.iova().get() + start);
-        self.list.push(DmaRange::new(DmaKind::Iova, addr, end - start)?);
+        let range = DmaRange::new(DmaKind::Iova, addr, end - start).map_err(DmaError::from)?;
+        self.list.push(range);
         self.guards.push(Arc::clone(mapping) as Arc<dyn Any + Send + Sync>);
         Ok(())
     }

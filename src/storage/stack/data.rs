@@ -4,7 +4,7 @@ use exporters::Absent;
 use fiemap::{Fiemap, FiemapExtentFlags};
 use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
 
-use super::Layer;
+use super::layer::Layer;
 use crate::storage::file::SourceFile;
 
 /// How many extents are looked at: a file in more pieces is judged by these.

@@ -6,7 +6,7 @@ use std::path::Path;
 use exporters::Absent;
 use exporters::outside::outside;
 
-use super::Layer;
+use super::layer::Layer;
 
 /// The unit of places in sysfs, whatever a drive's blocks are, in bytes.
 const SECTOR: u64 = 512;

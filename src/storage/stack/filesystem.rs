@@ -6,7 +6,7 @@ use exporters::Absent;
 use exporters::outside::outside;
 use rustix::fs::{AtFlags, StatxFlags, major, minor, stat, statx};
 
-use super::Layer;
+use super::layer::Layer;
 use crate::storage::file::SourceFile;
 use iomap::mounts::{self, Mount};
 

@@ -14,6 +14,7 @@
 mod data;
 mod device;
 mod filesystem;
+mod layer;
 
 use std::fmt;
 use std::fs;
@@ -21,27 +22,10 @@ use std::path::Path;
 
 use exporters::Absent;
 
+pub use layer::Layer;
+
 use crate::pci::{Address, Class, block};
 use crate::storage::file::SourceFile;
-
-/// Something between a file and its drive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layer {
-    /// What it is: `ext4 on /data`, `partition nvme0n1p2`.
-    pub name: String,
-    /// Why no drive can move the bytes alone past it, or `None` if it passes requests on unchanged.
-    pub hindrance: Option<Absent>,
-}
-
-impl Layer {
-    fn passes(name: impl Into<String>) -> Self {
-        Self { name: name.into(), hindrance: None }
-    }
-
-    fn hinders(name: impl Into<String>, hindrance: Absent) -> Self {
-        Self { name: name.into(), hindrance: Some(hindrance) }
-    }
-}
 
 /// The layers between a file and its drives, from the file down.
 ///

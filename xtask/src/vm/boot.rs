@@ -11,8 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Surroundings;
 use super::guest::Guest;
+use super::interrupt::interrupted;
+use super::surroundings::Surroundings;
 use super::topologies::{Content, Machine, Topology};
 use crate::child::{self, Error};
 use crate::files;
@@ -288,9 +289,9 @@ impl Running {
         let start = Instant::now();
         while start.elapsed() < limit {
             if !matches!(self.0.try_wait(), Ok(None)) {
-                return if super::interrupted() { Ended::Interrupted } else { Ended::Itself };
+                return if interrupted() { Ended::Interrupted } else { Ended::Itself };
             }
-            if super::interrupted() {
+            if interrupted() {
                 return Ended::Interrupted;
             }
             if start.elapsed() > BOOT_LIMIT && !begun.exists() {

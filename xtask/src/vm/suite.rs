@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Surroundings;
 use super::boot::Boot;
 use super::guest::Guest;
+use super::surroundings::Surroundings;
 use super::topologies::Machine;
-use crate::child::{self, Error, cargo};
+use crate::child::{self, Error, FEATURES, cargo};
 use crate::packages;
 use crate::steps::{Outcome, Steps};
 use crate::tally::Tally;
@@ -104,7 +104,7 @@ impl Program {
 /// Builds the programs of all machines, and the tool, which cargo builds with them. Those that count are built as a user's are, because a cost
 /// without optimisation is nobody's.
 fn build(counted: bool) -> Result<(Vec<Program>, Option<PathBuf>), Error> {
-    let mut arguments = if counted { vec!["--release"] } else { crate::test::FEATURES.to_vec() };
+    let mut arguments = if counted { vec!["--release"] } else { FEATURES.to_vec() };
     let own = own_names(counted);
     for name in &own {
         arguments.extend(["--package", PACKAGE, "--test", name]);
