@@ -9,6 +9,8 @@
 mod apt_sources;
 mod bench;
 mod child;
+#[cfg(test)]
+mod circles;
 mod debian;
 mod demo;
 mod files;

@@ -41,7 +41,8 @@ pub fn check() -> Result<Outcome, Error> {
     }
 }
 
-fn metadata() -> Result<Value, Error> {
+/// The packages of the workspace, as cargo knows them.
+pub fn metadata() -> Result<Value, Error> {
     let mut command = cargo(&["metadata", "--no-deps", "--format-version", "1"]);
     let text = child::output(&mut command, "run it by hand")?;
     serde_json::from_str(&text).map_err(|error| Error::Missing {
