@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use support::*;
 use tempfile::TempDir;
 
@@ -102,6 +103,82 @@ fn json_names_every_item_with_its_place_and_fingerprint() {
     assert_eq!(items[1]["crc32"], format!("{:08x}", crc32fast::hash(&data[1000..])));
     assert_eq!(json["receipt"]["bytes"], 3000);
     assert!(json["receipt"]["cpu_copied"].is_u64());
+}
+
+/// The descriptions of the items that a load of a file prints, in file order.
+fn described(path: &str) -> Vec<serde_json::Value> {
+    let output = bufmap(&["load", path, "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    let items = json["items"].as_array().unwrap_or_else(|| panic!("items: {}", stderr(&output)));
+    items.iter().map(|item| item["description"].clone()).collect()
+}
+
+#[test]
+fn json_says_what_every_item_is() {
+    use std::io::Write;
+    use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
+    let files = Files::new();
+    let path = files.write("model.safetensors", &safetensors(TWO_TENSORS, &bytes_of(3000)));
+    let tensor =
+        |dtype: &str, len: u64| json!({ "kind": "tensor", "dtype": dtype, "shape": [len] });
+    assert_eq!(described(&path), [tensor("U8", 1000), tensor("F32", 500)]);
+
+    // A cube map of BC7, 8 texels wide, with one level of 6 times 64 bytes.
+    let mut texture = ktx2::MAGIC.to_vec();
+    texture.extend([145, 1, 8, 8, 0, 0, 6, 1, 0].map(u32::to_le_bytes).concat());
+    texture.extend([0; 32]);
+    texture.extend([104, 384, 384].map(u64::to_le_bytes).concat());
+    texture.extend(bytes_of(384));
+    let level = json!({
+        "kind": "texture",
+        "format": { "number": 145, "name": "VK_FORMAT_BC7_UNORM_BLOCK" },
+        "supercompression": null,
+        "dimensions": 2, "level": 0, "width": 8, "height": 8, "depth": 1,
+        "layers": 1, "is_array": false, "faces": 6,
+        "uncompressed_len": 384,
+    });
+    assert_eq!(described(&files.write("sky.ktx2", &texture)), [level]);
+    texture[12..16].fill(0);
+    texture[44] = 1;
+    let level = &described(&files.write("basis.ktx2", &texture))[0];
+    assert_eq!(level["format"], json!({ "number": 0, "name": "VK_FORMAT_UNDEFINED" }));
+    assert_eq!(level["supercompression"], json!({ "number": 1, "name": "BasisLZ" }));
+
+    let mut writer = ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let time = DateTime::from_date_and_time(2026, 11, 27, 16, 50, 2).expect("a time");
+    let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    writer.start_file("one", stored.last_modified_time(time)).expect("a member");
+    writer.write_all(b"content").expect("written");
+    let pack = files.write("pack.zip", &writer.finish().expect("an archive").into_inner());
+    let crc32 = crc32fast::hash(b"content");
+    let modified = "2026-11-27T16:50:02";
+    let member = json!({ "kind": "member", "size": 7, "modified": modified, "crc32": crc32 });
+    assert_eq!(described(&pack), [member]);
+
+    assert_eq!(described(&files.write("x.bin", b"raw")), [json!({ "kind": "bytes" })]);
+}
+
+/// A map that says what its items are is read like one that does not, unless it says what cannot be.
+#[test]
+fn a_map_may_say_what_its_items_are() {
+    let files = Files::new();
+    let map = |description: &str| {
+        format!(
+            r#"{{"drive": {{"address": "ffff:ff:1f.7", "serial": "x", "namespace": 1}}, "files": [{{
+            "path": "a", "format": "safetensors", "extents": [{{"file_offset": 0, "offset": 0, "len": 8192}}],
+            "items": [{{"name": "w", "offset": 96, "len": 24{description}}}]}}]}}"#
+        )
+    };
+    let tensor = r#", "description": {"kind": "tensor", "dtype": "BF16", "shape": [3, 4]}"#;
+    for description in ["", tensor] {
+        let path = files.write("a.extents.json", map(description).as_bytes());
+        let output = bufmap(&["explain", &path, "--json"]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    }
+    let path = files.write("b.extents.json", map(&tensor.replace("BF16", "F32")).as_bytes());
+    let output = bufmap(&["explain", &path]);
+    assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+    assert!(stderr(&output).contains("`w` has 24 bytes"), "{}", stderr(&output));
 }
 
 #[test]

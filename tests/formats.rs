@@ -6,7 +6,7 @@
 //! textures by the KTX 2.0 specification.
 
 use bufmap::format::{
-    self, Checksum, Contents, Format, FormatError, Item, Opened, Refusal, ShardIndex,
+    self, Checksum, Contents, Description, Format, FormatError, Item, Opened, Refusal, ShardIndex,
 };
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
@@ -989,10 +989,15 @@ fn a_raw_file_is_one_item() {
     let dir = dir_with(&[("data.bin", &[7; 1001])]);
     let path = dir.path().join("data.bin");
     let read = format::read(&path, None).unwrap();
-    let item = Item { name: "data.bin".into(), offset: 0, len: 1001, checksum: None };
-    let contents = Contents { format: Format::Raw, items: vec![item], refused: vec![], note: None };
     let [opened] = &read[..] else { panic!("one file: {read:?}") };
-    assert_eq!((opened.file.path(), &opened.contents), (&*path, &contents));
+    let Contents { format, items, refused, note } = &opened.contents;
+    assert_eq!((opened.file.path(), *format, refused.len(), note), (&*path, Format::Raw, 0, &None));
+    let [item] = &items[..] else { panic!("one item: {items:?}") };
+    assert_eq!(
+        (item.name.as_str(), item.offset, item.len, item.checksum),
+        ("data.bin", 0, 1001, None)
+    );
+    assert_eq!(item.description, Description::Bytes);
 }
 
 #[test]

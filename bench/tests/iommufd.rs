@@ -124,7 +124,7 @@ fn load() -> Outcome {
     }
     let ours = Ours::open(Container::iommufd()?, "reader")?;
     let extents = vec![Extent { file_offset: 0, offset: 0, len: LEN }];
-    let items = vec![MappedItem { name: "all".into(), offset: 0, len: LEN, crc32: None }];
+    let items = vec![MappedItem::new("all", 0, LEN)];
     let file =
         MappedFile { path: "by hand".into(), format: Format::Raw, note: None, extents, items };
     let drive = bufmap::format::Drive {

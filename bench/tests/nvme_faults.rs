@@ -575,7 +575,7 @@ fn by_the_tool() -> Outcome {
     let address = drive("slow")?.to_string();
     let card = cards()?[0].to_string();
     let len = LEN / 2;
-    let item = MappedItem { name: "all".into(), offset: 0, len, crc32: None };
+    let item = MappedItem::new("all", 0, len);
     let extents = vec![Extent { file_offset: 0, offset: 0, len }];
     let file = MappedFile {
         path: "all".into(),

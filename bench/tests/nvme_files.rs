@@ -310,7 +310,7 @@ fn failing() -> Outcome {
     // The block that cannot be read is in the middle of the drive, and here in that of the file.
     let bad = ours.namespace.len() / 2;
     let extents = vec![Extent { file_offset: 0, offset: bad - LEN / 2 - 4096 * 100, len: LEN }];
-    let item = MappedItem { name: "all".into(), offset: 0, len: LEN, crc32: None };
+    let item = MappedItem::new("all", 0, LEN);
     let file = MappedFile {
         path: "by hand".into(),
         format: Format::Raw,

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use bufmap::format::{ExtentMap, placement};
+use bufmap::format::{Description, ExtentMap, placement};
 use bufmap::plan::Place;
 use bufmap::transfer::Request;
 use libfuzzer_sys::fuzz_target;
@@ -22,11 +22,16 @@ fuzz_target!(|json: &[u8]| {
         }
         for item in &file.items {
             assert!(item.offset + item.len <= len);
+            if let Description::Texture(texture) = &item.description {
+                bufmap_fuzz::check_images(texture, item.len);
+            }
             requests.push(Request::new(index, item.offset, item.len, 0));
         }
     }
     let placed = placement::place(requests, 512);
     assert!(placed.requests.iter().all(|request| request.buffer().end <= placed.len));
+    let written = serde_json::to_vec(&map).expect("JSON");
+    assert_eq!(ExtentMap::parse(Path::new("written"), &written).expect("a map"), map);
     for place in [Place::System, Place::Bar] {
         let Ok(explanation) = map.explain(&[], (place, None), &[]) else { continue };
         let bytes: u64 = explanation.paths.iter().map(|share| share.bytes).sum();

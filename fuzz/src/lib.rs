@@ -2,7 +2,7 @@
 //! file, in file order, none on another, or with an error that can be printed and that names an
 //! offset of the file's own range.
 
-use bufmap::format::{self, Contents, Format, FormatError};
+use bufmap::format::{self, Contents, Description, Format, FormatError, Item, Texture};
 use std::path::Path;
 
 /// The name that the bytes go by.
@@ -27,12 +27,38 @@ fn check(contents: &Contents, bytes: &[u8]) {
             assert!(item.offset >= end, "{item:?} begins before {end}");
             end = item_end;
         }
+        check_description(item);
     }
     for refused in &contents.refused {
         assert!(refused.offset < bytes.len() as u64, "{refused:?}");
         let error = contents.select(Path::new(NAME), &[&refused.name]).expect_err("it is refused");
         check_error(&error);
     }
+}
+
+/// What an item is said to be has the item's length.
+fn check_description(item: &Item) {
+    match &item.description {
+        Description::Tensor(tensor) => assert_eq!(tensor.byte_len(), Some(item.len), "{item:?}"),
+        Description::Member(member) => assert_eq!(member.size, item.len, "{item:?}"),
+        Description::Texture(texture) => check_images(texture, item.len),
+        _ => {}
+    }
+}
+
+/// The images of a level follow one another inside it: the first begins it, and the last ends it.
+pub fn check_images(texture: &Texture, len: u64) {
+    let last = (texture.layers.saturating_sub(1), texture.faces.saturating_sub(1));
+    let images = [(0, 0), last, (last.0, 0), (0, last.1)]
+        .map(|(layer, face)| texture.image(len, layer, face));
+    for image in images.iter().flatten() {
+        assert!(image.start <= image.end && image.end <= len, "{image:?} of {len}: {texture:?}");
+    }
+    if let [Ok(first), Ok(last), ..] = &images {
+        assert_eq!((first.start, last.end), (0, len), "{texture:?}");
+    }
+    assert!(texture.image(len, texture.layers, 0).is_err());
+    assert!(texture.image(len, 0, texture.faces).is_err());
 }
 
 /// An error names the file and, after a semicolon, what to do.

@@ -17,9 +17,10 @@ use crc32fast::Hasher;
 use rustix::fs::fsync;
 use serde::{Deserialize, Serialize};
 
+use super::description::Description;
 use super::error::FormatError;
 use super::kind::Format;
-use super::manifest::{Manifest, Selection};
+use super::manifest::{Manifest, Named, Selection};
 use super::path_json;
 use exporters::outside::outside;
 
@@ -103,6 +104,7 @@ pub struct MappedFile {
 /// An item of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct MappedItem {
     /// The name that its format gives it.
     pub name: String,
@@ -113,6 +115,16 @@ pub struct MappedItem {
     /// The CRC-32 (IEEE) of its bytes, which a load must meet; not checked if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crc32: Option<u32>,
+    /// What it is. Maps that do not say it, as older ones do not, are read: their items are bytes.
+    #[serde(default)]
+    pub description: Description,
+}
+
+impl MappedItem {
+    /// Bytes of a file, without a fingerprint.
+    pub fn new(name: impl Into<String>, offset: u64, len: u64) -> Self {
+        Self { name: name.into(), offset, len, crc32: None, description: Description::Bytes }
+    }
 }
 
 /// What is wrong with a map, or keeps one from being made.
@@ -263,6 +275,7 @@ impl ExtentMap {
                     offset,
                     len,
                     crc32: Some(crc32),
+                    description: item.description.clone(),
                 });
             }
             let extents = extents(file, start)
@@ -290,8 +303,8 @@ impl ExtentMap {
     /// Reads a map that is in memory; `path` only names it.
     ///
     /// # Errors
-    /// [`ExtentMapError::Json`]; [`ExtentMapError::Wrong`] for extents that leave gaps, and for items
-    /// outside their file.
+    /// [`ExtentMapError::Json`]; [`ExtentMapError::Wrong`] for extents that leave gaps, for items
+    /// outside their file, and for items of another length than what they are said to be has.
     pub fn parse(path: &Path, json: &[u8]) -> Result<Self, ExtentMapError> {
         let map: Self = serde_json::from_slice(json)
             .map_err(|source| ExtentMapError::Json { path: path.into(), source })?;
@@ -362,31 +375,32 @@ impl ExtentMap {
     ) -> Result<Manifest<S>, ExtentMapError> {
         let wanted: HashSet<&str> = names.iter().map(String::as_str).collect();
         let (mut files, mut formats) = (Vec::new(), Vec::new());
-        let (mut found, mut requests) = (Vec::new(), Vec::new());
+        let (mut named, mut requests) = (Vec::new(), Vec::new());
         for file in &self.files {
             file.check()?;
             for item in &file.items {
                 if names.is_empty() || wanted.contains(item.name.as_str()) {
                     let request = Request::new(files.len(), item.offset, item.len, 0);
                     requests.push(Request { crc32: item.crc32, ..request });
-                    found.push(item.name.clone());
+                    let (name, description) = (item.name.clone(), item.description.clone());
+                    named.push(Named { name, description });
                 }
             }
             files.push(open(file)?);
             formats.push(file.format);
         }
-        let all: HashSet<&str> = found.iter().map(String::as_str).collect();
+        let all: HashSet<&str> = named.iter().map(|item| item.name.as_str()).collect();
         if let Some(name) = names.iter().find(|name| !all.contains(name.as_str())) {
             return Err(ExtentMapError::NoSuchItem { name: name.clone() });
         }
         let notes = self.files.iter().map(|file| file.note.clone()).collect();
         let left_out = self.left_out_of(names).to_vec();
-        Ok(Manifest::of(files, formats, found, requests).knowing(notes, left_out))
+        Ok(Manifest::of(files, formats, named, requests).knowing(notes, left_out))
     }
 }
 
 impl MappedFile {
-    /// Whether the extents are in a row and every item lies in them.
+    /// Whether the extents are in a row and every item lies in them, as long as what it is said to be.
     fn check(&self) -> Result<(), ExtentMapError> {
         let wrong = |what| Err(ExtentMapError::Wrong { path: self.path.clone(), what });
         let mut len = 0u64;
@@ -404,10 +418,15 @@ impl MappedFile {
         if len > LONGEST_FILE {
             return wrong(format!("its extents have {len} bytes, more than any file can have"));
         }
-        match self.items.iter().find(past) {
+        if let Some(item) = self.items.iter().find(past) {
+            let name = outside(&item.name);
+            return wrong(format!("`{name}` is not inside the {len} bytes of the file"));
+        }
+        match self.items.iter().find(|item| !item.description.fits(item.len)) {
             Some(item) => wrong(format!(
-                "`{}` is not inside the {len} bytes of the file",
-                outside(&item.name)
+                "`{}` has {} bytes, which is not the length of what it is said to be",
+                outside(&item.name),
+                item.len
             )),
             None => Ok(()),
         }
@@ -465,6 +484,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::format::member::{DosTime, Member};
+    use crate::format::tensor::{Dtype, Tensor};
+    use crate::format::texture::{Supercompression, Texture, VkFormat};
 
     fn map(extents: &str, items: &str) -> Result<ExtentMap, String> {
         let json = format!(
@@ -504,6 +526,40 @@ mod tests {
         assert!(words.contains("missing field") && words.contains("bufmap extents"), "{words}");
     }
 
+    fn described(len: u64, description: &str) -> Result<Description, String> {
+        let item =
+            format!(r#"{{"name": "b", "offset": 0, "len": {len}, "description": {description}}}"#);
+        Ok(map(FIRST, &item)?.files.remove(0).items.remove(0).description)
+    }
+
+    #[test]
+    fn what_an_item_is_may_be_said_and_must_be_true() {
+        let item = r#"{"name": "b", "offset": 0, "len": 24}"#;
+        assert_eq!(
+            map(FIRST, item).expect("a map").files[0].items[0].description,
+            Description::Bytes
+        );
+        assert_eq!(described(24, r#"{"kind": "bytes"}"#), Ok(Description::Bytes));
+        let tensor = r#"{"kind": "tensor", "dtype": "F32", "shape": [2, 3]}"#;
+        let expected = Tensor { dtype: Dtype::F32, shape: vec![2, 3] };
+        assert_eq!(described(24, tensor), Ok(Description::Tensor(expected)));
+        let words = described(23, tensor).expect_err("another length");
+        assert!(words.contains("`b` has 23 bytes") && words.contains("said to be"), "{words}");
+        let member =
+            r#"{"kind": "member", "size": 24, "modified": "1980-01-01T00:00:00", "crc32": 7}"#;
+        assert!(described(24, member).is_ok());
+        assert!(described(25, member).is_err());
+        for unknown in [
+            r#"{"kind": "tensor", "dtype": "F32", "shape": [2, 3], "stride": 1}"#,
+            r#"{"kind": "member", "size": 24, "crc32": 7, "mode": 420}"#,
+            r#"{"kind": "bytes", "size": 24}"#,
+            r#"{"kind": "sound"}"#,
+        ] {
+            let words = described(24, unknown).expect_err("unknown");
+            assert!(words.contains("unknown"), "{unknown}: {words}");
+        }
+    }
+
     #[test]
     fn a_path_that_is_no_text_keeps_its_bytes() {
         let mut recorded = map(FIRST, "").expect("a map");
@@ -520,7 +576,74 @@ mod tests {
         assert!(!ExtentMap::is_named("model.safetensors.index.json".as_ref()));
     }
 
+    fn times() -> impl Strategy<Value = DosTime> {
+        let date = (1980..=2107_u16, 1..=12_u8, 1..=28_u8);
+        (date, 0..24_u8, 0..60_u8, 0..30_u8).prop_map(|((year, month, day), hour, minute, half)| {
+            let (date, second) = (format!("{year}-{month:02}-{day:02}"), 2 * half);
+            format!("{date}T{hour:02}:{minute:02}:{second:02}").parse().expect("a time")
+        })
+    }
+
+    fn textures() -> impl Strategy<Value = Texture> {
+        let supercompression = prop::option::of(prop_oneof![0..5_u32, any::<u32>()]);
+        let format = prop_oneof![0..200_u32, any::<u32>()];
+        let numbers = any::<([u32; 7], bool, u64)>();
+        (format, supercompression, numbers).prop_map(
+            |(format, scheme, (numbers, is_array, len))| {
+                let [dimensions, level, width, height, depth, layers, faces] = numbers;
+                Texture {
+                    format: VkFormat(format),
+                    supercompression: scheme.map(Supercompression::of),
+                    dimensions,
+                    level,
+                    width,
+                    height,
+                    depth,
+                    layers,
+                    is_array,
+                    faces,
+                    uncompressed_len: len,
+                }
+            },
+        )
+    }
+
+    /// Any description, and how many bytes an item of it has.
+    fn descriptions() -> impl Strategy<Value = (Description, u64)> {
+        let len = 0..1_u64 << 40;
+        let shapes = prop::collection::vec(0..300_u64, 0..5);
+        prop_oneof![
+            len.clone().prop_map(|len| (Description::Bytes, len)),
+            (prop::sample::select(Dtype::ALL), shapes).prop_filter_map(
+                "whole bytes",
+                |(dtype, shape)| {
+                    let tensor = Tensor { dtype, shape };
+                    let len = tensor.byte_len()?;
+                    Some((Description::Tensor(tensor), len))
+                }
+            ),
+            (textures(), len.clone())
+                .prop_map(|(texture, len)| (Description::Texture(texture), len)),
+            (len, prop::option::of(times()), any::<u32>()).prop_map(|(size, modified, crc32)| {
+                (Description::Member(Member { size, modified, crc32 }), size)
+            }),
+        ]
+    }
+
     proptest! {
+        #[test]
+        fn a_description_is_read_as_it_was_written((description, len) in descriptions()) {
+            let mut map = map("", "").expect("a map");
+            map.files[0].extents = vec![Extent { file_offset: 0, offset: 0, len }];
+            let item = MappedItem { description: description.clone(), ..MappedItem::new("b", 0, len) };
+            map.files[0].items = vec![item];
+            let json = serde_json::to_vec(&map).expect("JSON");
+            let read = ExtentMap::parse("map".as_ref(), &json).expect("a map");
+            prop_assert_eq!(&read.files[0].items[0].description, &description);
+            let manifest = read.outline(&[]).expect("a manifest");
+            prop_assert_eq!(manifest.items().next().expect("an item").description, &description);
+        }
+
         #[test]
         fn what_is_written_is_read(lens in prop::collection::vec((1u64..1 << 40, 0u64..1 << 40), 1..9), path: Vec<u8>) {
             let mut file_offset = 0;
@@ -529,7 +652,7 @@ mod tests {
                 file_offset += len;
                 extent
             }).collect();
-            let item = MappedItem { name: "ä\"\n".into(), offset: 0, len: file_offset, crc32: Some(7) };
+            let item = MappedItem { crc32: Some(7), ..MappedItem::new("ä\"\n", 0, file_offset) };
             let drive = Drive { address: "0000:02:00.0".into(), serial: "S 1".into(), namespace: 2 };
             let note = Some("as they are stored".to_owned());
             let path = PathBuf::from(OsString::from_vec(path));

@@ -1,11 +1,14 @@
 //! What can be loaded of a file, one by one.
 
+use super::description::Description;
+
 /// One named run of bytes in a file that a user wants in a buffer: a tensor, a mip level, a zip
 /// member, or the whole file.
 ///
 /// It lies inside the file as the file was when it was read. It may be empty (a tensor of shape
 /// `[0]`, a zip member of no bytes) and it is aligned to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Item {
     /// The name the format gives it, unique in its file.
     pub name: String,
@@ -15,6 +18,8 @@ pub struct Item {
     pub len: u64,
     /// The checksum of its bytes, where the format records one.
     pub checksum: Option<Checksum>,
+    /// What it is.
+    pub description: Description,
 }
 
 impl Item {

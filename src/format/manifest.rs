@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::contents::{Contents, Opened};
+use super::description::Description;
 use super::error::FormatError;
 use super::item::{Checksum, Item};
 use super::kind::Format;
@@ -32,7 +33,7 @@ use crate::transfer::{DataPath, LeftOut, Receipt, Request, Source};
 pub struct Manifest<S = SourceFile> {
     files: Vec<S>,
     formats: Vec<Format>,
-    names: Vec<String>,
+    named: Vec<Named>,
     notes: Vec<Option<String>>,
     left_out: Vec<LeftOut>,
     layout: Layout,
@@ -51,11 +52,21 @@ pub struct Selection<'s> {
 
 /// An item and its place.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Placed<'m> {
     /// The name that its format gives it.
     pub name: &'m str,
+    /// What it is.
+    pub description: &'m Description,
     /// Where it lies in its file and in the buffer.
     pub request: &'m Request,
+}
+
+/// What is known of an item beside its place.
+#[derive(Debug)]
+pub(super) struct Named {
+    pub name: String,
+    pub description: Description,
 }
 
 impl Manifest {
@@ -72,7 +83,7 @@ impl Manifest {
             opened.extend(read(path, selection.format)?);
         }
         let mut wanted = Wanted::new(selection.items);
-        let mut items = Vec::new();
+        let mut named = Vec::new();
         let mut requests = Vec::new();
         let mut left_out = Vec::new();
         for (index, Opened { file, contents }) in opened.iter().enumerate() {
@@ -85,7 +96,8 @@ impl Manifest {
                 let crc32 = item.checksum.map(|Checksum::Crc32(crc)| crc);
                 let request = Request::new(index, item.offset, item.len, 0);
                 requests.push(Request { crc32, ..request });
-                items.push(item.name.clone());
+                let (name, description) = (item.name.clone(), item.description.clone());
+                named.push(Named { name, description });
             }
             if selection.items.is_empty() {
                 left_out.extend(contents.refused.iter().map(|refused| LeftOut {
@@ -100,7 +112,7 @@ impl Manifest {
         let notes = opened.iter().map(|opened| opened.contents.note.clone()).collect();
         let (files, formats) =
             opened.into_iter().map(|opened| (opened.file, opened.contents.format)).unzip();
-        Ok(Self::of(files, formats, items, requests).knowing(notes, left_out))
+        Ok(Self::of(files, formats, named, requests).knowing(notes, left_out))
     }
 }
 
@@ -109,14 +121,14 @@ impl<S: Source> Manifest<S> {
     pub(super) fn of(
         files: Vec<S>,
         formats: Vec<Format>,
-        names: Vec<String>,
+        named: Vec<Named>,
         requests: Vec<Request>,
     ) -> Self {
         let alignments = files.iter().map(|file| file.alignment(DataPath::Direct).offset);
         let alignment = alignments.max().unwrap_or(1);
         let notes = vec![None; files.len()];
         let layout = placement::place(requests, alignment);
-        Self { files, formats, names, notes, left_out: Vec::new(), layout }
+        Self { files, formats, named, notes, left_out: Vec::new(), layout }
     }
 
     /// With what must be known of its files.
@@ -154,10 +166,14 @@ impl<S: Source> Manifest<S> {
         self.layout.len
     }
 
-    /// The items with their names.
+    /// The items with their names, and what they are.
     pub fn items(&self) -> impl ExactSizeIterator<Item = Placed<'_>> {
         let requests = self.layout.requests.iter();
-        self.names.iter().zip(requests).map(|(name, request)| Placed { name, request })
+        self.named.iter().zip(requests).map(|(Named { name, description }, request)| Placed {
+            name,
+            description,
+            request,
+        })
     }
 
     /// The receipt of a load of these items, with what was left out of their files: a load knows what was

@@ -2,18 +2,19 @@
 //!
 //! A loader moves bytes; it does not know what a tensor, a mip level or a pack's member is. The
 //! readers here do: each turns the table of contents of one format into [`Item`]s, a name with an
-//! offset and a length in the file. They never touch the payload, and they never decode anything: a
+//! offset and a length in the file, and what the table says that the item is ([`Description`]), so that
+//! nobody needs to read it again to use what was loaded. They never touch the payload, and they never decode anything: a
 //! member that is compressed or encrypted cannot be moved by DMA into its final form, so it is
 //! [`Refused`] by name. Nothing is left out in silence: what a reader does not give as an item is in
 //! [`Contents::refused`], and what must be known of the items' bytes in [`Contents::note`].
 //!
-//! | format | an item is | checksum |
-//! |---|---|---|
-//! | [`Raw`](Format::Raw) | the whole file | none |
-//! | [`Safetensors`](Format::Safetensors) | a tensor | none |
-//! | [`SafetensorsIndex`](Format::SafetensorsIndex) | a tensor in one of several files | none |
-//! | [`Ktx2`](Format::Ktx2) | a mip level | none |
-//! | [`Zip`](Format::Zip) | a stored member | CRC-32 |
+//! | format | an item is | it says | checksum |
+//! |---|---|---|---|
+//! | [`Raw`](Format::Raw) | the whole file | nothing more | none |
+//! | [`Safetensors`](Format::Safetensors) | a tensor | type and shape ([`Tensor`]) | none |
+//! | [`SafetensorsIndex`](Format::SafetensorsIndex) | a tensor in one of several files | type and shape | none |
+//! | [`Ktx2`](Format::Ktx2) | a mip level, with all its layers and faces | format and extent ([`Texture`]) | none |
+//! | [`Zip`](Format::Zip) | a stored member | size and time ([`Member`]) | CRC-32 |
 //!
 //! # What every reader keeps to
 //!
@@ -30,7 +31,7 @@
 //!
 //! ```no_run
 //! use bufmap::exporters::outside::outside;
-//! use bufmap::format;
+//! use bufmap::format::{self, Description};
 //! use std::path::Path;
 //!
 //! # fn main() -> Result<(), format::FormatError> {
@@ -38,6 +39,9 @@
 //!     let path = outside(opened.file.path());
 //!     for item in &opened.contents.items {
 //!         println!("{}: {} bytes at {} of {path}", item.name, item.len, item.offset);
+//!         if let Description::Tensor(tensor) = &item.description {
+//!             println!("{} of shape {:?}", tensor.dtype, tensor.shape);
+//!         }
 //!     }
 //! }
 //! # Ok(())
@@ -45,6 +49,7 @@
 //! ```
 
 mod contents;
+mod description;
 mod detect;
 mod error;
 mod extent_map;
@@ -53,6 +58,7 @@ mod kind;
 mod ktx2;
 mod layout;
 mod manifest;
+mod member;
 mod path_json;
 pub mod placement;
 mod raw;
@@ -61,15 +67,21 @@ mod refused;
 mod safetensors;
 mod shards;
 mod source;
+mod tensor;
+mod texture;
 mod zip;
 
 pub use contents::{Contents, Opened};
+pub use description::Description;
 pub use detect::detect;
 pub use error::FormatError;
 pub use extent_map::{Drive, ExtentMap, ExtentMapError, MappedFile, MappedItem};
 pub use item::{Checksum, Item};
 pub use kind::{Format, UnknownFormat};
 pub use manifest::{Manifest, Placed, Selection};
+pub use member::{DosTime, Member, NotATime};
 pub use read::{parse, read};
 pub use refused::{Refusal, Refused};
 pub use shards::ShardIndex;
+pub use tensor::{Dtype, Tensor};
+pub use texture::{NoImage, Supercompression, Texture, VkFormat};

@@ -7,10 +7,12 @@
 //! overlap, and each has the size its type and shape ask for.
 
 use super::contents::Contents;
+use super::description::Description;
 use super::error::FormatError;
 use super::item::Item;
 use super::kind::Format;
 use super::source::Source;
+use super::tensor::{Dtype, Tensor};
 use ::safetensors::tensor::TensorInfo;
 use exporters::outside::outside;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
@@ -86,8 +88,12 @@ fn place(
             let gap = first - end;
             return fault(format!("the {gap} bytes before tensor `{shown}` belong to no tensor"));
         }
-        let kind = || format!("{} of shape {:?}", info.dtype, info.shape);
-        match size(&info) {
+        let tensor = Tensor {
+            dtype: Dtype::of(info.dtype),
+            shape: info.shape.into_iter().map(|dim| dim as u64).collect(),
+        };
+        let kind = || format!("{} of shape {:?}", tensor.dtype, tensor.shape);
+        match tensor.byte_len() {
             Some(size) if size == len => {}
             Some(size) => {
                 return fault(format!("`{shown}` has {len} bytes, but {} takes {size}", kind()));
@@ -95,7 +101,8 @@ fn place(
             None => return fault(format!("`{shown}`: {} has no size in whole bytes", kind())),
         }
         end = past;
-        items.push(Item { name, offset, len, checksum: None });
+        let description = Description::Tensor(tensor);
+        items.push(Item { name, offset, len, checksum: None, description });
     }
     match source.len() - data - end {
         0 => Ok(items),
@@ -104,13 +111,6 @@ fn place(
             Err(source.malformed(data + end, problem, FIX))
         }
     }
-}
-
-/// The bytes a tensor takes: `None` if they are not whole or not a 64-bit number.
-fn size(info: &TensorInfo) -> Option<u64> {
-    let elements = info.shape.iter().try_fold(1_usize, |product, &dim| product.checked_mul(dim))?;
-    let bits = elements.checked_mul(info.dtype.bitsize())?;
-    bits.is_multiple_of(8).then_some(bits as u64 / 8)
 }
 
 /// Parses JSON that lies at `offset` of the file.
@@ -228,5 +228,48 @@ impl Visitor<'_> for Text {
 
     fn visit_str<E: Error>(self, _: &str) -> Result<Self, E> {
         Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the tensors of a file with this header and so many bytes of data are.
+    fn described(header: &str, data: usize) -> Vec<(String, Description)> {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.resize(bytes.len() + data, 0);
+        let source = Source::in_memory("f".as_ref(), Format::Safetensors, &bytes);
+        let contents = contents(&source).expect("contents");
+        contents.items.into_iter().map(|item| (item.name, item.description)).collect()
+    }
+
+    #[test]
+    fn a_tensor_has_the_type_and_shape_of_its_header() {
+        let header = r#"{"b": {"dtype": "F6_E3M2", "shape": [2, 4], "data_offsets": [12, 18]},
+            "a": {"dtype": "F32", "shape": [3, 1], "data_offsets": [0, 12]},
+            "c": {"dtype": "C64", "shape": [], "data_offsets": [18, 26]}}"#;
+        let tensor =
+            |dtype, shape: &[u64]| Description::Tensor(Tensor { dtype, shape: shape.into() });
+        let expected = [
+            ("a".to_owned(), tensor(Dtype::F32, &[3, 1])),
+            ("b".to_owned(), tensor(Dtype::F6_E3M2, &[2, 4])),
+            ("c".to_owned(), tensor(Dtype::C64, &[])),
+        ];
+        assert_eq!(described(header, 26), expected);
+    }
+
+    #[test]
+    fn every_type_is_read() {
+        for dtype in Dtype::ALL {
+            let len = dtype.bits();
+            let header = format!(
+                r#"{{"x": {{"dtype": "{dtype}", "shape": [8], "data_offsets": [0, {len}]}}}}"#
+            );
+            let read = described(&header, len as usize);
+            let expected = Description::Tensor(Tensor { dtype: *dtype, shape: vec![8] });
+            assert_eq!(read, [("x".to_owned(), expected)]);
+        }
     }
 }

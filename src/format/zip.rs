@@ -18,10 +18,12 @@
 use exporters::outside::outside;
 
 use super::contents::Contents;
+use super::description::Description;
 use super::error::FormatError;
 use super::item::{Checksum, Item};
 use super::kind::Format;
 use super::layout::{self, Part};
+use super::member::{DosTime, Member};
 use super::refused::{Refusal, Refused};
 use super::source::Source;
 use ::zip::read::{ArchiveOffset, Config, ZipArchiveMetadata, ZipFileEntry};
@@ -65,25 +67,27 @@ pub(super) fn contents(source: &Source<'_>) -> Result<Contents, FormatError> {
     let mut parts = vec![directory.part()];
     let mut names = HashSet::new();
     for index in 0..entries.metadata.len() {
-        let member = entries.member(source, &directory, index)?;
-        let (name, header) = (member.name, member.header);
+        let entry = entries.entry(source, &directory, index)?;
+        let (name, header) = (entry.name, entry.header);
         names.insert(name.clone());
         let what = format!("member `{}`", outside(&name));
-        if member.is_directory || member.refusal.is_some() {
+        if entry.is_directory || entry.refusal.is_some() {
             // Where its data begin is not worth a read: they begin after the fixed part of its
             // header.
-            let len = member.len.saturating_add(LOCAL_HEADER_LEN as u64);
+            let len = entry.len.saturating_add(LOCAL_HEADER_LEN as u64);
             parts.push(Part { what, offset: header, len });
-            if let Some(why) = member.refusal.filter(|_| !member.is_directory) {
-                contents.refused.push(Refused { name, offset: header, len: member.len, why });
+            if let Some(why) = entry.refusal.filter(|_| !entry.is_directory) {
+                contents.refused.push(Refused { name, offset: header, len: entry.len, why });
             }
             continue;
         }
         let offset = data_offset(source, header, &what)?;
-        source.holds(offset, member.len, &what)?;
-        parts.push(Part { what, offset: header, len: offset + member.len - header });
-        let checksum = Some(Checksum::Crc32(member.crc32));
-        contents.items.push(Item { name, offset, len: member.len, checksum });
+        source.holds(offset, entry.len, &what)?;
+        parts.push(Part { what, offset: header, len: offset + entry.len - header });
+        let Member { size: len, crc32, .. } = entry.member;
+        let checksum = Some(Checksum::Crc32(crc32));
+        let description = Description::Member(entry.member);
+        contents.items.push(Item { name, offset, len, checksum, description });
     }
     layout::check(source, &mut parts, FIX)?;
     if names.len() as u64 != directory.entries {
@@ -230,24 +234,25 @@ struct Entries {
 }
 
 /// One entry of the central directory.
-struct Member {
+struct Entry {
     name: String,
     /// Where its local header lies in the file, in bytes.
     header: u64,
     /// How many bytes it has in the file.
     len: u64,
-    crc32: u32,
+    /// What it is outside of the archive.
+    member: Member,
     is_directory: bool,
     refusal: Option<Refusal>,
 }
 
 impl Entries {
-    fn member(
+    fn entry(
         &self,
         source: &Source<'_>,
         directory: &Directory,
         index: usize,
-    ) -> Result<Member, FormatError> {
+    ) -> Result<Entry, FormatError> {
         let bad = |error: zip::result::ZipError| {
             let error = error.to_string();
             let problem = format!("bad central directory: entry {index}: {}", outside(&error));
@@ -272,11 +277,15 @@ impl Entries {
                 entry.size()
             ));
         }
-        Ok(Member {
+        Ok(Entry {
             name,
             header,
             len: entry.compressed_size(),
-            crc32: entry.crc32(),
+            member: Member {
+                size: entry.size(),
+                modified: entry.last_modified().map(DosTime::of),
+                crc32: entry.crc32(),
+            },
             is_directory: entry.is_dir() && entry.size() == 0,
             refusal,
         })
@@ -448,6 +457,31 @@ mod tests {
         assert_eq!(find_end(&[&end(b"")[..], &[0; 30]].concat()), Some(0));
         assert_eq!(find_end(&end(b"")[..21]), None);
         assert_eq!(find_end(&[]), None);
+    }
+
+    #[test]
+    fn a_member_has_the_size_and_time_of_the_directory() {
+        let (date, time) = (46 << 9 | 11 << 5 | 27_u16, 16 << 11 | 50 << 5 | 29_u16);
+        for (time, date, modified) in
+            [(time, date, Some("2026-11-27T16:50:58")), (0, 0, None), (31, date, None)]
+        {
+            let mut fields = [20, 0, 0, time, date].map(u16::to_le_bytes).concat();
+            fields.extend([0x1234_5678, 4, 4].map(u32::to_le_bytes).concat());
+            fields.extend([1, 0].map(u16::to_le_bytes).concat());
+            let member = [&LOCAL_HEADER[..], &fields, b"m", b"data"].concat();
+            let entry = [&DIRECTORY_ENTRY[..], &[20, 0], &fields, &[0; 14], b"m"].concat();
+            let mut end = end(b"");
+            end[8..12].copy_from_slice(&[1, 0, 1, 0]);
+            end[12..16].copy_from_slice(&(entry.len() as u32).to_le_bytes());
+            end[16..20].copy_from_slice(&(member.len() as u32).to_le_bytes());
+            let bytes = [member, entry, end].concat();
+            let read = contents(&Source::in_memory("f".as_ref(), Format::Zip, &bytes)).unwrap();
+            let [item] = &read.items[..] else { panic!("one item: {read:?}") };
+            let modified = modified.map(|text| text.parse().unwrap());
+            let member = Member { size: 4, modified, crc32: 0x1234_5678 };
+            assert_eq!(item.description, Description::Member(member));
+            assert_eq!(item.checksum, Some(Checksum::Crc32(0x1234_5678)));
+        }
     }
 
     #[test]

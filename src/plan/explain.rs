@@ -241,7 +241,7 @@ mod tests {
                 let extent = Extent { file_offset: 0, offset: 0, len: long };
                 let offset = from % long.max(1);
                 let len = len % (long - offset).max(1);
-                let item = MappedItem { name: "x".into(), offset, len, crc32: None };
+                let item = MappedItem::new("x", offset, len);
                 MappedFile { path: "a".into(), format: Format::Raw, note: None, extents: vec![extent], items: vec![item] }
             });
             let drive = Drive { address: "0000:02:00.0".into(), serial: String::new(), namespace: 1 };

@@ -172,6 +172,7 @@ fn as_json<S: Source>(
             "len": item.request.len,
             "buffer_offset": item.request.buffer_offset,
             "crc32": fingerprint(i),
+            "description": item.description,
         })
     });
     let mut receipt_json = json!(receipt);
