@@ -41,6 +41,7 @@ const _: () = assert!(std::mem::offset_of!(AllocationData, heap_flags) == 16);
 
 /// Why a heap gave nothing.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DmaHeapError {
     /// There is no such heap, or not for this user.
     #[error(transparent)]

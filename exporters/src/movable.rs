@@ -26,6 +26,7 @@ use crate::vulkan::{CopyRegion, Transfer, VulkanError};
 
 /// Why a buffer stayed where it was.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum MoveError {
     /// Somebody needs it where it is.
     #[error(

@@ -55,6 +55,7 @@ const FUNCTIONS: &str = "/sys/bus/pci/devices";
 
 /// Why a function gave no memory for peers.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum P2pmemError {
     /// It has none, or none that may be had.
     #[error("{function}: {why}", function = outside(function))]

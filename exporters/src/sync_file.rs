@@ -39,6 +39,7 @@ const _: () = assert!(size_of::<Info>() == 56 && std::mem::offset_of!(Info, stat
 
 /// Why a fence could not be waited for.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SyncFileError {
     /// The file descriptor is something else.
     #[error("file descriptor {fd} is no sync file but {is}; export one of a dma-buf or a syncobj")]

@@ -63,6 +63,7 @@ const CLOEXEC: u32 = 1;
 
 /// Why no dma-buf was made of a memory.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum UdmabufError {
     /// The driver is not there, or not for this user.
     #[error(transparent)]

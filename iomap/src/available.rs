@@ -11,6 +11,7 @@ use crate::cgroup::{self, Left};
 
 /// Less memory than is needed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Shortage {
     /// The machine has less.
     #[error(

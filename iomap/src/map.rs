@@ -39,6 +39,7 @@ pub enum Access {
 
 /// Why an access through a map was refused. Nothing was read or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum MapError {
     /// The access reaches past the end of the map.
     #[error("{len} bytes at offset {offset:#x} reach past the end of a map of {map_len} bytes")]

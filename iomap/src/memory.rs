@@ -47,6 +47,7 @@ impl PageSize {
 
 /// Why memory could not be had.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum MemoryError {
     /// A length of zero, or one that overflows when rounded up to whole pages.
     #[error("a buffer of {len} bytes cannot be mapped: ask for 1 byte to {max} bytes", max = isize::MAX)]

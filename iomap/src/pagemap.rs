@@ -24,6 +24,7 @@ const BATCH: usize = 4096;
 
 /// Why the physical ranges behind a map could not be learned.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PagemapError {
     /// The kernel hides frame numbers from this process.
     #[error(

@@ -34,6 +34,7 @@ impl fmt::Display for PhyrKind {
 
 /// Why a range, a list of them or limits upon one were refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PhyrError {
     /// No such range: empty, 2^63 bytes or more, or past the end of the address space.
     #[error(

@@ -26,6 +26,7 @@ const MAX_BUFFER: usize = 1 << 30;
 
 /// Why pages could not be pinned.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PinError {
     /// io_uring, by which pages are pinned, cannot be used here.
     #[error("pages cannot be pinned: {why}; {fix}")]

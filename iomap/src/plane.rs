@@ -13,6 +13,7 @@ use crate::map::MapError;
 
 /// Why a plane, or a copy between planes, was refused. Nothing was read or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PlaneError {
     /// Rows that overlap.
     #[error(

@@ -10,6 +10,7 @@ use crate::pci::{PciError, Placed, RamError, Verdict};
 
 /// Why memory cannot be given to a device.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DmaError {
     /// No such range.
     #[error(transparent)]

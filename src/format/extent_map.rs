@@ -129,6 +129,7 @@ impl MappedItem {
 
 /// What is wrong with a map, or keeps one from being made.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ExtentMapError {
     /// The map's file cannot be read or written.
     #[error("{}: {source}; check the path, and whether it is yours", outside(path))]

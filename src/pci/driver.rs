@@ -21,6 +21,7 @@ use super::{Address, Held, NotFree, hold};
 
 /// Why a function did not change its driver.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DriverError {
     /// There is no such function.
     #[error("there is no PCI function {0}; lspci -D lists them")]

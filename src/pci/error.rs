@@ -10,6 +10,7 @@ use super::Address;
 
 /// Why the PCI tree could not be read, or a question about it not answered.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PciError {
     /// Not the address of a function.
     #[error(

@@ -20,6 +20,7 @@ pub struct SystemRam {
 
 /// Why the ranges of system memory are not known.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RamError {
     /// The kernel hides them from this process.
     #[error("{0}")]

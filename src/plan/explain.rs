@@ -68,6 +68,7 @@ pub struct Explain<'a> {
 
 /// What a load would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Explanation {
     /// How many bytes would take which path, best first.
     pub paths: Vec<Share>,

@@ -7,6 +7,7 @@ use std::str::FromStr;
 /// How bytes get from a file into the buffer, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum DataPath {
     /// The drive writes by DMA into the memory of another device, past system memory.
     Peer,

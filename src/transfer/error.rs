@@ -16,6 +16,7 @@ use crate::storage::nvme::NvmeError;
 /// Why a load failed. Every variant says what failed, where, and what to do; those that end a load
 /// in the middle say which bytes of the buffer are valid.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TransferError {
     /// A file could not be opened.
     #[error("{}: cannot be opened: {source}; {}", outside(path), remedy(Call::Open, source))]

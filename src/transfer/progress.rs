@@ -4,6 +4,7 @@ use std::time::Instant;
 
 /// How far a load has come, in bytes, and what it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Progress {
     /// The bytes in place.
     pub done: u64,
@@ -16,6 +17,7 @@ pub struct Progress {
 
 /// A read that has not come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Pending {
     /// The index of its file among those of the load.
     pub file: usize,

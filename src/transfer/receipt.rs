@@ -9,6 +9,7 @@ use super::options::Verify;
 
 /// The bytes that took one path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Share {
     /// The path.
     pub path: DataPath,
@@ -18,6 +19,7 @@ pub struct Share {
 
 /// Why bytes did not take a better path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct StepDown {
     /// The better path.
     pub path: DataPath,
@@ -29,6 +31,7 @@ pub struct StepDown {
 
 /// What is known of a pair of devices by bytes that were moved and looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Proof {
     /// The PCI address of the function whose memory it is.
     pub provider: String,
@@ -44,6 +47,7 @@ pub struct Proof {
 /// A part of a file that is not loaded although nobody chose other parts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct LeftOut {
     /// The file, by its index.
     pub file: usize,
@@ -57,6 +61,7 @@ pub struct LeftOut {
 
 /// What was found out about the bytes of a load.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Checked {
     /// How thoroughly.
     pub verify: Verify,
@@ -73,6 +78,7 @@ pub struct Checked {
 
 /// The account of a load.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Receipt {
     /// The bytes requested and loaded.
     pub bytes: u64,

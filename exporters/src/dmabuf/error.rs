@@ -8,6 +8,7 @@ pub(super) const NAME_LEN: usize = 32;
 
 /// Why a dma-buf could not be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DmaBufError {
     /// The file descriptor is something else.
     #[error("file descriptor {fd} is no dma-buf but {is}; pass one that an exporter made")]

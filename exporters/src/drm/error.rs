@@ -12,6 +12,7 @@ use crate::outside::outside;
 
 /// Why a DRM device gave nothing.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DrmError {
     /// There is no such node, or it cannot do what was asked.
     #[error(transparent)]

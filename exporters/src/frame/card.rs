@@ -50,6 +50,7 @@ pub struct TestCard {
 
 /// A frame that is not the one it should be.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CardError {
     /// Other bytes.
     #[error(

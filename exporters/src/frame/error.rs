@@ -8,6 +8,7 @@ use crate::outside::outside;
 
 /// Why a frame cannot be what it is said to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum FrameError {
     /// A side of zero pixels, or more than there may be.
     #[error("a picture of {width} x {height} pixels: each side is 1 to {max} pixels", max = MAX_SIDE)]

@@ -12,6 +12,7 @@ use crate::frame::FrameError;
 
 /// Why GBM did not do what was asked.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum GbmError {
     /// `libgbm.so.1` or the DRM node is not there, or not for this user.
     #[error(transparent)]

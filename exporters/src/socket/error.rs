@@ -12,6 +12,7 @@ use crate::sync_file::SyncFileError;
 
 /// Why frames did not come, or did not go.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SocketError {
     /// A socket's file that cannot be made or reached.
     #[error("{path}: {step}: {source}; {fix}", path = outside(path))]

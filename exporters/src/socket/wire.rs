@@ -43,6 +43,7 @@ const GOODBYE: u16 = 4;
 
 /// Why a message is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum WireError {
     /// Fewer bytes than the message needs.
     #[error("{len} bytes are too few for a message; the peer speaks another protocol")]

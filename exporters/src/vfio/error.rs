@@ -8,6 +8,7 @@ use crate::outside::outside;
 
 /// Why VFIO did not do what was asked.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum VfioError {
     /// VFIO is not there, or not for this user.
     #[error(transparent)]

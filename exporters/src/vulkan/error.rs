@@ -11,6 +11,7 @@ use crate::udmabuf::UdmabufError;
 
 /// Why Vulkan did not do what was asked.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum VulkanError {
     /// `libvulkan.so.1` is not there.
     #[error("Vulkan's loader cannot be loaded: {why}; install it (Debian, Ubuntu: libvulkan1)")]

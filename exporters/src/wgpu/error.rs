@@ -9,6 +9,7 @@ use crate::vulkan::VulkanError;
 
 /// Why a buffer or texture could not be shared.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum WgpuError {
     /// The Vulkan beneath: no loader, no device, a call that failed, a dma-buf that is too short.
     #[error(transparent)]

@@ -23,7 +23,7 @@ pub fn add_notes(facts: &mut Rows, files: &[impl AsRef<Path>], notes: &[Option<S
 /// others are.
 pub fn add_left_out(facts: &mut Rows, files: &[&Path], parts: &[LeftOut]) {
     let (first, others) = parts.split_at(parts.len().min(LISTED));
-    for LeftOut { file, name, len, why } in first {
+    for LeftOut { file, name, len, why, .. } in first {
         let file = files.get(*file).copied().unwrap_or(Path::new(""));
         let (name, why, file) = (outside(name), outside(why), outside(file));
         facts.add_row(["left out", &format!("`{name}` of {file}, {}: {why}", size(*len))]);

@@ -135,7 +135,7 @@ impl Shared {
     fn waits_for(&self) -> Option<String> {
         let work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
         let Work { files, pending } = work.as_ref()?;
-        let Some(Pending { file, offset, since }) = pending else {
+        let Some(Pending { file, offset, since, .. }) = pending else {
             return Some(format!(
                 "the kernel or a device has not answered yet, for {}",
                 outside(files.join(", ").as_str())

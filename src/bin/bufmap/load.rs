@@ -231,7 +231,7 @@ fn as_text<S: Source>(manifest: &Manifest<S>, target: &Target, receipt: &Receipt
 }
 
 fn proved(proof: &Proof) -> String {
-    let Proof { provider, drive, arrives, bytes } = proof;
+    let Proof { provider, drive, arrives, bytes, .. } = proof;
     let what = if *arrives { "arrives" } else { "does not arrive" };
     let when = match bytes {
         0 => "found out since the machine booted".to_owned(),

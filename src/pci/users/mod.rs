@@ -38,6 +38,7 @@ pub use user::User;
 
 /// Why a function may not be taken.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum NotFree {
     /// Somebody uses it.
     #[error("{address} is in use: {}", in_a_row(.users))]

@@ -124,6 +124,7 @@ fn step(time: Nanoseconds) -> Nanoseconds {
 
 /// A file that may not have been one and the same while it was read.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Changed {
     /// Its length or its times are others.
     #[error("something changed it after it was opened: {0}")]

@@ -23,6 +23,7 @@ pub enum Lists {
 
 /// Why memory cannot be described to a drive.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ListError {
     /// By PRPs.
     #[error(transparent)]

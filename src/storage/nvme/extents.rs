@@ -25,6 +25,7 @@ pub struct Extent {
 
 /// Why a file cannot be read by its extents.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ExtentError {
     /// The file system does not tell.
     #[error("the file system does not tell where the file lies: {0}; copy it to ext4 or xfs")]

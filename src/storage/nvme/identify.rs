@@ -13,6 +13,7 @@ pub const IDENTIFY_LEN: usize = 4096;
 
 /// Why an answer to Identify cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum IdentifyError {
     /// The controller does not serve blocks.
     #[error(

@@ -19,6 +19,7 @@ const ENTRY: usize = 8;
 
 /// Why PRPs cannot describe memory.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PrpError {
     /// Nothing cannot be described.
     #[error("there is no memory to describe")]

@@ -28,6 +28,7 @@ const LAST_SEGMENT: u64 = 0x3 << 60;
 
 /// Why an SGL cannot describe memory.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SglError {
     /// Nothing cannot be described.
     #[error("there is no memory to describe")]

@@ -45,6 +45,7 @@ pub struct Target {
 
 /// Why a piece was not added.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TargetError {
     /// It is empty or reaches past the end of the mapping.
     #[error("bytes {start:#x} to {end:#x} are no part of a mapping of {len:#x} bytes")]
