@@ -25,6 +25,14 @@ pub enum Format {
 impl Format {
     const ALL: [Self; 5] =
         [Self::Raw, Self::Safetensors, Self::SafetensorsIndex, Self::Ktx2, Self::Zip];
+
+    /// The endings of names that tell a format.
+    pub(super) const ENDINGS: [(&str, Self); 4] = [
+        (".safetensors.index.json", Self::SafetensorsIndex),
+        (".safetensors", Self::Safetensors),
+        (".ktx2", Self::Ktx2),
+        (".zip", Self::Zip),
+    ];
 }
 
 /// The format as people write it: `raw`, `safetensors`, `safetensors-index`, `KTX2`, `zip`.

@@ -63,6 +63,7 @@ mod path_json;
 pub mod placement;
 mod raw;
 mod read;
+mod readers;
 mod refused;
 mod safetensors;
 mod shards;

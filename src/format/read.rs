@@ -6,9 +6,9 @@ use super::contents::{Contents, Opened};
 use super::detect::{Told, tell};
 use super::error::FormatError;
 use super::kind::Format;
+use super::readers::contents;
 use super::shards::ShardIndex;
 use super::source::{self, Source};
-use super::{ktx2, raw, safetensors, zip};
 use crate::storage::file::SourceFile;
 
 /// Opens a file and reads its table of contents.
@@ -64,20 +64,4 @@ fn read_as(file: &SourceFile, format: Format) -> Result<Read, FormatError> {
 /// [`ShardIndex::parse`].
 pub fn parse(path: &Path, format: Format, bytes: &[u8]) -> Result<Contents, FormatError> {
     contents(&Source::in_memory(path, format, bytes))
-}
-
-fn contents(source: &Source<'_>) -> Result<Contents, FormatError> {
-    match source.format() {
-        Format::Raw => Ok(raw::contents(source)),
-        Format::Safetensors => safetensors::contents(source),
-        Format::Ktx2 => ktx2::contents(source),
-        Format::Zip => zip::contents(source),
-        Format::SafetensorsIndex => Err(FormatError::Unsupported {
-            path: source.path().to_owned(),
-            format: source.format(),
-            offset: 0,
-            what: "it names other files and holds no tensors itself".into(),
-            fix: "give the index by its path, beside its shards",
-        }),
-    }
 }
