@@ -9,7 +9,7 @@ use bufmap::plan::Place;
 use bufmap::storage::file::SourceFile;
 use bufmap::transfer::{Around, DataPath, Options, Receipt, Request, TransferError, Verify};
 use exporters::vfio::Mappable;
-use exporters::{Absent, Destination, Lost};
+use exporters::{Absent, Destination, Exporter, SystemMemory};
 use iomap::{Borrowed, BufMap, Memory, PageSize};
 use proptest::prelude::*;
 use support::*;
@@ -70,11 +70,8 @@ impl Destination for Own {
         Ok(&self.memory)
     }
 
-    fn check_present(&self) -> Result<(), Lost> {
-        match self.gone.load(Ordering::Relaxed) {
-            true => Err(Lost { device: self.holder() }),
-            false => Ok(()),
-        }
+    fn is_present(&self) -> bool {
+        !self.gone.load(Ordering::Relaxed)
     }
 
     fn holder(&self) -> String {
@@ -178,6 +175,16 @@ fn what_was_loaded_into_memory_is_a_slice_without_a_copy() {
     let mut shared = Memory::memfd("shared", 4096, PageSize::Base).expect("a memfd");
     let words = shared.as_mut_slice().expect_err("others may map it").to_string();
     assert!(words.contains("memfd"), "{words}");
+}
+
+/// Where a buffer lies is told without its pages: they may be many gigabytes, or more than may be pinned.
+#[test]
+fn asking_where_an_export_lies_takes_no_memory() {
+    let export = SystemMemory::default().export(64 << 20).expect("a memfd");
+    let promised = export.promised().expect("an answer");
+    assert_eq!(promised, 64 << 20);
+    assert_eq!(Place::of(&export).expect("a place"), Place::System);
+    assert_eq!(export.promised().expect("an answer"), promised);
 }
 
 proptest! {

@@ -10,19 +10,18 @@
 //! | [`steady`](Destination::steady) | a driver in user space, to map the memory for its device |
 //! | [`peer`](Destination::peer) | the planner: the device whose own memory it is, and who gives others access to it |
 //! | [`gpu`](Destination::gpu) | a GPU's queue, which copies into it what the drive cannot bring |
-//! | [`check_present`](Destination::check_present) | everybody: whether the memory has gone away |
+//! | [`is_present`](Destination::is_present) | everybody: whether the memory has gone away |
 //!
 //! Each source of buffers implements the trait in its own module; system memory does here.
 
 use std::fmt;
 use std::sync::Arc;
 
-use iomap::{Borrowed, BufMap, Location, Memory, MemoryError, PhyrList, Pinned};
+use iomap::{Borrowed, BufMap, Location, Memory, MemoryError, PageSize, PhyrList, Pinned};
 
 use crate::Absent;
 use crate::dmabuf::{CpuAccess, DmaBufError, Intent};
 use crate::export::{Export, PhyrSource, Provider};
-use crate::outside::outside;
 use crate::vfio::Mappable;
 use crate::vulkan::Buffer;
 
@@ -111,12 +110,15 @@ pub trait Destination: fmt::Debug + Send + Sync {
         Err(Absent::new("no GPU has this buffer", "import it into a Vulkan device"))
     }
 
-    /// Fails if the memory has gone away: its device was removed, reset, or given to another driver.
-    ///
-    /// # Errors
-    /// [`Lost`].
-    fn check_present(&self) -> Result<(), Lost> {
-        Ok(())
+    /// Where the memory claims to lie on the memory bus, if it is a device's own and this user may know.
+    fn claims(&self) -> Option<PhyrList> {
+        None
+    }
+
+    /// Whether the memory is present. It goes away when its device is removed, reset, or given to another
+    /// driver.
+    fn is_present(&self) -> bool {
+        true
     }
 
     /// Who has the memory, as errors say it: a PCI address where one is known.
@@ -140,8 +142,6 @@ pub struct Peer<'a> {
     pub function: Result<&'a str, Absent>,
     /// Who gives other devices access to it.
     pub access: PeerAccess,
-    /// Where the memory claims to lie on the memory bus, if it does and this user may know.
-    pub phyrs: Option<PhyrList>,
 }
 
 /// Who gives other devices access to a device's memory.
@@ -151,17 +151,6 @@ pub enum PeerAccess {
     Kernel,
     /// VFIO, which maps what this process has mapped: the BAR of a device of its own, or of a GPU.
     Vfio,
-}
-
-/// Memory that has gone away.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the memory of {} is not present any more: the device was unplugged, its memory was switched off, or its driver was unbound",
-    outside(device)
-)]
-pub struct Lost {
-    /// The device: its PCI address, or its name where it does not tell one.
-    pub device: String,
 }
 
 impl Destination for Memory {
@@ -225,9 +214,9 @@ impl Destination for Export {
     }
 
     fn pages(&self) -> Result<(), Absent> {
-        match self.provider() {
-            Provider::PeerMemory { .. } => Ok(()),
-            _ => pinned(Destination::cpu_map(self)?),
+        match (&self.phyrs, self.provider()) {
+            (PhyrSource::Pages(_), _) | (_, Provider::PeerMemory { .. }) => Ok(()),
+            _ => can_be_pinned(Destination::cpu_map(self)?),
         }
     }
 
@@ -247,11 +236,14 @@ impl Destination for Export {
             Provider::Bar { device, .. } => (device, PeerAccess::Vfio),
             _ => return None,
         };
-        let phyrs = match &self.phyrs {
+        Some(Peer { function: Ok(device), access })
+    }
+
+    fn claims(&self) -> Option<PhyrList> {
+        match &self.phyrs {
             PhyrSource::Fixed(list) => Some(list.clone()),
             PhyrSource::Pages(_) | PhyrSource::Absent(_) => None,
-        };
-        Some(Peer { function: Ok(device), access, phyrs })
+        }
     }
 
     fn holder(&self) -> String {
@@ -266,15 +258,16 @@ impl Destination for Export {
     }
 }
 
-/// Whether the kernel pins the pages of a map, found out by pinning them once.
-fn pinned(map: BufMap<'_>) -> Result<(), Absent> {
+/// Whether the kernel pins the pages of a driver's mapping, found out of its first.
+fn can_be_pinned(map: BufMap<'_>) -> Result<(), Absent> {
     if map.location() == Location::Io {
         return Err(Absent::new(
             "it is mapped as a device's memory, of which the kernel pins no pages",
             "take a memfd, of which /dev/udmabuf makes a dma-buf, or memory published for peers",
         ));
     }
-    Pinned::new(map).map(drop).map_err(|error| {
+    let first = map.subrange(..map.len().min(PageSize::Base.bytes())).unwrap_or(map);
+    Pinned::new(first).map(drop).map_err(|error| {
         Absent::new(
             format!("the kernel does not pin its pages: {error}"),
             "take a memfd, of which /dev/udmabuf makes a dma-buf",
@@ -314,8 +307,12 @@ macro_rules! by_deref {
                 T::gpu(self)
             }
 
-            fn check_present(&self) -> Result<(), Lost> {
-                T::check_present(self)
+            fn claims(&self) -> Option<PhyrList> {
+                T::claims(self)
+            }
+
+            fn is_present(&self) -> bool {
+                T::is_present(self)
             }
 
             fn holder(&self) -> String {

@@ -97,7 +97,7 @@ pub mod vulkan;
 pub mod wgpu;
 
 pub use absent::Absent;
-pub use destination::{Destination, Lost, Peer, PeerAccess};
+pub use destination::{Destination, Peer, PeerAccess};
 pub use dma_heap::DmaHeap;
 pub use dmabuf::{CpuAccess, DmaBuf, DmaBufError, Intent};
 pub use export::{CpuView, Export, ExportError, Exporter, Phyrs, Provider};

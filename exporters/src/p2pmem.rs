@@ -32,9 +32,9 @@
 //!    maps alone.
 #![allow(unsafe_code)]
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,11 +42,11 @@ use iomap::{Access, BufMap, Caching, Location, PagemapError, PhyrList, pagemap};
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::Absent;
-use crate::destination::{Destination, Lost, Peer, PeerAccess};
+use crate::destination::{Destination, Peer, PeerAccess};
 use crate::dmabuf::Bytes;
 use crate::export::{CpuView, Export, ExportError, Exporter, PhyrSource, Phyrs, Provider};
 use crate::outside::outside;
-use crate::present::answers_at;
+use crate::present::{answers_in, exists_in};
 use crate::vfio::Mappable;
 use crate::vfio::mappable::sealed::Steady;
 
@@ -254,16 +254,6 @@ impl P2pmem {
     }
 }
 
-/// Whether the function with this directory in sysfs is there: its class is never all ones, which is what
-/// is read of nothing (PCI Local Bus Specification 3.0, 6.1). Everybody may read so far.
-fn answers(function: &Path) -> bool {
-    const CLASS_AND_REVISION: u64 = 8;
-    let mut class = [0xff; 4];
-    let config = File::open(function.join("config"));
-    let read = config.and_then(|config| config.read_exact_at(&mut class, CLASS_AND_REVISION));
-    read.is_ok() && class != [0xff; 4]
-}
-
 impl Exporter for P2pmem {
     fn name(&self) -> &str {
         &self.name
@@ -312,9 +302,17 @@ impl PeerMemory {
     /// the function answers. If not, no byte of it is left. Touching one ends the process with `SIGBUS`
     /// then, unless the function was pulled out and the kernel does not know it yet.
     pub fn is_there(&self) -> bool {
+        self.is_given() && exists_in(self.directory())
+    }
+
+    fn is_given(&self) -> bool {
         let (attribute, inode) = &self.source;
-        let is_given = || fs::metadata(attribute).is_ok_and(|now| now.ino() == *inode);
-        is_given() && attribute.ancestors().nth(2).is_some_and(answers)
+        fs::metadata(attribute).is_ok_and(|now| now.ino() == *inode)
+    }
+
+    /// The function's directory in sysfs.
+    fn directory(&self) -> &Path {
+        self.source.0.ancestors().nth(2).unwrap_or(Path::new(FUNCTIONS))
     }
 
     /// The length in bytes, a multiple of the page size.
@@ -387,15 +385,15 @@ impl Destination for PeerMemory {
     }
 
     fn peer(&self) -> Option<Peer<'_>> {
-        let phyrs = PeerMemory::phyrs(self).ok();
-        Some(Peer { function: Ok(self.function()), access: PeerAccess::Kernel, phyrs })
+        Some(Peer { function: Ok(self.function()), access: PeerAccess::Kernel })
     }
 
-    fn check_present(&self) -> Result<(), Lost> {
-        match self.is_there() && answers_at(self.function()) {
-            true => Ok(()),
-            false => Err(Lost { device: self.function().into() }),
-        }
+    fn claims(&self) -> Option<PhyrList> {
+        PeerMemory::phyrs(self).ok()
+    }
+
+    fn is_present(&self) -> bool {
+        self.is_given() && answers_in(self.directory())
     }
 
     fn holder(&self) -> String {

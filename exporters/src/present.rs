@@ -19,15 +19,23 @@ pub(crate) fn answers<E>(read: impl Fn(u64, &mut [u8]) -> Result<(), E>) -> bool
     decodes(read) == Some(true)
 }
 
-/// The same of the function at an address, by what everybody may read of it.
-pub(crate) fn answers_at(function: &str) -> bool {
-    let directory = Path::new("/sys/bus/pci/devices").join(function);
-    let Ok(config) = File::open(directory.join("config")) else { return false };
-    match decodes(|register, bytes| config.read_exact_at(bytes, register)) {
+/// The same of the function with a directory in sysfs, by what everybody may read of it.
+pub(crate) fn answers_in(directory: &Path) -> bool {
+    match decodes_in(directory) {
         // A virtual function has no switch of its own; VFIO shows one that is on.
         Some(is_on) => is_on || directory.join("physfn").exists(),
         None => false,
     }
+}
+
+/// Whether the function with a directory in sysfs exists, whether its memory is switched on or not.
+pub(crate) fn exists_in(directory: &Path) -> bool {
+    decodes_in(directory).is_some()
+}
+
+fn decodes_in(directory: &Path) -> Option<bool> {
+    let config = File::open(directory.join("config")).ok()?;
+    decodes(|register, bytes| config.read_exact_at(bytes, register))
 }
 
 /// Whether a function's memory is switched on, by its registers; none if there is no function. What is

@@ -1,32 +1,17 @@
 //! A comparison of what was loaded with a second read.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use exporters::Destination;
 use exporters::vulkan::{Buffer, Transfer};
 use iomap::BufMap;
 
+use super::filled::{Filled, lost, map_of, present};
 use crate::nofault::{self, Fault};
 use crate::storage::work::Failure;
 use crate::transfer::{Pending, Progress, Request, Source, TransferError, Valid};
-
-/// A buffer that was filled, and with what.
-pub(crate) struct Filled<'a, S> {
-    pub files: &'a [S],
-    pub requests: &'a [Request],
-    pub destination: &'a dyn Destination,
-    pub stop: &'a AtomicBool,
-}
-
-impl<S> Clone for Filled<'_, S> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<S> Copy for Filled<'_, S> {}
 
 /// A second, independent read of all these bytes of a file, from an offset on.
 pub(crate) type SecondRead<'r, S> = &'r mut dyn FnMut(&S, u64, &mut [u8]) -> Result<(), Failure>;
@@ -34,7 +19,7 @@ pub(crate) type SecondRead<'r, S> = &'r mut dyn FnMut(&S, u64, &mut [u8]) -> Res
 /// Compares every byte of a buffer that was asked for, of which all is `valid`, with a second read of its files.
 /// Returns how many bytes were compared.
 pub(crate) fn compare<S: Source>(
-    filled: Filled<'_, S>,
+    filled: &Filled<'_, S>,
     valid: &Valid,
     again: SecondRead<'_, S>,
     progress: &mut dyn FnMut(Progress),
@@ -73,7 +58,7 @@ pub(crate) fn compare<S: Source>(
 
 /// Whether the buffer holds what was expected of a part of a file.
 fn same<S: Source>(
-    filled: Filled<'_, S>,
+    filled: &Filled<'_, S>,
     part: &Request,
     found: &[u8],
     expected: &[u8],
@@ -87,7 +72,7 @@ fn same<S: Source>(
         return Ok(());
     };
     // Of a device that is not there, ones are read.
-    filled.destination.check_present()?;
+    present(filled.destination)?;
     Err(TransferError::Mismatch {
         path: filled.files[part.file].path().into(),
         offset: part.offset + at as u64,
@@ -105,21 +90,17 @@ enum Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn of(destination: &'a dyn Destination) -> Result<Self, TransferError> {
-        match (destination.gpu(), destination.cpu_map()) {
-            (Ok(buffer), _) => Ok(Self::Gpu(buffer.device().transfer()?, buffer)),
-            (Err(_), Ok(map)) => Ok(Self::Cpu(destination, map)),
-            (Err(gpu), Err(cpu)) => {
-                let (holder, why) = (destination.holder(), format!("{cpu}; {gpu}"));
-                Err(TransferError::Unreachable { holder, why })
-            }
-        }
+        Ok(match destination.gpu() {
+            Ok(buffer) => Self::Gpu(buffer.device().transfer()?, buffer),
+            Err(_) => Self::Cpu(destination, map_of(destination)),
+        })
     }
 
     fn read(&mut self, offset: u64, out: &mut [u8]) -> Result<(), TransferError> {
         match self {
             Self::Cpu(destination, map) => nofault::copy_to_slice(map, offset as usize, out)
                 .map_err(|fault| match fault {
-                    Fault::Gone => TransferError::BufferLost { device: destination.holder() },
+                    Fault::Gone => lost(*destination),
                     Fault::Map(_) => TransferError::TooSmall {
                         needed: offset + out.len() as u64,
                         len: map.len() as u64,

@@ -9,7 +9,7 @@ use exporters::vulkan;
 use iomap::{BufMap, Location};
 
 use super::run::{Event, Flight, Landed};
-use crate::check::{Filled, Fingerprints, Parts};
+use crate::check::{self, Filled, Fingerprints, Parts};
 use crate::nofault::Fault;
 use crate::plan::job::Job;
 use crate::storage::work::Failure;
@@ -150,7 +150,7 @@ impl<'a, S: Source> Accounts<'a, S> {
             End::Failed(job, failure) => self.filled.files[job.piece.file].failed(failure, valid),
             End::Gpu(error) => TransferError::Vulkan(error),
             End::Engine(source) => TransferError::Engine { step: "the io_uring", source, valid },
-            End::Lost => TransferError::BufferLost { device: self.filled.destination.holder() },
+            End::Lost => check::lost(self.filled.destination),
         }
     }
 

@@ -19,10 +19,10 @@ use super::accounts::Accounts;
 use super::call::Load;
 use super::clock::Clock;
 use super::crew::Crew;
-use super::fill::{Engine, Jobs, SlotMemory, map_of};
+use super::fill::{Engine, Jobs, SlotMemory};
 use super::run::direct::Direct;
 use super::run::{Flight, Queue, Report};
-use crate::check::Fingerprints;
+use crate::check::{Fingerprints, map_of};
 use crate::dma::{DmaError, DmaKind, DmaList, DmaRange, Iommu, Mapped, Mapper};
 use crate::pci::PciError;
 use crate::plan::Place;
@@ -61,14 +61,11 @@ impl Load<'_, DriveFile> {
         let block = self.files.iter().map(DriveFile::block_size).max().unwrap_or_default();
         let mut drive = Drive { queue, block, spare: None };
 
-        let reach = match steady {
-            Ok(memory) => mapper.map(memory, Intent::Write).map_err(Unreached::from),
-            Err(absent) => Err(Unreached::Absent(absent)),
-        };
-        let reach = match (reach, place) {
+        let reach = match steady.map(|memory| mapper.map(memory, Intent::Write)) {
             // Into the system's own memory there is no other path.
-            (Err(Unreached::Dma(error)), Place::System) => return Err(error.into()),
-            (reach, _) => reach,
+            Ok(Err(error)) if place == Place::System => return Err(error.into()),
+            Ok(mapped) => mapped.map_err(|error| error.to_string()),
+            Err(absent) => Err(absent.to_string()),
         };
         let fingerprints = Fingerprints::new(self.requests);
         let decided = self.decide(&asked, fingerprints.requested(), &mut drive, &reach);
@@ -136,11 +133,11 @@ impl Load<'_, DriveFile> {
         asked: &Asked<'_, DriveFile>,
         requested: &Requested<'_>,
         drive: &mut Drive,
-        reach: &Result<Mapped<'_>, Unreached>,
+        reach: &Result<Mapped<'_>, String>,
     ) -> Result<Decided, TransferError> {
         let mut pairs = Pairs::of(self.destination);
         let mut decided = decide(asked, requested, |file: &DriveFile, reads| {
-            let reach = reach.as_ref().map_err(ToString::to_string)?;
+            let reach = reach.as_ref().map_err(String::clone)?;
             let Some(pairs) = &mut pairs else { return Ok(()) };
             drive.may_write(file, reads, pairs, (map_of(self.destination), reach.list()))
         })?;
@@ -194,15 +191,6 @@ impl Load<'_, DriveFile> {
         }
         Ok(Engine { words, slots: slots.len() })
     }
-}
-
-/// Why the drive is given no address of the buffer.
-#[derive(Debug, thiserror::Error)]
-enum Unreached {
-    #[error(transparent)]
-    Absent(Absent),
-    #[error(transparent)]
-    Dma(#[from] DmaError),
 }
 
 /// A drive's queue, with a little memory of the load's own that the drive can reach. It is mapped when it

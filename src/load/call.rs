@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use exporters::Destination;
 
-use crate::check::Filled;
+use crate::check::{self, Filled};
 use crate::plan::asked::{Asked, Buffer};
 use crate::storage::file::SourceFile;
 use crate::transfer::{Around, Options, Request, Source, TransferError};
@@ -53,6 +53,6 @@ impl<S: Source> Load<'_, S> {
 
     /// That the buffer has gone away, if it has, and else the error that was met.
     pub(super) fn lost_or(&self, error: TransferError) -> TransferError {
-        self.destination.check_present().err().map_or(error, TransferError::from)
+        check::present(self.destination).err().unwrap_or(error)
     }
 }

@@ -17,7 +17,7 @@ use super::run::direct::Direct;
 use super::run::staged::{Slots, Staged};
 use super::run::{Event, Flight, Queue, Report};
 use super::target;
-use crate::check::Fingerprints;
+use crate::check::{Fingerprints, map_of};
 use crate::plan::OWN;
 use crate::plan::cut::Batch;
 use crate::plan::decided::Decided;
@@ -92,7 +92,7 @@ impl<S: Source> Load<'_, S> {
 
     /// Whether another path could bring what is left.
     fn can_go_on(&self) -> bool {
-        self.destination.check_present().is_ok() && self.files.iter().all(Readable::can_be_read)
+        self.destination.is_present() && self.files.iter().all(Readable::can_be_read)
     }
 }
 
@@ -257,11 +257,6 @@ impl Load<'_> {
         let hands = (hands.clone(), hands);
         Ok(Engine::describe(&ring, (direct, copied), hands, registered, memory.len() as u64))
     }
-}
-
-/// The CPU's view of a buffer that was planned for by it.
-pub(super) fn map_of(buffer: &dyn Destination) -> BufMap<'_> {
-    buffer.cpu_map().unwrap_or(BufMap::null())
 }
 
 /// Why direct jobs are not done by an io_uring.

@@ -22,7 +22,7 @@ impl<S: Source> Load<'_, S> {
         accounts: Accounts<'_, S>,
         (again, progress): (SecondRead<'_, S>, &mut dyn FnMut(Progress)),
     ) -> Result<Receipt, TransferError> {
-        self.destination.check_present()?;
+        check::present(self.destination)?;
         let read_back = accounts.read_back();
         let fingerprints = accounts.fingerprints();
         let (parts, valid) = accounts.finish(self.stop.load(Ordering::Relaxed))?;
@@ -67,7 +67,7 @@ impl<S: Source> Load<'_, S> {
         checked.format_checksums = self.compare_checksums(&fingerprints)?;
         checked.fingerprints = fingerprints;
         if self.options.verify == Verify::Full {
-            checked.compared = check::compare(self.filled(), valid, again, progress)?;
+            checked.compared = check::compare(&self.filled(), valid, again, progress)?;
             if matches!(place, Place::Peer | Place::Bar) {
                 checked.read_back = checked.compared;
             }

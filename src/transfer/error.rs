@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use super::data_path::DataPath;
 use super::valid::Valid;
-use exporters::Lost;
 use exporters::outside::outside;
 
 use crate::remedy::{Call, remedy};
@@ -201,12 +200,6 @@ pub enum TransferError {
     /// The GPU refused.
     #[error(transparent)]
     Vulkan(#[from] exporters::vulkan::VulkanError),
-}
-
-impl From<Lost> for TransferError {
-    fn from(Lost { device }: Lost) -> Self {
-        Self::BufferLost { device }
-    }
 }
 
 impl TransferError {

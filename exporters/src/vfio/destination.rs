@@ -5,7 +5,7 @@ use iomap::BufMap;
 use super::mappable::Mappable;
 use super::region::Region;
 use crate::Absent;
-use crate::destination::{Destination, Lost, Peer, PeerAccess};
+use crate::destination::{Destination, Peer, PeerAccess};
 use crate::present::answers;
 
 impl Destination for Region {
@@ -31,14 +31,11 @@ impl Destination for Region {
     /// It claims nothing of its place: what is known of that is the function's own list of BARs.
     fn peer(&self) -> Option<Peer<'_>> {
         let function = Ok(self.device().address());
-        Some(Peer { function, access: PeerAccess::Vfio, phyrs: None })
+        Some(Peer { function, access: PeerAccess::Vfio })
     }
 
-    fn check_present(&self) -> Result<(), Lost> {
-        match answers(|register, bytes| self.device().read_config(register, bytes)) {
-            true => Ok(()),
-            false => Err(Lost { device: self.device().address().into() }),
-        }
+    fn is_present(&self) -> bool {
+        answers(|register, bytes| self.device().read_config(register, bytes))
     }
 
     fn holder(&self) -> String {

@@ -81,7 +81,7 @@ impl Destination for SteadyBuffer {
                 "update the driver to one with VK_EXT_pci_bus_info",
             )
         });
-        Some(Peer { function, access: PeerAccess::Vfio, phyrs: None })
+        Some(Peer { function, access: PeerAccess::Vfio })
     }
 
     fn gpu(&self) -> Result<&Arc<Buffer>, Absent> {

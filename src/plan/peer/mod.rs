@@ -61,9 +61,9 @@ struct Provider {
 impl<'a> Pairs<'a> {
     /// Those of a buffer that is a device's own memory; `None` for any other.
     pub fn of(buffer: &'a dyn Destination) -> Option<Self> {
-        let Peer { function, access, phyrs } = buffer.peer()?;
+        let Peer { function, access } = buffer.peer()?;
         let mut pairs = match function {
-            Ok(function) => Self::new(access, function, phyrs),
+            Ok(function) => Self::new(access, function, buffer.claims()),
             Err(why) => Self { memory: None, provider: Err(why.to_string()), proofs: Vec::new() },
         };
         pairs.memory = Some(buffer);
@@ -146,7 +146,7 @@ impl<'a> Pairs<'a> {
         let verdict = match &proved.lie {
             None => Ok(()),
             // Nothing was found out about the pair.
-            Some(lie) if memory.check_present().is_err() => {
+            Some(lie) if !memory.is_present() => {
                 return Err(format!("{} does not answer any more, and {lie}", provider.address));
             }
             Some(lie) => Err(format!(
