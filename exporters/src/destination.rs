@@ -195,6 +195,15 @@ impl Destination for Borrowed<'_> {
             "take iomap::Memory, which has pages of its own",
         ))
     }
+
+    fn promised(&self) -> Result<usize, MemoryError> {
+        self.map().absent().map_err(|source| MemoryError::Kernel {
+            step: "mincore",
+            len: Self::len(self),
+            page: PageSize::Base.bytes(),
+            source,
+        })
+    }
 }
 
 /// What a source exported. Of a device's own memory that is published for peers, and of BARs, take the

@@ -9,6 +9,7 @@
 //! * [`plane`]: [`Plane`], rows at a pitch and rectangles, and [`Planes`] of a picture;
 //! * [`memory`]: [`Memory`], system memory this process owns and hands out maps of;
 //! * [`borrowed`]: [`Borrowed`], a slice that several threads may map;
+//! * `present`: whether pages are behind a map yet, and having them made ready;
 //! * [`available`]: whether there is so much memory, in the machine and for this process;
 //! * [`phyr`]: [`PhyrList`], the physical ranges behind a buffer;
 //! * [`pin`]: [`Pinned`], pages that stay where they are;
@@ -51,6 +52,7 @@ pub mod pagemap;
 pub mod phyr;
 pub mod pin;
 pub mod plane;
+mod present;
 
 pub use addr::{DmaAddr, PhysAddr};
 pub use available::{Shortage, is_available};

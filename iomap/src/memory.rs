@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::mm::Advice;
+use rustix::mm::{Advice, madvise};
 
 use crate::Caching;
 use crate::available::{Shortage, is_available};
@@ -225,7 +225,12 @@ impl Memory {
     /// [`MemoryError::Kernel`] if the kernel was built without transparent huge pages.
     pub fn advise_huge(&self) -> Result<(), MemoryError> {
         match self.page_size {
-            PageSize::Base => self.advise("madvise(MADV_HUGEPAGE)", Advice::LinuxHugepage),
+            // SAFETY: the range is this mapping, and the advice leaves its bytes and its place alone (the
+            // module's law).
+            PageSize::Base => unsafe {
+                madvise(self.pages.as_mut_ptr().cast(), self.len(), Advice::LinuxHugepage)
+            }
+            .map_err(|e| self.refused("madvise(MADV_HUGEPAGE)", e.into())),
             PageSize::Huge2M | PageSize::Huge1G => Ok(()),
         }
     }
@@ -236,7 +241,7 @@ impl Memory {
     /// # Errors
     /// [`MemoryError::Kernel`] if the machine has not so much memory, or the kernel is older.
     pub fn populate(&self) -> Result<(), MemoryError> {
-        self.advise("madvise(MADV_POPULATE_WRITE)", Advice::LinuxPopulateWrite)
+        self.map().populate().map_err(|e| self.refused("madvise(MADV_POPULATE_WRITE)", e))
     }
 
     /// How many of its bytes have no page behind them so far, and will cost one when they are written.
@@ -252,38 +257,11 @@ impl Memory {
     /// # Errors
     /// [`MemoryError::Kernel`].
     pub fn absent(&self) -> Result<usize, MemoryError> {
-        /// The pages that are asked about at once.
-        const TOGETHER: usize = 1 << 16;
-        let page = PageSize::Base.bytes();
-        let mut present = [0u8; TOGETHER];
-        let mut absent = 0;
-        for first in (0..self.len()).step_by(TOGETHER * page) {
-            let len = (self.len() - first).min(TOGETHER * page);
-            // SAFETY: the range is a part of this mapping (the module's law), and the kernel writes one
-            // byte for each of its pages, of which there are at most `TOGETHER`.
-            let answer = unsafe {
-                libc::mincore(self.pages.as_mut_ptr().add(first).cast(), len, present.as_mut_ptr())
-            };
-            if answer != 0 {
-                let (page, source) = (page, io::Error::last_os_error());
-                return Err(MemoryError::Kernel { step: "mincore", len, page, source });
-            }
-            absent += present[..len.div_ceil(page)].iter().filter(|byte| **byte & 1 == 0).count();
-        }
-        Ok(absent * page)
+        self.map().absent().map_err(|e| self.refused("mincore", e))
     }
 
-    fn advise(&self, step: &'static str, advice: Advice) -> Result<(), MemoryError> {
-        // SAFETY: the range is this mapping, and both pieces of advice used here leave its bytes and
-        // its place alone (the module's law).
-        unsafe { rustix::mm::madvise(self.pages.as_mut_ptr().cast(), self.len(), advice) }.map_err(
-            |e| MemoryError::Kernel {
-                step,
-                len: self.len(),
-                page: self.page_size.bytes(),
-                source: e.into(),
-            },
-        )
+    fn refused(&self, step: &'static str, source: io::Error) -> MemoryError {
+        MemoryError::Kernel { step, len: self.len(), page: self.page_size.bytes(), source }
     }
 
     /// A read-write map of the whole memory.

@@ -64,3 +64,20 @@ fn a_memfd_keeps_its_size() {
     assert!(rustix::fs::ftruncate(fd, 4096).is_err());
     assert!(rustix::fs::ftruncate(fd, 16384).is_err());
 }
+
+/// Whole pages, those at the ends of a map too.
+#[test]
+fn a_part_is_populated_and_the_rest_is_not() {
+    let page = rustix::param::page_size();
+    let memory = Memory::anonymous(10 * page, PageSize::Base).unwrap();
+    let part = memory.map().subrange(2 * page + 5..4 * page + 1).unwrap();
+    assert_eq!(part.absent().unwrap(), 3 * page);
+    part.populate().unwrap();
+    assert_eq!((part.absent().unwrap(), memory.absent().unwrap()), (0, 7 * page));
+    let empty = memory.map().subrange(page..page).unwrap();
+    empty.populate().unwrap();
+    assert_eq!((empty.absent().unwrap(), memory.absent().unwrap()), (0, 7 * page));
+    let refused = memory.map().read_only().populate().unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+    assert_eq!(memory.absent().unwrap(), 7 * page);
+}

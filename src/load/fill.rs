@@ -11,6 +11,7 @@ use exporters::{Destination, vulkan};
 use iomap::{BufMap, Memory, MemoryError, PageSize, is_available};
 
 use super::accounts::Accounts;
+use super::ahead::Ahead;
 use super::call::Load;
 use super::crew::{Crew, Hands};
 use super::run::direct::Direct;
@@ -113,6 +114,8 @@ impl Load<'_> {
         let copiers = copiers(copied.len());
         let buffer = self.destination;
         let absent = buffer.promised()?;
+        let ahead = &Ahead::of(direct, flight);
+        let populators = ahead.threads(absent);
         let slots = SlotMemory::for_jobs(direct, absent, |pieces| match &ring {
             Ok(()) => pieces.min(self.options.depth as usize),
             Err(_) => readers, // Any of them may take a piece that needs a slot.
@@ -135,6 +138,10 @@ impl Load<'_> {
                     None
                 }
             });
+            for _ in 0..populators {
+                // Where no thread can be started, the reads make the pages ready.
+                let _ = thread::Builder::new().spawn_scoped(scope, || ahead.run(buffer));
+            }
             let copying = Crew::start(scope, copiers, move |copier| {
                 let slot = copier_slots.map(copier);
                 self.thread_fills_map(buffer, slot, &queues.1, prints, events);

@@ -65,6 +65,7 @@
 //! ```
 
 mod accounts;
+mod ahead;
 mod by_driver;
 mod by_kernel;
 mod call;
