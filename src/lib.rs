@@ -16,6 +16,7 @@
 //! | [`transfer`] | the words that all above share: requests, paths, receipts, errors |
 //! | [`mod@format`] | what files hold, and where it goes in a buffer |
 //! | [`plan`] | which path each byte takes, and why not a better one |
+//! | [`engine`] | the loader that stays: many requests, from many threads, with priorities |
 //! | [`load`] | the call that plans, reads, checks and accounts |
 #![deny(unsafe_code)]
 // What a system, a file or a peer can refuse is an error and no panic.
@@ -38,6 +39,7 @@ pub use {exporters, iomap};
 
 mod check;
 pub mod dma;
+pub mod engine;
 pub mod format;
 pub mod load;
 mod nofault;

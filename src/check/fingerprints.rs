@@ -13,7 +13,7 @@ use iomap::BufMap;
 
 use crate::nofault::{self, Fault};
 use crate::plan::requested::Requested;
-use crate::transfer::Request;
+use crate::transfer::{Request, Source, TransferError};
 
 /// The fingerprint of a part of a request.
 #[derive(Clone, Debug)]
@@ -72,6 +72,11 @@ impl<'r> Fingerprints<'r> {
         Self(Requested::new(requests))
     }
 
+    /// The same, for requests that are sorted by their place in the buffer already.
+    pub(crate) const fn of_sorted(requested: Requested<'r>) -> Self {
+        Self(requested)
+    }
+
     /// The requests, by their place in the buffer.
     pub(crate) const fn requested(&self) -> &Requested<'r> {
         &self.0
@@ -100,6 +105,20 @@ impl<'r> Fingerprints<'r> {
         }
         whole.into_iter().map(Hasher::finalize).collect()
     }
+}
+
+/// Whether a request met a checksum that was recorded for it: not, if none was.
+pub(crate) fn meets<S: Source>(
+    file: &S,
+    request: &Request,
+    found: u32,
+) -> Result<bool, TransferError> {
+    let Some(expected) = request.crc32 else { return Ok(false) };
+    if expected == found {
+        return Ok(true);
+    }
+    let what = format!("their CRC-32 is {found:08x}, the file's format records {expected:08x}");
+    Err(TransferError::Mismatch { path: file.path().to_owned(), offset: request.offset, what })
 }
 
 /// Hashes a map's bytes, a cache-sized piece at a time: they may change under us, so no slice over

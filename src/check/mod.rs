@@ -6,4 +6,4 @@ mod fingerprints;
 
 pub(crate) use compare::{SecondRead, compare};
 pub(crate) use filled::{Filled, lost, map_of, present};
-pub(crate) use fingerprints::{Fingerprints, Part, Parts};
+pub(crate) use fingerprints::{Fingerprints, Part, Parts, meets};

@@ -62,13 +62,7 @@ impl<S: Source> Asked<'_, S> {
 
     /// Whether it makes sense: requests inside their files and the buffer, none over another.
     pub fn validate(&self) -> Result<(), TransferError> {
-        let &Options { depth, block, .. } = self.options;
-        if !(1..=4096).contains(&depth) {
-            return Err(TransferError::Options("the depth is 1 to 4096 reads in flight"));
-        }
-        if !block.is_power_of_two() || !(4 << 10..=1 << 30).contains(&block) {
-            return Err(TransferError::Options("the block is a power of two from 4 KiB to 1 GiB"));
-        }
+        self.options.validate()?;
         let len = self.buffer.len;
         if len > LONGEST_FILE {
             let len = usize::try_from(len).unwrap_or(usize::MAX);

@@ -3,16 +3,18 @@
 use std::ops::Range;
 use std::os::fd::AsFd;
 
-use super::asked::Asked;
+use super::asked::{Asked, Buffer};
 use super::contest;
 use super::cut::append;
 use super::decided::{Decided, Split, stepped_down};
 use super::fit::{Peer, batch, by_file, misfit, past_the_cache, roomy};
+use super::job::Job;
 use super::peer::Pairs;
+use super::place::Place;
 use super::requested::Requested;
-use super::run::Run;
+use super::run::{Landing, Piece, Run};
 use crate::storage::file::{SourceFile, cache, open_files};
-use crate::transfer::{DataPath, TransferError};
+use crate::transfer::{DataPath, Options, Request, TransferError};
 
 /// The part of a file for which the page cache is asked at once, if only some of it is cached.
 const WINDOW: u64 = 1 << 20;
@@ -43,6 +45,35 @@ pub(crate) fn decide(
     }
     decided.proofs = pairs.map(|pairs| pairs.proofs).unwrap_or_default();
     Ok(decided)
+}
+
+/// The one read that a request takes, if it is no more than that: a part of one block, aligned for the drive, that the
+/// page cache has nothing of, into the system's memory. It is what [`decide`] would find, in a few steps.
+pub(crate) fn one_read(
+    file: &SourceFile,
+    request: &Request,
+    buffer: &Buffer,
+    options: &Options,
+) -> Option<Job> {
+    let &Request { offset, len, buffer_offset, .. } = request;
+    let alignment = file.direct().ok()?;
+    let end = offset.checked_add(len).filter(|end| *end <= file.len())?;
+    let place = buffer.base.checked_add(buffer_offset)?;
+    let aligned = (offset | len).is_multiple_of(alignment.offset.into())
+        && place.is_multiple_of(alignment.memory.into());
+    let one_block = len > 0 && offset / options.block == (end - 1) / options.block;
+    let inside = buffer_offset.checked_add(len).is_some_and(|end| end <= buffer.len);
+    if !(aligned && one_block && inside && buffer.place == Place::System) {
+        return None;
+    }
+    match options.require {
+        Some(DataPath::Direct) => {}
+        None if cache::resident(file, offset..end).unwrap_or(0) == 0 => {}
+        _ => return None,
+    }
+    let landing = Landing::Buffer(buffer_offset);
+    let piece = Piece { file: request.file, offset, len, need: len, landing };
+    Some(Job { path: DataPath::Direct, piece })
 }
 
 /// Whether a file can be read past the page cache at this moment, or why not: this process may have lost

@@ -3,6 +3,7 @@
 //! A [`Batch`] is the runs of one file that take one path. Its reads are cut when they are asked for, and
 //! counted without being cut: a file of many terabytes costs no more memory than a small one.
 
+use std::borrow::Borrow;
 use std::ops::Range;
 
 use super::job::Job;
@@ -32,6 +33,11 @@ pub(crate) struct Cut {
 impl Cut {
     fn align(&self) -> u64 {
         self.alignment.offset.into()
+    }
+
+    /// The end of the file's last block, past which no read goes: a run that was widened may reach further.
+    const fn last_block(&self) -> u64 {
+        self.file_len.next_multiple_of(self.alignment.offset as u64)
     }
 }
 
@@ -107,33 +113,24 @@ impl Batch {
     }
 
     /// Its reads, in order.
-    pub(crate) fn jobs(&self) -> impl Iterator<Item = Job> + Clone + '_ {
-        let whole = self.whole.iter().flat_map(|run| self.blocks_of(run));
-        whole.chain(Slotted::new(&self.in_slots, self.cut)).map(|piece| self.job(piece))
+    pub(crate) fn jobs(&self) -> Jobs<&Self> {
+        Jobs::of(self)
     }
 
-    fn job(&self, piece: Piece) -> Job {
-        Job { path: self.path, piece }
+    /// Its reads, in order, cut one by one as they are asked for.
+    pub(crate) fn into_jobs(self) -> Jobs<Self> {
+        Jobs::of(self)
     }
 
-    /// The reads of a run that lands in the buffer.
-    fn blocks_of<'r>(&'r self, run: &'r Run) -> impl Iterator<Item = Piece> + Clone + 'r {
-        let Self { cut, bounced, .. } = self;
-        // A run that was widened may reach past the end of the file, and no read goes past its last block.
-        let end = run.end().min(cut.file_len.next_multiple_of(cut.align()));
-        blocks(run.offset..end, cut.block).map(|range| {
-            let part = run.part(range);
-            let need = part.len.min(cut.file_len.saturating_sub(part.offset));
-            let landing = match bounced {
-                false => Landing::Buffer(part.buffer_offset),
-                true => Landing::Slot(vec![SlotCopy {
-                    slot_offset: 0,
-                    buffer_offset: part.buffer_offset,
-                    len: need,
-                }]),
-            };
-            Piece { file: run.file, offset: part.offset, len: part.len, need, landing }
-        })
+    /// The read of a block that lands in the buffer.
+    fn whole_block(&self, block: Run) -> Piece {
+        let Run { file, offset, len, buffer_offset } = block;
+        let need = len.min(self.cut.file_len.saturating_sub(offset));
+        let landing = match self.bounced {
+            false => Landing::Buffer(buffer_offset),
+            true => Landing::Slot(vec![SlotCopy { slot_offset: 0, buffer_offset, len: need }]),
+        };
+        Piece { file, offset, len, need, landing }
     }
 
     /// How much work it is: what counting its reads one by one would find.
@@ -141,7 +138,7 @@ impl Batch {
         let Self { cut, .. } = self;
         let mut count = count_slots(&self.in_slots, cut);
         for run in &self.whole {
-            let end = run.end().min(cut.file_len.next_multiple_of(cut.align()));
+            let end = run.end().min(cut.last_block());
             if run.offset >= end {
                 continue;
             }
@@ -170,12 +167,10 @@ impl Batch {
     /// from now on, on another path.
     pub(crate) fn bounce_rest(self, done: impl Fn(&Job) -> bool) -> (Self, Self) {
         let (mut kept, mut rest) = (Vec::new(), Vec::new());
-        for run in &self.whole {
-            for piece in self.blocks_of(run) {
-                let part = run.part(piece.offset..piece.offset + piece.len);
-                let side = if done(&self.job(piece)) { &mut kept } else { &mut rest };
-                append(side, part);
-            }
+        let mut cursor = Cursor::default();
+        while let Some(block) = cursor.block(&self.whole, &self.cut, self.cut.last_block()) {
+            let job = Job { path: self.path, piece: self.whole_block(block.clone()) };
+            append(if done(&job) { &mut kept } else { &mut rest }, block);
         }
         let Self { path, cut, bounced, in_slots, .. } = self;
         let rest =
@@ -229,47 +224,66 @@ fn part(run: &Run, cut: &Cut, whole: &mut Vec<Run>, in_slots: &mut Vec<Run>) {
     }
 }
 
-/// Reads of whole drive blocks into slots, neighbours sharing one read.
-#[derive(Clone)]
-struct Slotted<'r> {
-    runs: std::slice::Iter<'r, Run>,
-    cut: Cut,
-    /// The run that is being cut, and what is left of it.
-    left: Option<(&'r Run, Range<u64>)>,
-    /// The read that the next block may share.
+/// The reads of a batch, those that land in the buffer first.
+#[derive(Clone, Debug)]
+pub(crate) struct Jobs<B> {
+    batch: B,
+    whole: Cursor,
+    in_slots: Cursor,
+    /// The read that the next block for a slot may share.
     open: Option<Piece>,
 }
 
-impl<'r> Slotted<'r> {
-    fn new(runs: &'r [Run], cut: Cut) -> Self {
-        Self { runs: runs.iter(), cut, left: None, open: None }
+impl<B: Borrow<Batch>> Jobs<B> {
+    fn of(batch: B) -> Self {
+        Self { batch, whole: Cursor::default(), in_slots: Cursor::default(), open: None }
     }
 
-    /// The next block of a run.
-    fn block(&mut self) -> Option<Run> {
-        loop {
-            if let Some((run, left)) = &mut self.left
-                && let Some(range) = blocks(left.clone(), self.cut.block).next()
-            {
-                left.start = range.end;
-                return Some(run.part(range));
-            }
-            let run = self.runs.next()?;
-            self.left = Some((run, run.offset..run.end().min(self.cut.file_len)));
+    fn piece(&mut self) -> Option<Piece> {
+        let batch = self.batch.borrow();
+        let cut = &batch.cut;
+        if let Some(block) = self.whole.block(&batch.whole, cut, cut.last_block()) {
+            return Some(batch.whole_block(block));
         }
-    }
-}
-
-impl Iterator for Slotted<'_> {
-    type Item = Piece;
-
-    fn next(&mut self) -> Option<Piece> {
-        while let Some(block) = self.block() {
-            if let Some(whole) = share(&mut self.open, &block, &self.cut) {
+        while let Some(block) = self.in_slots.block(&batch.in_slots, cut, cut.file_len) {
+            if let Some(whole) = share(&mut self.open, &block, cut) {
                 return Some(whole);
             }
         }
         self.open.take()
+    }
+}
+
+impl<B: Borrow<Batch>> Iterator for Jobs<B> {
+    type Item = Job;
+
+    fn next(&mut self) -> Option<Job> {
+        let piece = self.piece()?;
+        Some(Job { path: self.batch.borrow().path, piece })
+    }
+}
+
+/// How far runs are cut into blocks.
+#[derive(Clone, Debug, Default)]
+struct Cursor {
+    /// The first run that is not begun.
+    next: usize,
+    /// What is left of the one before.
+    left: Range<u64>,
+}
+
+impl Cursor {
+    /// The next block, nothing of which lies behind `last` in the file.
+    fn block(&mut self, runs: &[Run], cut: &Cut, last: u64) -> Option<Run> {
+        while self.left.is_empty() {
+            let run = runs.get(self.next)?;
+            self.next += 1;
+            self.left = run.offset..run.end().min(last);
+        }
+        let end = ((self.left.start / cut.block + 1) * cut.block).min(self.left.end);
+        let block = self.left.start..end;
+        self.left.start = end;
+        Some(runs.get(self.next - 1)?.part(block))
     }
 }
 
@@ -363,19 +377,6 @@ fn spans(range: Range<u64>, block: u64) -> Spans {
     let end = (range.end / block * block).max(first.end);
     let count = (end - first.end) / block;
     Spans { full: Full { count, end }, last: end..range.end, first }
-}
-
-/// Cuts a range at multiples of `block`.
-fn blocks(range: Range<u64>, block: u64) -> impl Iterator<Item = Range<u64>> + Clone {
-    let mut at = range.start;
-    std::iter::from_fn(move || {
-        if at >= range.end {
-            return None;
-        }
-        let start = at;
-        at = ((start / block + 1) * block).min(range.end);
-        Some(start..at)
-    })
 }
 
 #[cfg(test)]

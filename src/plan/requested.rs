@@ -1,5 +1,6 @@
 //! Which requests fill a part of the buffer.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::cut::Batch;
@@ -9,15 +10,25 @@ use crate::transfer::Request;
 #[derive(Debug)]
 pub(crate) struct Requested<'r> {
     requests: &'r [Request],
-    by_buffer: Vec<usize>,
+    by_buffer: Cow<'r, [usize]>,
 }
 
 impl<'r> Requested<'r> {
     /// For requests whose places in the buffer do not overlap.
     pub(crate) fn new(requests: &'r [Request]) -> Self {
+        Self { requests, by_buffer: Self::by_buffer(requests).into() }
+    }
+
+    /// The same, of what [`by_buffer`](Self::by_buffer) found.
+    pub(crate) const fn again(requests: &'r [Request], by_buffer: &'r [usize]) -> Self {
+        Self { requests, by_buffer: Cow::Borrowed(by_buffer) }
+    }
+
+    /// The indices of requests, by their place in the buffer.
+    pub(crate) fn by_buffer(requests: &[Request]) -> Vec<usize> {
         let mut by_buffer: Vec<_> = (0..requests.len()).filter(|&i| requests[i].len > 0).collect();
         by_buffer.sort_unstable_by_key(|&i| requests[i].buffer_offset);
-        Self { requests, by_buffer }
+        by_buffer
     }
 
     /// The requests, in the order in which they were given.

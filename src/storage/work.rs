@@ -26,7 +26,7 @@ pub struct Read<'m, F> {
 pub enum Next<'m, F> {
     /// Do this read.
     Read(Read<'m, F>),
-    /// Nothing before a read that is in flight completes.
+    /// Nothing before a read that is in flight completes, or the engine is [woken](super::file::wake::WakeFd).
     Wait,
     /// Nothing more.
     Done,
@@ -38,11 +38,14 @@ pub trait Work<'m> {
     type File;
 
     /// The next read. Asked whenever the engine has room; [`Next::Wait`] is answered only while a
-    /// read is in flight.
+    /// read is in flight, or where somebody will wake the engine.
     fn next(&mut self) -> Next<'m, Self::File>;
 
     /// A read was completed: the number of bytes read, or the error.
     fn completed(&mut self, tag: usize, result: io::Result<usize>);
+
+    /// All reads that are completed at the moment have been handed back.
+    fn settled(&mut self) {}
 }
 
 /// Why a read failed.

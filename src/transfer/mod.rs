@@ -7,6 +7,7 @@
 mod data_path;
 mod error;
 mod options;
+mod priority;
 mod progress;
 mod receipt;
 mod request;
@@ -16,6 +17,7 @@ mod valid;
 pub use data_path::DataPath;
 pub use error::TransferError;
 pub use options::{Options, Verify};
+pub use priority::Priority;
 pub use progress::{Pending, Progress};
 pub use receipt::{Checked, LeftOut, Proof, Receipt, Share, StepDown};
 pub use request::{Around, Request};

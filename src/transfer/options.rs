@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::data_path::DataPath;
+use super::error::TransferError;
 
 /// How to load.
 #[derive(Clone, Debug)]
@@ -25,6 +26,20 @@ impl Default for Options {
     fn default() -> Self {
         let limit = Duration::from_secs(30);
         Self { require: None, verify: Verify::default(), depth: 32, block: 1 << 20, limit }
+    }
+}
+
+impl Options {
+    /// Whether they are in their ranges.
+    pub(crate) fn validate(&self) -> Result<(), TransferError> {
+        let &Options { depth, block, .. } = self;
+        if !(1..=4096).contains(&depth) {
+            return Err(TransferError::Options("the depth is 1 to 4096 reads in flight"));
+        }
+        if !block.is_power_of_two() || !(4 << 10..=1 << 30).contains(&block) {
+            return Err(TransferError::Options("the block is a power of two from 4 KiB to 1 GiB"));
+        }
+        Ok(())
     }
 }
 

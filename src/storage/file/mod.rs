@@ -13,6 +13,7 @@ pub(crate) mod patience;
 pub mod pread;
 pub mod ring;
 mod stamps;
+pub mod wake;
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Seek, SeekFrom};

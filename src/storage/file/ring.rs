@@ -1,7 +1,8 @@
 //! Many reads in flight on one io_uring.
 //!
 //! A [`Ring`] runs a piece of [`Work`]: it asks for the next read while it has room, hands every
-//! completion back, and returns when the work is done and nothing is in flight.
+//! completion back, and returns when the work is done and nothing is in flight. Work that comes and goes
+//! wakes it by a [`WakeFd`].
 //!
 //! # Safety
 //!
@@ -12,7 +13,8 @@
 //! 2. `run` does not return, nor unwind, before the kernel has completed every read it was given:
 //!    `InFlight` waits for them when it is dropped. What it leaves in the queue the kernel never sees, because
 //!    a ring that failed is not run again.
-//! 3. The kernel writes only inside the map of a read, which is writable.
+//! 3. The kernel writes only inside the map of a read, which is writable, and into the count of a [`WakeFd`], which
+//!    `InFlight` holds at one place until that read is completed too.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -24,6 +26,7 @@ use io_uring::{EnterFlags, IoUring, opcode, squeue, types};
 use iomap::{Access, BufMap};
 
 use super::patience::Patience;
+use super::wake::WakeFd;
 use crate::storage::work::{Next, Read, Work};
 
 /// The longest run of memory that the kernel takes as one registered buffer, in bytes.
@@ -35,6 +38,9 @@ const WINDOW: usize = 16 << 20;
 
 /// The most registered buffers that the kernel takes (`IORING_MAX_REG_BUFFERS`).
 const WINDOWS_MAX: usize = 1 << 14;
+
+/// The user data of the read of a [`WakeFd`].
+const WAKE: u64 = u64::MAX;
 
 /// Memory to be registered as one buffer when the first read comes to it.
 struct Window<'m> {
@@ -52,6 +58,7 @@ impl Window<'_> {
 /// An io_uring and the memory registered with it.
 pub struct Ring<'m> {
     uring: IoUring,
+    depth: u32,
     windows: Vec<Window<'m>>,
     refusal: Option<io::Error>,
     /// It may hold reads that the kernel was not given.
@@ -59,21 +66,22 @@ pub struct Ring<'m> {
 }
 
 impl<'m> Ring<'m> {
-    /// Sets up a ring for `depth` reads in flight (1 to 32,768).
+    /// Sets up a ring for `depth` reads in flight (1 to 32,767).
     ///
     /// # Errors
     /// The kernel's answer: `ENOSYS` without io_uring (before Linux 5.1), `EPERM` where a sandbox
     /// or the sysctl `kernel.io_uring_disabled` forbids it, `ENOMEM`.
     pub fn new(depth: u32) -> io::Result<Self> {
+        let entries = depth.saturating_add(1); // One is for a `WakeFd`.
         let uring =
-            IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(depth).or_else(
+            IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries).or_else(
                 |error| match error.raw_os_error() {
                     // The flags are newer than io_uring itself (Linux 6.0 and 6.1).
-                    Some(libc::EINVAL) => IoUring::new(depth),
+                    Some(libc::EINVAL) => IoUring::new(entries),
                     _ => Err(error),
                 },
             )?;
-        Ok(Self { uring, windows: Vec::new(), refusal: None, failed: false })
+        Ok(Self { uring, depth, windows: Vec::new(), refusal: None, failed: false })
     }
 
     /// Has memory registered window by window as reads of at most `longest` bytes come to it, so
@@ -106,15 +114,34 @@ impl<'m> Ring<'m> {
     /// # Errors
     /// When the ring itself fails. Errors of single reads go to [`Work::completed`].
     pub fn run(&mut self, work: &mut impl Work<'m, File: AsFd>) -> io::Result<()> {
+        self.serve(work, None)
+    }
+
+    /// The same for work that comes and goes: while it answers [`Next::Wait`], the ring waits for `wake` as well.
+    ///
+    /// # Errors
+    /// When the ring itself fails. Errors of single reads go to [`Work::completed`].
+    pub fn run_with_wake(
+        &mut self,
+        work: &mut impl Work<'m, File: AsFd>,
+        wake: &WakeFd,
+    ) -> io::Result<()> {
+        self.serve(work, Some(wake))
+    }
+
+    fn serve(
+        &mut self,
+        work: &mut impl Work<'m, File: AsFd>,
+        wake: Option<&WakeFd>,
+    ) -> io::Result<()> {
         if self.failed {
             return Err(io::Error::other("it failed before"));
         }
         self.failed = true;
-        let depth = self.uring.params().sq_entries();
-        let mut flight = InFlight { uring: &mut self.uring, held: Vec::new(), reads: 0 };
+        let mut flight = InFlight::new(&mut self.uring, wake);
         loop {
             let mut done = false;
-            while flight.reads < depth {
+            while flight.reads < self.depth {
                 match work.next() {
                     Next::Read(read) => {
                         let window = match flight.window(&mut self.windows, &read.into) {
@@ -138,10 +165,12 @@ impl<'m> Ring<'m> {
                 self.failed = false;
                 return Ok(());
             }
+            flight.listen()?;
             flight.wait()?;
             while let Some((tag, result)) = flight.completion() {
                 work.completed(tag, result);
             }
+            work.settled();
         }
     }
 }
@@ -151,10 +180,47 @@ struct InFlight<'r, F> {
     uring: &'r mut IoUring,
     /// The tag and the file of each read, at the index that is its user data.
     held: Vec<Option<(usize, F)>>,
+    /// The indices of `held` at which nothing is.
+    free: Vec<usize>,
     reads: u32,
+    wake: Option<Listening<'r>>,
 }
 
-impl<F> InFlight<'_, F> {
+/// An eventfd, and the read of it.
+struct Listening<'r> {
+    wake: &'r WakeFd,
+    /// Where the kernel puts how often it was written to.
+    count: Box<u64>,
+    /// Whether the read is in flight.
+    armed: bool,
+}
+
+impl<'r, F> InFlight<'r, F> {
+    fn new(uring: &'r mut IoUring, wake: Option<&'r WakeFd>) -> Self {
+        let wake = wake.map(|wake| Listening { wake, count: Box::new(0), armed: false });
+        Self { uring, held: Vec::new(), free: Vec::new(), reads: 0, wake }
+    }
+
+    /// Has the eventfd read, unless it is.
+    fn listen(&mut self) -> io::Result<()> {
+        let Some(listening) = self.wake.as_mut().filter(|listening| !listening.armed) else {
+            return Ok(());
+        };
+        let fd = types::Fd(listening.wake.as_fd().as_raw_fd());
+        let count: *mut u64 = &mut *listening.count;
+        let entry = opcode::Read::new(fd, count.cast(), 8).build().user_data(WAKE);
+        // SAFETY: law 3. The queue has room: it has one entry more than reads are ever in flight.
+        unsafe { self.uring.submission().push(&entry) }
+            .map_err(|full| io::Error::other(full.to_string()))?;
+        listening.armed = true;
+        Ok(())
+    }
+
+    /// How many answers the kernel owes.
+    fn owed(&self) -> u32 {
+        self.reads + u32::from(self.wake.as_ref().is_some_and(|listening| listening.armed))
+    }
+
     /// The number of the registered buffer that holds `map`; registers it at the first call.
     fn window(&mut self, windows: &mut [Window<'_>], map: &BufMap<'_>) -> io::Result<Option<u16>> {
         let Some(index) = windows.iter().position(|window| window.holds(map)) else {
@@ -178,7 +244,7 @@ impl<F> InFlight<'_, F> {
     where
         F: AsFd,
     {
-        let place = self.held.iter().position(Option::is_none).unwrap_or_else(|| {
+        let place = self.free.pop().unwrap_or_else(|| {
             self.held.push(None);
             self.held.len() - 1
         });
@@ -193,7 +259,7 @@ impl<F> InFlight<'_, F> {
     }
 
     fn wait(&mut self) -> io::Result<()> {
-        let want = usize::from(self.reads > 0);
+        let want = usize::from(self.owed() > 0);
         let mut patience = Patience::default();
         loop {
             match self.uring.submit_and_wait(want) {
@@ -210,9 +276,17 @@ impl<F> InFlight<'_, F> {
 
     /// The tag of a read that is completed, and what came of it.
     fn completion(&mut self) -> Option<(usize, io::Result<usize>)> {
-        let entry = self.uring.completion().next()?;
+        let mut entry = self.uring.completion().next()?;
+        if entry.user_data() == WAKE {
+            if let Some(listening) = &mut self.wake {
+                listening.armed = false;
+            }
+            entry = self.uring.completion().next()?;
+        }
         self.reads -= 1;
-        let (tag, _file) = self.held.get_mut(entry.user_data() as usize)?.take()?;
+        let place = entry.user_data() as usize;
+        let (tag, _file) = self.held.get_mut(place)?.take()?;
+        self.free.push(place);
         let result = match entry.result() {
             negative if negative < 0 => Err(io::Error::from_raw_os_error(-negative)),
             bytes => Ok(bytes as usize),
@@ -223,10 +297,13 @@ impl<F> InFlight<'_, F> {
 
 impl<F> Drop for InFlight<'_, F> {
     fn drop(&mut self) {
+        if let Some(listening) = self.wake.as_ref().filter(|listening| listening.armed) {
+            listening.wake.wake();
+        }
         loop {
             while self.completion().is_some() {}
             let unseen = self.uring.submission().len() as u32;
-            if self.reads <= unseen {
+            if self.owed() <= unseen {
                 return;
             }
             // SAFETY: nothing is submitted, and there is no argument.

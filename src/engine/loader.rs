@@ -1,0 +1,197 @@
+//! The loader: what a program makes once and asks as often as it likes.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{Stat, fstat, stat};
+
+use super::completions::Completions;
+use super::counters::Counts;
+use super::file::{File, Remembered};
+use super::options::LoaderOptions;
+use super::order::Order;
+use super::outcome::Outcome;
+use super::planned::{Planned, Reads};
+use super::request::Request;
+use super::shared::{Shared, Taken};
+use super::ticket::Ticket;
+use super::{reader, worker};
+use crate::storage::file::SourceFile;
+use crate::storage::file::wake::WakeFd;
+use crate::transfer::{TransferError, Valid};
+
+/// An engine that stays: it takes requests from any number of threads, and answers each once.
+///
+/// Clones are the same loader. When the last is dropped, what waits is answered with
+/// [`TransferError::Stopped`], what is with the drive is waited for, and its threads end.
+#[derive(Clone, Debug)]
+pub struct Loader(Arc<Core>);
+
+#[derive(Debug)]
+struct Core {
+    shared: Arc<Shared>,
+    /// The files that were opened, by the path.
+    files: Mutex<HashMap<PathBuf, Remembered>>,
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+/// Why a request was not taken on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// As many requests wait as may: the request, to be submitted later.
+    #[error("as many requests wait as the loader allows: submit it again when one has ended")]
+    Full(Box<Request>),
+    /// It cannot be done.
+    #[error(transparent)]
+    Invalid(#[from] TransferError),
+}
+
+impl Loader {
+    /// A loader that works as most programs need it.
+    ///
+    /// # Errors
+    /// As [`with`](Self::with).
+    pub fn new() -> Result<Self, TransferError> {
+        Self::with(LoaderOptions::default())
+    }
+
+    /// A loader that works as `options` say. It starts two threads; without io_uring, and for what the kernel copies, it
+    /// starts more when there is work for them.
+    ///
+    /// # Errors
+    /// [`TransferError::Options`]; [`TransferError::Engine`] if not even two threads can be started.
+    pub fn with(options: LoaderOptions) -> Result<Self, TransferError> {
+        let failed =
+            |step| move |source| TransferError::Engine { step, source, valid: Valid::default() };
+        let wake = WakeFd::new().map_err(failed("an eventfd"))?;
+        let shared = Arc::new(Shared::new(options.checked()?, wake, worker::run));
+        let core = Core { shared, files: Mutex::default() };
+        if !core.shared.start("bufmap-ring", reader::run) || !core.shared.start_worker() {
+            let source = io::ErrorKind::WouldBlock.into();
+            return Err(failed("starting a thread of the loader")(source));
+        }
+        Ok(Self(Arc::new(core)))
+    }
+
+    /// Opens a file, or gives the one that is open already if the path still names it and nothing has changed it.
+    ///
+    /// # Errors
+    /// [`TransferError::Open`].
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<File, TransferError> {
+        let path = path.as_ref();
+        let mut files = self.0.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = files.get(path).and_then(Remembered::get)
+            && is_still(path, &file)
+        {
+            return Ok(file);
+        }
+        let source = SourceFile::open(path)
+            .map_err(|source| TransferError::Open { path: path.into(), source })?;
+        let file = File::of(source);
+        files.retain(|_, remembered| remembered.get().is_some());
+        files.insert(path.into(), file.downgrade());
+        Ok(file)
+    }
+
+    /// Submits a request. Waits while as many requests wait as may.
+    ///
+    /// # Errors
+    /// [`TransferError`], where the request cannot be done: it reaches past the end of its file or its buffer, ranges of
+    /// it overlap, or the path that it requires cannot be had.
+    pub fn submit(&self, request: Request) -> Result<Ticket, TransferError> {
+        let planned = self.plan(&request)?;
+        self.0.shared.admit(true);
+        Ok(self.ticket(request, planned))
+    }
+
+    /// Submits a request, unless as many wait as may.
+    ///
+    /// # Errors
+    /// [`Refused::Full`] with the request; [`Refused::Invalid`] as [`submit`](Self::submit).
+    pub fn try_submit(&self, request: Request) -> Result<Ticket, Refused> {
+        if !self.0.shared.admit(false) {
+            return Err(Refused::Full(Box::new(request)));
+        }
+        let planned = self.plan(&request)?;
+        Ok(self.ticket(request, planned))
+    }
+
+    /// Submits a request whose outcome goes to `completions`. Waits while as many requests wait as may.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit): nothing goes to `completions` then.
+    pub fn submit_to(
+        &self,
+        request: Request,
+        completions: &Completions,
+    ) -> Result<(), TransferError> {
+        let mut planned = self.plan(&request)?;
+        self.0.shared.admit(true);
+        let step_downs = std::mem::take(&mut planned.step_downs);
+        let inbox = Some(Arc::clone(completions.inbox()));
+        let order = Order::new(request, step_downs, planned.queues(), inbox);
+        self.0.shared.push(&order, planned);
+        Ok(())
+    }
+
+    /// Does a request and waits for its outcome. One that is a single aligned read, which nothing waits before, is read
+    /// on this thread: no other has to be woken for it.
+    ///
+    /// # Errors
+    /// [`TransferError`].
+    pub fn load(&self, request: Request) -> Outcome {
+        let mut planned = self.plan(&request)?;
+        let shared = &self.0.shared;
+        let alone =
+            planned.direct.as_mut().filter(|_| shared.is_idle()).and_then(Reads::take_alone);
+        let Some(job) = alone else {
+            shared.admit(true);
+            return self.ticket(request, planned).wait();
+        };
+        shared.counters.submitted();
+        let order = Order::new(request, planned.step_downs, 1, None);
+        if let Some(payload) = order.begin(true) {
+            let taken = Taken { order: Arc::clone(&order), payload, job };
+            shared.conclude(worker::read(taken, &mut None));
+        }
+        Ticket::new(order, Arc::clone(shared)).wait()
+    }
+
+    /// Ends all requests with a [tag](Request::tag) of which something waits, as [`Ticket::cancel`] does. Returns how
+    /// many.
+    pub fn cancel(&self, tag: u64) -> usize {
+        self.0.shared.cancel_tag(tag)
+    }
+
+    /// What it has done so far.
+    pub fn counts(&self) -> Counts {
+        self.0.shared.counters.counts()
+    }
+
+    fn plan(&self, request: &Request) -> Result<Planned, TransferError> {
+        let LoaderOptions { depth, block, .. } = self.0.shared.options;
+        Planned::of(request, depth, block)
+    }
+
+    fn ticket(&self, request: Request, mut planned: Planned) -> Ticket {
+        let step_downs = std::mem::take(&mut planned.step_downs);
+        let order = Order::new(request, step_downs, planned.queues(), None);
+        self.0.shared.push(&order, planned);
+        Ticket::new(order, Arc::clone(&self.0.shared))
+    }
+}
+
+/// Whether a path still names a file that is open, and nothing has changed it.
+fn is_still(path: &Path, file: &File) -> bool {
+    let same = |a: Stat, b: Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
+    let named = stat(path).ok().zip(fstat(file.source()).ok());
+    named.is_some_and(|(named, open)| same(named, open)) && file.source().check_unchanged().is_ok()
+}

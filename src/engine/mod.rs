@@ -1,0 +1,74 @@
+//! An engine that stays: many requests, from many threads, with priorities.
+//!
+//! A [`Loader`] is made once and keeps what a transfer needs: an io_uring with its thread, workers, slots, open
+//! files. A [`Request`] is ranges of a [`File`] for places in a [`Buffer`]; it is submitted, waits in a queue of its
+//! [`Priority`](crate::transfer::Priority), and is answered once, by a [`Ticket`] or in [`Completions`]. In the order
+//! in which data flows:
+//!
+//! * `planned`: which reads a request takes, decided on the thread that submits it; `order`: the request as the loader keeps
+//!   it, and its end;
+//! * `queues`: whose read is next; `shared`: the queues and who sleeps; `loader`: the loader itself;
+//! * `reader`: the ring's thread; `worker`: the threads that copy and check; `held`: what a read keeps until it is
+//!   completed; `landing`: bytes on their way to where they belong;
+//! * `ticket`, `completions`, `outcome`: how a program learns what came of it; `counters`: what the loader did so far.
+//!
+//! # Priorities
+//!
+//! A [`Realtime`](crate::transfer::Priority::Realtime) request overtakes everything that is not with the drive yet. The others
+//! share what it leaves: of 21 bytes, `High` gets 16, `Normal` 4 and `Low` 1, while all three have requests. Nothing starves:
+//! whatever else is submitted meanwhile, a request that is the first of its priority begins before 2 GiB of others have
+//! been read. What is with the drive is bounded by bytes ([`LoaderOptions::in_flight`]), and what
+//! is there of `Low` requests more narrowly ([`LoaderOptions::background`]).
+//!
+//! # What is not here yet
+//!
+//! A loader fills memory of the system's, from files that the kernel has. [`Load`](crate::load::Load) fills the memory of devices
+//! too, from drives that this process drives itself, and compares what it loaded.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use bufmap::engine::{Buffer, Loader, Request};
+//! use iomap::{Memory, PageSize};
+//!
+//! # let dir = tempfile::tempdir()?;
+//! # let path = dir.path().join("file");
+//! # std::fs::write(&path, [7; 10_000])?;
+//! let loader = Loader::new()?;
+//! let mut memory = Arc::new(Memory::anonymous(1 << 20, PageSize::Base)?);
+//! let file = loader.open(&path)?;
+//! let request = Request::new(&file, 0..file.len(), &Buffer::new(memory.clone())?, 0);
+//! let landed = loader.submit(request)?.wait()?;
+//! assert_eq!(landed.bytes, 10_000);
+//! // Nobody else has the memory any more.
+//! let bytes = Arc::get_mut(&mut memory).expect("the only one").as_mut_slice()?;
+//! assert_eq!(bytes[9_999], 7);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod buffer;
+mod completions;
+mod counters;
+mod file;
+mod held;
+mod landing;
+mod loader;
+mod options;
+mod order;
+mod outcome;
+mod planned;
+mod queues;
+mod reader;
+mod request;
+mod shared;
+mod ticket;
+mod worker;
+
+pub use buffer::Buffer;
+pub use completions::{Completed, Completions};
+pub use counters::{Counts, Latencies};
+pub use file::File;
+pub use loader::{Loader, Refused};
+pub use options::LoaderOptions;
+pub use outcome::{Landed, Outcome, Shares};
+pub use request::Request;
+pub use ticket::Ticket;

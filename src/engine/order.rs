@@ -1,0 +1,300 @@
+//! A request that a loader has taken on: what landed of it, and who waits for its outcome.
+//!
+//! Its reads lie in queues and with the drive; each that begins holds its [`Payload`], the file and the buffer. When the
+//! last is done and nothing is left to begin, or something has ended it early, it is concluded: checked, and
+//! answered. By then nobody of the loader's holds the buffer any more.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Instant;
+
+use super::buffer::Buffer;
+use super::completions::{Completed, Inbox};
+use super::counters::Counters;
+use super::file::File;
+use super::outcome::{Landed, Outcome};
+use super::request::Request;
+use crate::check::{self, Fingerprints, Part, Parts};
+use crate::plan::job::Job;
+use crate::plan::requested::Requested;
+use crate::transfer::{self, Priority, Readable, StepDown, TransferError, Valid};
+
+/// What a request moves: kept by each of its reads, and given back by the last.
+#[derive(Debug)]
+pub(super) struct Payload {
+    pub(super) file: File,
+    pub(super) buffer: Buffer,
+    ranges: Vec<transfer::Request>,
+    /// The ranges by their place in the buffer, if there are several.
+    by_buffer: Vec<usize>,
+    fingerprints: bool,
+}
+
+/// A request that a loader has taken on.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) priority: Priority,
+    pub(super) tag: u64,
+    to: Option<Arc<Inbox>>,
+    submitted: Instant,
+    /// Something has ended it: nothing more of it is begun.
+    ended: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    payload: Option<Arc<Payload>>,
+    /// The queues in which it has reads that are not begun.
+    queued: u32,
+    /// The reads that are begun and not done.
+    begun: u32,
+    landed: Landed,
+    valid: Valid,
+    parts: Parts,
+    end: Option<TransferError>,
+    outcome: Option<Outcome>,
+    /// The outcome is known, or was.
+    answered: bool,
+    waker: Option<Waker>,
+}
+
+/// An order of which nothing is left to be done but to conclude it.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Ended(Arc<Order>);
+
+impl Order {
+    pub(super) fn new(
+        request: Request,
+        step_downs: Vec<StepDown>,
+        queued: u32,
+        to: Option<Arc<Inbox>>,
+    ) -> Arc<Self> {
+        let valid = Valid::none_of(request.bytes());
+        let Request { file, buffer, ranges, fingerprints, priority, tag, .. } = request;
+        let by_buffer = match ranges.len() {
+            1 => Vec::new(),
+            _ => Requested::by_buffer(&ranges),
+        };
+        let payload = Some(Arc::new(Payload { file, buffer, ranges, by_buffer, fingerprints }));
+        let landed = Landed { step_downs, ..Landed::default() };
+        Arc::new(Self {
+            priority,
+            tag,
+            to,
+            submitted: Instant::now(),
+            ended: AtomicBool::new(false),
+            state: Mutex::new(State {
+                payload,
+                queued,
+                begun: 0,
+                landed,
+                valid,
+                parts: Parts::default(),
+                end: None,
+                outcome: None,
+                answered: false,
+                waker: None,
+            }),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether something has ended it early.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// A read of it begins, the `last` of its queue or not. Nothing, if it has ended.
+    pub(super) fn begin(&self, last: bool) -> Option<Arc<Payload>> {
+        let mut state = self.state();
+        if state.end.is_some() {
+            return None;
+        }
+        let payload = state.payload.clone()?;
+        state.begun += 1;
+        state.queued -= u32::from(last);
+        Some(payload)
+    }
+
+    /// A read of it has put its bytes into the buffer, and has given its payload back.
+    pub(super) fn landed(
+        self: &Arc<Self>,
+        job: &Job,
+        payload: Arc<Payload>,
+        parts: Vec<Part>,
+    ) -> Option<Ended> {
+        let mut state = self.state();
+        let requested = payload.requested();
+        for (_, place) in job.landed().flat_map(|landed| requested.filled(landed)) {
+            state.landed.paths.add(job.path, place.end - place.start);
+            state.valid.insert(place);
+        }
+        state.parts.extend(parts);
+        drop(payload);
+        self.done(state)
+    }
+
+    /// A read of it has failed, and has given its payload back. The first failure is the one that is told.
+    pub(super) fn failed(
+        self: &Arc<Self>,
+        payload: Arc<Payload>,
+        error: impl FnOnce(&Payload, Valid) -> TransferError,
+    ) -> Option<Ended> {
+        let mut state = self.state();
+        self.ended.store(true, Ordering::Relaxed);
+        if state.end.is_none() {
+            state.end = Some(error(&payload, state.valid.clone()));
+        }
+        state.queued = 0;
+        drop(payload);
+        self.done(state)
+    }
+
+    fn done(self: &Arc<Self>, mut state: MutexGuard<'_, State>) -> Option<Ended> {
+        state.begun -= 1;
+        (state.begun == 0 && state.queued == 0).then(|| Ended(Arc::clone(self)))
+    }
+
+    /// Ends it, unless it is done already: what is with the drive is waited for, the rest forgotten. It is the
+    /// caller's to conclude if nothing of it is with the drive.
+    pub(super) fn cancel(self: &Arc<Self>) -> Option<Ended> {
+        let mut state = self.state();
+        if state.end.is_some() || (state.begun == 0 && state.queued == 0) {
+            return None;
+        }
+        self.ended.store(true, Ordering::Relaxed);
+        state.end = Some(TransferError::Stopped { valid: Valid::none_of(0) });
+        state.queued = 0;
+        (state.begun == 0).then(|| Ended(Arc::clone(self)))
+    }
+
+    /// The outcome, if it is known, once; or has `waker` woken when it is.
+    pub(super) fn outcome(&self, waker: Option<&Waker>) -> Option<Outcome> {
+        let mut state = self.state();
+        let outcome = state.outcome.take();
+        if outcome.is_none() {
+            state.waker = waker.cloned();
+        }
+        outcome
+    }
+
+    /// Whether its outcome is known.
+    pub(super) fn is_answered(&self) -> bool {
+        self.state().answered
+    }
+}
+
+impl Ended {
+    /// An order that has nothing to do.
+    pub(super) fn at_once(order: &Arc<Order>) -> Self {
+        Self(Arc::clone(order))
+    }
+
+    /// The file, if its bytes are to be trusted only while it is unchanged.
+    pub(super) fn file(&self) -> Option<File> {
+        let state = self.0.state();
+        if state.end.is_some() {
+            return None;
+        }
+        state.payload.as_ref().map(|payload| payload.file.clone())
+    }
+
+    /// Checks what landed, with what is known of the file, and answers. Returns what is for an inbox.
+    pub(super) fn conclude(
+        self,
+        unchanged: Result<(), TransferError>,
+        counters: &Counters,
+    ) -> Option<(Arc<Inbox>, Completed)> {
+        let Self(order) = self;
+        let mut state = order.state();
+        let payload = state.payload.take();
+        let mut landed = std::mem::take(&mut state.landed);
+        let valid = std::mem::take(&mut state.valid);
+        let parts = std::mem::take(&mut state.parts);
+        let end = state.end.take();
+        drop(state);
+        let checked = payload.as_deref().map_or(Ok(Vec::new()), |payload| {
+            check::present(&**payload.buffer.destination())?;
+            payload.check(parts)
+        });
+        drop(payload);
+        landed.bytes = valid.wanted();
+        let paths = landed.paths;
+        let outcome = match (end, unchanged, checked) {
+            (Some(TransferError::Stopped { .. }), ..) => Err(TransferError::Stopped { valid }),
+            (Some(error), ..) | (None, Err(error), _) | (None, Ok(()), Err(error)) => Err(error),
+            (None, Ok(()), Ok(fingerprints)) => Ok(Landed { fingerprints, ..landed }),
+        };
+        counters.ended(&outcome, &paths, order.submitted.elapsed());
+        if let Some(inbox) = &order.to {
+            return Some((Arc::clone(inbox), Completed { tag: order.tag, outcome }));
+        }
+        let mut state = order.state();
+        state.outcome = Some(outcome);
+        state.answered = true;
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        None
+    }
+}
+
+/// Concludes orders, and puts outcomes into their inboxes together. What is known of a file is asked for once.
+pub(super) fn conclude(ended: impl IntoIterator<Item = Ended>, counters: &Counters) {
+    let mut unchanged: Option<File> = None;
+    let mut together: Option<(Arc<Inbox>, Vec<Completed>)> = None;
+    for ended in ended {
+        let mut verdict = Ok(());
+        if let Some(file) = ended.file()
+            && !unchanged.as_ref().is_some_and(|known| known.is(&file))
+        {
+            verdict = Readable::check_unchanged(file.source());
+            unchanged = verdict.is_ok().then_some(file);
+        }
+        let Some((inbox, completed)) = ended.conclude(verdict, counters) else { continue };
+        match &mut together {
+            Some((last, all)) if Arc::ptr_eq(last, &inbox) => all.push(completed),
+            _ => {
+                if let Some((last, all)) = together.replace((inbox, vec![completed])) {
+                    last.put(all);
+                }
+            }
+        }
+    }
+    if let Some((last, all)) = together {
+        last.put(all);
+    }
+}
+
+impl Payload {
+    fn requested(&self) -> Requested<'_> {
+        let by_buffer = match self.ranges.as_slice() {
+            [one] if one.len > 0 => &[0],
+            _ => self.by_buffer.as_slice(),
+        };
+        Requested::again(&self.ranges, by_buffer)
+    }
+
+    /// The fingerprints to be taken of what lands, if they were asked for.
+    pub(super) fn wanted(&self) -> Option<Fingerprints<'_>> {
+        self.fingerprints.then(|| Fingerprints::of_sorted(self.requested()))
+    }
+
+    /// The fingerprint of each range, if they were asked for and are what they must be.
+    fn check(&self, parts: Parts) -> Result<Vec<u32>, TransferError> {
+        let Some(fingerprints) = self.wanted() else { return Ok(Vec::new()) };
+        let found = fingerprints.whole(parts);
+        for (range, &found) in self.ranges.iter().zip(&found) {
+            check::meets(self.file.source(), range, found)?;
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,290 @@
+//! The ring's thread: it takes reads past the page cache from the queues, and hands on what has come.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use iomap::{BufMap, MapError, Memory, PageSize};
+
+use super::held::{Held, lend_buffer, lend_slot};
+use super::landing::{fingerprint, land, touched, unreadable};
+use super::order::Ended;
+use super::shared::{Found, Shared, Taken};
+use crate::nofault::Fault;
+use crate::plan::run::Landing;
+use crate::storage::file::patience::Patience;
+use crate::storage::file::ring::Ring;
+use crate::storage::work::{Failure, Next, Read, Work};
+use crate::transfer::{Readable, TransferError};
+
+/// Runs a ring until the loader closes. Where there can be none, workers read.
+pub(super) fn run(shared: &Arc<Shared>) {
+    let options = &shared.options;
+    let mut reader = Reader {
+        shared: Arc::clone(shared),
+        taken: VecDeque::new(),
+        reading: Vec::new(),
+        unused: Vec::new(),
+        again: Vec::new(),
+        slots: Slots { len: options.block.max(1 << 16) as usize, memory: None, free: Vec::new() },
+        done: [0; 4],
+        ended: Vec::new(),
+    };
+    let ran =
+        Ring::new(options.depth).and_then(|mut ring| ring.run_with_wake(&mut reader, &shared.wake));
+    if let Err(error) = ran {
+        shared.lose_ring();
+        reader.fail(&error);
+    }
+}
+
+/// A read that is with the drive, or is to be asked for again.
+struct Reading {
+    taken: Taken,
+    got: u64,
+    slot: Option<usize>,
+    patience: Patience,
+}
+
+/// Memory for reads that cannot land in their buffer, as many as are in flight.
+struct Slots {
+    /// Of one slot, in bytes.
+    len: usize,
+    memory: Option<Arc<Memory>>,
+    free: Vec<usize>,
+}
+
+impl Slots {
+    /// A slot that nothing is read into, if there is one.
+    fn take(&mut self, count: u32) -> io::Result<Option<usize>> {
+        if self.memory.is_none() {
+            let len = self.len.saturating_mul(count as usize);
+            let memory = Memory::anonymous(len, PageSize::Base).map_err(io::Error::other)?;
+            self.memory = Some(Arc::new(memory));
+            self.free = (0..count as usize).collect();
+        }
+        Ok(self.free.pop())
+    }
+
+    fn map(&self, slot: usize) -> BufMap<'_> {
+        let start = slot * self.len;
+        let memory = self.memory.as_ref().map_or(BufMap::null(), |memory| memory.map());
+        memory.subrange(start..start + self.len).unwrap_or(BufMap::null())
+    }
+}
+
+/// The ring's work.
+struct Reader {
+    shared: Arc<Shared>,
+    /// Taken from the queues, and not begun.
+    taken: VecDeque<Taken>,
+    /// By their tag.
+    reading: Vec<Option<Reading>>,
+    /// The tags that are not used.
+    unused: Vec<usize>,
+    /// What is to be asked for again, not before a moment.
+    again: Vec<(Instant, usize)>,
+    slots: Slots,
+    /// The bytes that have come back since the queues were last asked, by priority.
+    done: [u64; 4],
+    /// What is to be concluded.
+    ended: Vec<Ended>,
+}
+
+impl Reader {
+    fn in_flight(&self) -> usize {
+        self.reading.len() - self.unused.len()
+    }
+
+    /// A read that came in part, or was put off, if its time has come.
+    fn rest(&mut self) -> Option<Next<'static, Held>> {
+        loop {
+            let first = (0..self.again.len()).min_by_key(|&at| self.again[at].0)?;
+            let wait = self.again[first].0.saturating_duration_since(Instant::now());
+            if wait.is_zero() {
+                let (_, tag) = self.again.swap_remove(first);
+                return Some(self.ask(tag));
+            }
+            if self.in_flight() > self.again.len() {
+                return Some(Next::Wait);
+            }
+            thread::sleep(wait.min(Duration::from_millis(50)));
+        }
+    }
+
+    /// Asks for a read, or for what is left of it.
+    fn ask(&mut self, tag: usize) -> Next<'static, Held> {
+        let Some(Some(reading)) = self.reading.get(tag) else { return Next::Wait };
+        match self.lend(reading) {
+            Ok((file, into)) => {
+                let offset = reading.taken.job.piece.offset + reading.got;
+                Next::Read(Read { file, offset, into, tag })
+            }
+            Err(error) => {
+                self.drop_reading(tag, error.into());
+                self.next()
+            }
+        }
+    }
+
+    fn lend(&self, reading: &Reading) -> Result<(Held, BufMap<'static>), MapError> {
+        let Reading { taken: Taken { payload, job, .. }, got, slot, .. } = reading;
+        let len = job.piece.len - got;
+        match (&job.piece.landing, slot, &self.slots.memory) {
+            (Landing::Slot(_), Some(slot), Some(slots)) => {
+                lend_slot(payload, job.path, slots, (slot * self.slots.len + *got as usize, len))
+            }
+            (Landing::Buffer(at), ..) => lend_buffer(payload, job.path, (at + got, len)),
+            (Landing::Slot(_), ..) => lend_buffer(payload, job.path, (0, 0)),
+        }
+    }
+
+    /// Begins what was taken, unless it needs a slot and none is free.
+    fn begin(&mut self, taken: Taken) -> Next<'static, Held> {
+        let mut slot = None;
+        if matches!(taken.job.piece.landing, Landing::Slot(_)) {
+            slot = match self.slots.take(self.shared.options.depth) {
+                Ok(Some(slot)) => Some(slot),
+                Ok(None) => {
+                    self.taken.push_front(taken);
+                    return Next::Wait;
+                }
+                Err(source) => {
+                    self.fail_taken(taken, source);
+                    return self.next();
+                }
+            };
+        }
+        let tag = self.unused.pop().unwrap_or_else(|| {
+            self.reading.push(None);
+            self.reading.len() - 1
+        });
+        let patience = Patience::default();
+        self.reading[tag] = Some(Reading { taken, got: 0, slot, patience });
+        self.ask(tag)
+    }
+
+    /// Takes a read out of the account.
+    fn end(&mut self, tag: usize) -> Option<Reading> {
+        let reading = self.reading.get_mut(tag)?.take()?;
+        self.unused.push(tag);
+        self.done[reading.taken.order.priority.index()] += reading.taken.job.piece.len;
+        Some(reading)
+    }
+
+    fn complete(&mut self, tag: usize) {
+        let Some(Reading { taken, slot, .. }) = self.end(tag) else { return };
+        let map = slot.map(|slot| self.slots.map(slot));
+        let landed = land(&taken.payload, &taken.job, map.as_ref());
+        self.slots.free.extend(slot);
+        let taken = match landed {
+            Ok(None) => match self.shared.check(taken) {
+                Ok(()) => return,
+                Err(taken) => taken,
+            },
+            Ok(Some(parts)) => {
+                let Taken { order, payload, job } = taken;
+                return self.ended.extend(order.landed(&job, payload, parts));
+            }
+            Err(fault) => return self.ended.extend(touched(taken, Err(fault))),
+        };
+        let parts = fingerprint(&taken.payload, &taken.job);
+        self.ended.extend(touched(taken, parts));
+    }
+
+    fn drop_reading(&mut self, tag: usize, fault: Fault) {
+        let Some(Reading { taken, slot, .. }) = self.end(tag) else { return };
+        self.slots.free.extend(slot);
+        self.ended.extend(touched(taken, Err(fault)));
+    }
+
+    fn fail_reading(&mut self, tag: usize, failure: Failure) {
+        let Some(Reading { taken: Taken { order, payload, .. }, slot, .. }) = self.end(tag) else {
+            return;
+        };
+        self.slots.free.extend(slot);
+        self.ended
+            .extend(order.failed(payload, |payload, valid| unreadable(payload, failure, valid)));
+    }
+
+    /// There is no memory for a slot.
+    fn fail_taken(&mut self, taken: Taken, source: io::Error) {
+        let Taken { order, payload, job } = taken;
+        self.done[order.priority.index()] += job.piece.len;
+        let step = "memory for slots";
+        self.ended.extend(order.failed(payload, |_, valid| TransferError::Engine {
+            step,
+            source,
+            valid,
+        }));
+    }
+
+    /// The ring itself has failed: what it has in hand fails with it.
+    fn fail(mut self, error: &io::Error) {
+        let readings = std::mem::take(&mut self.reading).into_iter().flatten();
+        let taken = self.taken.drain(..).chain(readings.map(|reading| reading.taken));
+        for Taken { order, payload, .. } in taken {
+            let source = io::Error::new(error.kind(), error.to_string());
+            self.ended.extend(order.failed(payload, |_, valid| TransferError::Engine {
+                step: "the io_uring",
+                source,
+                valid,
+            }));
+        }
+        self.shared.conclude(self.ended.drain(..));
+    }
+}
+
+impl Work<'static> for Reader {
+    type File = Held;
+
+    fn next(&mut self) -> Next<'static, Held> {
+        if let Some(rest) = self.rest() {
+            return rest;
+        }
+        if self.taken.is_empty() {
+            let depth = self.shared.options.depth as usize;
+            let most = depth.saturating_sub(self.in_flight());
+            let found = self.shared.take_direct(most, &mut self.done, &mut self.taken);
+            if found == Found::Closed && self.in_flight() == 0 {
+                return Next::Done;
+            }
+        }
+        match self.taken.pop_front() {
+            Some(taken) => self.begin(taken),
+            None => Next::Wait,
+        }
+    }
+
+    fn completed(&mut self, tag: usize, result: io::Result<usize>) {
+        let Some(Some(reading)) = self.reading.get_mut(tag) else { return };
+        let Taken { payload, job, .. } = &reading.taken;
+        let failure = match result {
+            Ok(bytes) => {
+                reading.patience = Patience::default();
+                reading.got += bytes as u64;
+                let granule: u64 = payload.file.source().alignment(job.path).offset.into();
+                if reading.got >= job.piece.need {
+                    return self.complete(tag);
+                }
+                if bytes > 0 && reading.got.is_multiple_of(granule) {
+                    return self.again.push((Instant::now(), tag));
+                }
+                Failure::Ended { at: job.piece.offset + reading.got }
+            }
+            Err(source) => match reading.patience.after(&source) {
+                Some(pause) => return self.again.push((Instant::now() + pause, tag)),
+                None => Failure::Io { offset: job.piece.offset + reading.got, source },
+            },
+        };
+        self.fail_reading(tag, failure);
+    }
+
+    fn settled(&mut self) {
+        if !self.ended.is_empty() {
+            self.shared.conclude(self.ended.drain(..));
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! What a loader's threads share: the queues, and who sleeps.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use super::counters::Counters;
+use super::options::LoaderOptions;
+use super::order::{self, Ended, Order, Payload};
+use super::planned::{Planned, Reads};
+use super::queues::Queues;
+use crate::plan::job::Job;
+use crate::storage::file::pread::copiers;
+use crate::storage::file::wake::WakeFd;
+use crate::transfer::Priority;
+
+/// The most reads that wait for their fingerprints. Beyond that, who has read takes them.
+const CHECKS_MAX: usize = 256;
+
+/// The most threads that read one piece at a time, where there is no io_uring.
+const READERS_MAX: usize = 16;
+
+/// What a loader's threads share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) options: LoaderOptions,
+    pub(super) counters: Counters,
+    /// Wakes the ring.
+    pub(super) wake: WakeFd,
+    state: Mutex<State>,
+    /// The queues may take requests again.
+    space: Condvar,
+    /// There is work for a worker.
+    work: Condvar,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// What a worker does.
+    worker: fn(&Arc<Self>),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    direct: Queues<Waiting>,
+    copied: Queues<Waiting>,
+    checks: VecDeque<Taken>,
+    /// The bytes that are with the drive, by priority.
+    in_flight: [u64; 4],
+    /// The ring waits to be woken.
+    asleep: bool,
+    /// There is no ring: workers read.
+    no_ring: bool,
+    workers: usize,
+    /// The workers that wait for work.
+    idle: usize,
+    /// The threads that wait to submit.
+    blocked: usize,
+    closing: bool,
+}
+
+/// Reads of an order that are not begun.
+#[derive(Debug)]
+struct Waiting {
+    order: Arc<Order>,
+    reads: Reads,
+}
+
+/// A read that is begun.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) order: Arc<Order>,
+    pub(super) payload: Arc<Payload>,
+    pub(super) job: Job,
+}
+
+/// What a worker does next.
+pub(super) enum Task {
+    /// Read it.
+    Read(Taken),
+    /// It was read: take its fingerprints.
+    Check(Taken),
+}
+
+/// What the ring finds in the queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Something, or nothing for the moment.
+    Open,
+    /// Nothing, and nothing will come.
+    Closed,
+}
+
+impl State {
+    fn waiting(&self) -> usize {
+        self.direct.len() + self.copied.len()
+    }
+
+    /// Takes the next read past the page cache, if what is with the drive allows one.
+    fn take_direct(&mut self, options: &LoaderOptions) -> Option<Taken> {
+        let Self { direct, in_flight, .. } = self;
+        let all: u64 = in_flight.iter().sum();
+        let low = in_flight[Priority::Low.index()];
+        let taken = take(direct, |priority, len| match priority {
+            Priority::Realtime => true,
+            Priority::Low if low > 0 && low + len > options.background => false,
+            _ => all == 0 || all + len <= options.in_flight,
+        })?;
+        in_flight[taken.order.priority.index()] += taken.job.piece.len;
+        Some(taken)
+    }
+}
+
+/// Takes the next read whose priority and length `may` go.
+fn take(queues: &mut Queues<Waiting>, may: impl Fn(Priority, u64) -> bool) -> Option<Taken> {
+    loop {
+        let lens = Priority::ALL
+            .map(|priority| queues.first(priority).map_or(0, |first| first.reads.next_len()));
+        let priority = queues.next(|priority| may(priority, lens[priority.index()]))?;
+        let first = queues.first(priority)?;
+        let (job, last) = first.reads.take()?;
+        let begun = first.order.begin(last);
+        let order = Arc::clone(&first.order);
+        if last || begun.is_none() {
+            queues.pop(priority);
+        }
+        let Some(payload) = begun else { continue };
+        queues.charge(priority, job.piece.len);
+        return Some(Taken { order, payload, job });
+    }
+}
+
+impl Shared {
+    pub(super) fn new(options: LoaderOptions, wake: WakeFd, worker: fn(&Arc<Self>)) -> Self {
+        Self {
+            options,
+            counters: Counters::default(),
+            wake,
+            state: Mutex::default(),
+            space: Condvar::new(),
+            work: Condvar::new(),
+            threads: Mutex::default(),
+            worker,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the queues take another request, if `wait`. Whether they do.
+    pub(super) fn admit(&self, wait: bool) -> bool {
+        let mut state = self.state();
+        while state.waiting() >= self.options.waiting {
+            if !wait {
+                return false;
+            }
+            state.blocked += 1;
+            state = self.space.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.blocked -= 1;
+        }
+        true
+    }
+
+    /// Whether nothing waits that a new request would overtake.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.state();
+        state.direct.is_empty() && state.in_flight.iter().sum::<u64>() < self.options.in_flight
+    }
+
+    /// Puts an order's reads into the queues.
+    pub(super) fn push(self: &Arc<Self>, order: &Arc<Order>, planned: Planned) {
+        self.counters.submitted();
+        let Planned { direct, copied, .. } = planned;
+        if direct.is_none() && copied.is_none() {
+            return self.conclude([Ended::at_once(order)]);
+        }
+        let mut state = self.state();
+        let for_workers = copied.is_some() || state.no_ring;
+        let for_ring = direct.is_some() && !state.no_ring;
+        let waiting = |reads| Waiting { order: Arc::clone(order), reads };
+        if let Some(reads) = direct {
+            state.direct.push(order.priority, waiting(reads));
+        }
+        if let Some(reads) = copied {
+            state.copied.push(order.priority, waiting(reads));
+        }
+        let ring = for_ring && std::mem::take(&mut state.asleep);
+        if for_workers {
+            self.call_worker(state);
+        } else {
+            drop(state);
+        }
+        if ring {
+            self.wake.wake();
+        }
+    }
+
+    /// Wakes a worker, or has one more.
+    fn call_worker(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        if state.idle > 0 {
+            drop(state);
+            return self.work.notify_one();
+        }
+        let most = if state.no_ring { READERS_MAX } else { copiers(usize::MAX) };
+        if state.workers >= most || state.closing {
+            return;
+        }
+        state.workers += 1;
+        drop(state);
+        // Where no more threads can be started, those that there are do the work.
+        if !self.start("bufmap-worker", self.worker) {
+            self.state().workers -= 1;
+        }
+    }
+
+    /// Starts a thread of the loader's.
+    pub(super) fn start(self: &Arc<Self>, name: &str, work: fn(&Arc<Self>)) -> bool {
+        let shared = Arc::clone(self);
+        let started = thread::Builder::new().name(name.into()).spawn(move || work(&shared));
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        started.map(|thread| threads.push(thread)).is_ok()
+    }
+
+    /// Starts the worker that a loader has at least.
+    pub(super) fn start_worker(self: &Arc<Self>) -> bool {
+        self.state().workers += 1;
+        self.start("bufmap-worker", self.worker)
+    }
+
+    /// Takes reads past the page cache for the ring, `most` of them, after `done` bytes of each priority have come back.
+    pub(super) fn take_direct(
+        &self,
+        most: usize,
+        done: &mut [u64; 4],
+        taken: &mut VecDeque<Taken>,
+    ) -> Found {
+        let mut state = self.state();
+        for (in_flight, done) in state.in_flight.iter_mut().zip(done) {
+            *in_flight = in_flight.saturating_sub(std::mem::take(done));
+        }
+        while taken.len() < most
+            && let Some(next) = state.take_direct(&self.options)
+        {
+            taken.push_back(next);
+        }
+        state.asleep = taken.is_empty();
+        let space = state.blocked > 0 && state.waiting() < self.options.waiting;
+        let closed = state.closing && taken.is_empty();
+        drop(state);
+        if space {
+            self.space.notify_all();
+        }
+        if closed { Found::Closed } else { Found::Open }
+    }
+
+    /// Waits for something to do. Nothing, when the loader closes.
+    pub(super) fn take_task(&self) -> Option<Task> {
+        let mut state = self.state();
+        loop {
+            if let Some(check) = state.checks.pop_front() {
+                return Some(Task::Check(check));
+            }
+            let mut read = take(&mut state.copied, |_, _| true);
+            if read.is_none() && state.no_ring {
+                read = take(&mut state.direct, |_, _| true);
+            }
+            if let Some(read) = read {
+                let space = state.blocked > 0 && state.waiting() < self.options.waiting;
+                drop(state);
+                if space {
+                    self.space.notify_all();
+                }
+                return Some(Task::Read(read));
+            }
+            if state.closing {
+                return None;
+            }
+            state.idle += 1;
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
+        }
+    }
+
+    /// Leaves the fingerprints of a read to a worker, if there are not too many already and workers do not end.
+    pub(super) fn check(self: &Arc<Self>, read: Taken) -> Result<(), Taken> {
+        let mut state = self.state();
+        if state.checks.len() >= CHECKS_MAX || state.closing {
+            return Err(read);
+        }
+        state.checks.push_back(read);
+        self.call_worker(state);
+        Ok(())
+    }
+
+    /// There is no ring, or no more: workers read.
+    pub(super) fn lose_ring(self: &Arc<Self>) {
+        let mut state = self.state();
+        state.no_ring = true;
+        state.in_flight = [0; 4];
+        for _ in 0..state.direct.len().min(READERS_MAX) {
+            self.call_worker(state);
+            state = self.state();
+        }
+    }
+
+    /// Ends an order, unless it is done.
+    pub(super) fn cancel(&self, order: &Arc<Order>) {
+        if let Some(ended) = order.cancel() {
+            self.forget_ended();
+            self.conclude([ended]);
+        }
+    }
+
+    /// Ends the orders with a tag that wait, or of which something does. How many.
+    pub(super) fn cancel_tag(&self, tag: u64) -> usize {
+        let mut orders = Vec::new();
+        let mut state = self.state();
+        let State { direct, copied, .. } = &mut *state;
+        for queues in [direct, copied] {
+            queues.retain(|waiting| {
+                let goes = waiting.order.tag == tag;
+                if goes {
+                    orders.push(Arc::clone(&waiting.order));
+                }
+                !goes
+            });
+        }
+        drop(state);
+        self.end_all(orders)
+    }
+
+    /// Ends the loader: nothing more is begun, and what waits is answered.
+    pub(super) fn close(&self) {
+        let mut orders = Vec::new();
+        let mut state = self.state();
+        state.closing = true;
+        let State { direct, copied, .. } = &mut *state;
+        for queues in [direct, copied] {
+            for priority in Priority::ALL {
+                while let Some(waiting) = queues.pop(priority) {
+                    orders.push(waiting.order);
+                }
+            }
+        }
+        drop(state);
+        self.end_all(orders);
+        self.wake.wake();
+        self.work.notify_all();
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let own = thread::current().id();
+        for thread in threads.into_iter().filter(|thread| thread.thread().id() != own) {
+            // A thread that panicked has left its requests unanswered, and nobody to tell it to.
+            let _ = thread.join();
+        }
+    }
+
+    fn end_all(&self, orders: Vec<Arc<Order>>) -> usize {
+        let mut count = 0;
+        let mut ended = Vec::new();
+        for order in orders.into_iter().filter(|order| !order.has_ended()) {
+            count += 1;
+            ended.extend(order.cancel());
+        }
+        self.space.notify_all();
+        self.conclude(ended);
+        count
+    }
+
+    /// Takes what has ended out of the queues.
+    fn forget_ended(&self) {
+        let mut state = self.state();
+        let stays = |waiting: &Waiting| !waiting.order.has_ended();
+        state.direct.retain(stays);
+        state.copied.retain(stays);
+        let space = state.blocked > 0;
+        drop(state);
+        if space {
+            self.space.notify_all();
+        }
+    }
+
+    /// Answers orders of which nothing is left to be done.
+    pub(super) fn conclude(&self, ended: impl IntoIterator<Item = Ended>) {
+        order::conclude(ended, &self.counters);
+    }
+}
