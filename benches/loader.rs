@@ -88,27 +88,10 @@ fn buffer(len: u64) -> Buffer {
 fn many_at_a_time(path: &Path, len: u64) {
     let count = 20_000u64.min((1 << 30) / len);
     let loader = Loader::new().expect("a loader");
-    let file = loader.open(path).expect("the file");
-    let buffer = buffer(DEPTH * len);
-    let completions = Completions::new();
     let mut random = Random(88_172_645_463_325_252);
     let mut ours = || {
-        let mut submit = |place: u64| {
-            let at = random.below(FILE / len) * len;
-            let request = Request::new(&file, at..at + len, &buffer, place * len)
-                .require(DataPath::Direct)
-                .tag(place);
-            loader.submit_to(request, &completions).expect("a request");
-        };
         let started = Instant::now();
-        (0..DEPTH).for_each(&mut submit);
-        for done in 0..count {
-            let completed = completions.wait();
-            completed.outcome.expect("its bytes");
-            if done + DEPTH < count {
-                submit(completed.tag);
-            }
-        }
+        many(&loader, path, len, count, &mut || random.below(FILE / len) * len);
         started.elapsed().as_secs_f64() * 1e6 / count as f64
     };
     let title = format!("{} KiB at random offsets, {DEPTH} in flight", len >> 10);
@@ -124,6 +107,28 @@ fn many_at_a_time(path: &Path, len: u64) {
             ("bufmap, a loader", &mut ours),
         ],
     );
+}
+
+/// Reads by a loader, so many in flight.
+fn many(loader: &Loader, path: &Path, len: u64, count: u64, offset: &mut dyn FnMut() -> u64) {
+    let file = loader.open(path).expect("the file");
+    let buffer = buffer(DEPTH * len);
+    let completions = Completions::new();
+    let mut submit = |place: u64| {
+        let at = offset();
+        let request = Request::new(&file, at..at + len, &buffer, place * len)
+            .require(DataPath::Direct)
+            .tag(place);
+        loader.submit_to(request, &completions).expect("a request");
+    };
+    (0..DEPTH).for_each(&mut submit);
+    for done in 0..count {
+        let completed = completions.wait();
+        completed.outcome.expect("its bytes");
+        if done + DEPTH < count {
+            submit(completed.tag);
+        }
+    }
 }
 
 /// Microseconds a request.
