@@ -3,7 +3,10 @@
 //! A step that fails does not stop the ones after it, so that one run shows everything that is wrong. Colour is used
 //! only where standard output is a terminal and `NO_COLOR` is not set.
 
+use std::collections::VecDeque;
 use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::child::Error;
@@ -36,16 +39,53 @@ impl Steps {
     where
         T: FnOnce() -> Result<Outcome, Error>,
     {
-        println!("\n{}", paint("1", &format!("== {name}")));
+        announce(name);
         let start = Instant::now();
-        let outcome = work().unwrap_or_else(|error| Outcome::Failed(error.to_string()));
+        let outcome = work();
+        self.end(name, outcome, start.elapsed())
+    }
+
+    /// Does steps beside each other, `at_once` of them at a time. What each has to say is shown when it has ended.
+    pub fn run_together<T>(
+        &mut self,
+        steps: Vec<(String, T)>,
+        at_once: usize,
+        show: impl FnMut(&str) + Send,
+    ) where
+        T: FnOnce(&mut Vec<String>) -> Result<Outcome, Error> + Send,
+    {
+        let waiting = Mutex::new(VecDeque::from(steps));
+        let ended = Mutex::new((self, show));
+        thread::scope(|scope| {
+            for _ in 0..at_once {
+                scope.spawn(|| {
+                    loop {
+                        let next =
+                            waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                        let Some((name, work)) = next else { return };
+                        println!("\n{}", paint("1", &format!("== {name}: begins beside others")));
+                        let (start, mut lines) = (Instant::now(), Vec::new());
+                        let outcome = work(&mut lines);
+                        let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
+                        let (steps, show) = &mut *ended;
+                        announce(&name);
+                        lines.iter().for_each(|line| show(line));
+                        steps.end(&name, outcome, start.elapsed());
+                    }
+                });
+            }
+        });
+    }
+
+    fn end(&mut self, name: &str, outcome: Result<Outcome, Error>, took: Duration) -> bool {
+        let outcome = outcome.unwrap_or_else(|error| Outcome::Failed(error.to_string()));
         match &outcome {
             Outcome::Done => {}
             Outcome::Skipped(why) => println!("{} {}", paint("33", "skipped:"), indented(why)),
             Outcome::Failed(why) => println!("{} {}", paint("31", "FAILED:"), indented(why)),
         }
         let passed = !matches!(outcome, Outcome::Failed(_));
-        self.steps.push(Step { name: name.to_owned(), outcome, took: start.elapsed() });
+        self.steps.push(Step { name: name.to_owned(), outcome, took });
         passed
     }
 
@@ -78,6 +118,10 @@ impl Steps {
     }
 }
 
+fn announce(name: &str) {
+    println!("\n{}", paint("1", &format!("== {name}")));
+}
+
 /// A reason of several lines, so that the later ones are seen to belong to the first.
 fn indented(why: &str) -> String {
     why.replace('\n', "\n         ")
@@ -107,5 +151,25 @@ mod tests {
         assert!(!steps.run("four", || Ok(Outcome::Failed("bad".into()))));
         let verdict = steps.verdict().unwrap_err().to_string();
         assert!(verdict.starts_with("three, four failed"), "{verdict}");
+    }
+
+    #[test]
+    fn steps_beside_each_other_each_have_their_say() {
+        let mut steps = Steps::default();
+        let all = (0..5).map(|i| {
+            let work = move |lines: &mut Vec<String>| {
+                lines.push(format!("{i} begins"));
+                thread::sleep(Duration::from_millis(5));
+                lines.push(format!("{i} ends"));
+                Ok(if i == 3 { Outcome::Failed("bad".into()) } else { Outcome::Done })
+            };
+            (format!("step {i}"), work)
+        });
+        let mut said = Vec::new();
+        steps.run_together(all.collect(), 2, |line| said.push(line.to_owned()));
+        assert_eq!((steps.steps.len(), said.len()), (5, 10));
+        assert!(said.chunks(2).all(|pair| pair[0].split(' ').next() == pair[1].split(' ').next()));
+        let verdict = steps.verdict().unwrap_err().to_string();
+        assert!(verdict.starts_with("step 3 failed"), "{verdict}");
     }
 }

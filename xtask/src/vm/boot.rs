@@ -58,7 +58,7 @@ impl Boot<'_> {
 
     /// Boots, runs the command, and returns its exit status. The command's output goes to `output`.
     pub fn run(&self, output: OwnedFd) -> Result<i32, Error> {
-        let session = Session::new()?;
+        let session = Session::of(self.machine)?;
         self.write_session(&session.path)?;
         let mut boots = 0;
         loop {
@@ -257,8 +257,9 @@ struct Session {
 }
 
 impl Session {
-    fn new() -> Result<Self, Error> {
-        let path = std::env::temp_dir().join(format!("bufmap-vm-{}", std::process::id()));
+    fn of(machine: Machine) -> Result<Self, Error> {
+        let name = format!("bufmap-vm-{}-{}", std::process::id(), machine.name());
+        let path = std::env::temp_dir().join(name);
         files::remove_directory(&path)?;
         files::make_directory(&path)?;
         Ok(Self { path })

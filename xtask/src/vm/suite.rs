@@ -1,6 +1,7 @@
-//! The tests that run in guests: built once, each machine booted once.
+//! The tests that run in guests: built once, each machine booted once. Those that count instructions run beside each other.
 
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use super::boot::Boot;
@@ -73,16 +74,33 @@ pub fn run(steps: &mut Steps, tally: &mut Tally, install: bool) {
         programs.extend(build(true)?.0);
         Ok(Outcome::Done)
     });
-    for machine in Machine::all() {
+    // A machine that counts has one processor, and its counts do not depend on what else runs.
+    let (counted, others): (Vec<_>, Vec<_>) = Machine::all().partition(|machine| machine.counted);
+    let mut together = Vec::new();
+    for machine in others.into_iter().chain(counted) {
         let own: Vec<_> = programs.iter().filter(|program| program.runs_in(machine)).collect();
         let name = format!("bench: {}", machine.name());
+        let tool = tool.as_deref();
         match &guest {
             _ if own.is_empty() => {}
             None => steps.skip(&name, "there is no guest, see above"),
+            Some(guest) if machine.counted => {
+                together.push((name, move |lines: &mut Vec<String>| {
+                    run_in(guest, machine, &own, tool, |line| lines.push(line.to_owned()))
+                }))
+            }
             Some(guest) => {
-                steps.run(&name, || run_in(guest, machine, &own, tool.as_deref(), tally));
+                steps.run(&name, || run_in(guest, machine, &own, tool, |line| show(line, tally)));
             }
         }
+    }
+    let at_once = thread::available_parallelism().map_or(1, usize::from);
+    steps.run_together(together, at_once, |line| show(line, tally));
+}
+
+fn show(line: &str, tally: &mut Tally) {
+    if tally.read(line) {
+        println!("{line}");
     }
 }
 
@@ -217,7 +235,7 @@ fn run_in(
     machine: Machine,
     programs: &[&Program],
     tool: Option<&Path>,
-    tally: &mut Tally,
+    show: impl FnMut(&str) + Send,
 ) -> Result<Outcome, Error> {
     let script = programs.iter().map(|program| {
         format!("'{}' --show-output --color=never || failed=1; ", program.executable.display())
@@ -234,12 +252,7 @@ fn run_in(
         surroundings: &surroundings,
         limit: LIMIT,
     };
-    let status = boot.run_by_lines(|line| {
-        if tally.read(line) {
-            println!("{line}");
-        }
-    })?;
-    match status {
+    match boot.run_by_lines(show)? {
         0 => Ok(Outcome::Done),
         status => Ok(Outcome::Failed(format!("the tests' exit status is {status}"))),
     }
