@@ -273,6 +273,16 @@ fn what_does_not_fit_waits_or_is_given_back() {
     first.wait().expect("its bytes");
     assert!(matches!(second.wait(), Err(TransferError::Stopped { .. })));
     third.wait().expect("its bytes");
+    // More at once than may wait.
+    let completions = Completions::new();
+    let small = |tag: u64| {
+        let range = tag * 4096..(tag + 1) * 4096;
+        Request::new(&open, range, &buffer, tag * 4096).tag(tag)
+    };
+    loader.submit_all((0..40).map(small), &completions).expect("a plan");
+    let mut tags: Vec<_> = (0..40).map(|_| completions.wait().tag).collect();
+    tags.sort_unstable();
+    assert!(tags.into_iter().eq(0..40));
 }
 
 /// Runs a future on this thread.
@@ -327,7 +337,8 @@ fn an_outcome_comes_by_whichever_way_a_program_likes() {
     is_whole(ticket.wait());
     // An eventfd in a loop of the program's own.
     let completions = Completions::new();
-    (0..60).for_each(|tag| loader.submit_to(request(tag), &completions).expect("a plan"));
+    loader.submit_all((0..30).map(request), &completions).expect("a plan");
+    (30..60).for_each(|tag| loader.submit_to(request(tag), &completions).expect("a plan"));
     let mut seen = [false; 60];
     while seen.contains(&false) {
         let fd = completions.eventfd().expect("an eventfd");
@@ -364,6 +375,12 @@ fn what_cannot_be_done_is_refused_at_once() {
     ] {
         assert!(matches!(Loader::with(options), Err(TransferError::Options(_))));
     }
+    // Together, or not at all.
+    let completions = Completions::new();
+    let requests = [0..100, 9_000..10_001].map(|range| Request::new(&open, range, &buffer, 0));
+    let none = loader.submit_all(requests, &completions).expect_err("the second cannot be done");
+    assert!(matches!(none, TransferError::PastEnd { .. }), "{none}");
+    assert!(completions.wait_for(Duration::from_millis(20)).is_none());
     // Nothing is something that can be done.
     let nothing = loader.load(Request::new(&open, 5..5, &buffer, 0)).expect("no bytes");
     assert_eq!((nothing.bytes, nothing.paths.iter().count()), (0, 0));

@@ -1,7 +1,8 @@
 //! What a read costs the processor, counted in instructions: by the driver in user space, and by the
 //! kernel's through io_uring. And ten thousand whole loads, of which nothing is left.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::iter;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
@@ -9,9 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use bufmap::engine::{Buffer, Completions, Loader, Request};
 use bufmap::load::Load;
+use bufmap::storage::file::pread;
 use bufmap::storage::nvme::{DriveFile, Extent, Namespace, Queue, QueueOptions, Target};
-use bufmap::transfer::{Around, DataPath, Options, Request};
+use bufmap::transfer::{self, Around, DataPath, Options};
 use bufmap_bench::cut_short::holds;
 use bufmap_bench::drive::Drive;
 use bufmap_bench::leaks::{cpu_time, leave_nothing};
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         "vfio-counted",
         &[
             ("a_read_costs_half_of_io_urings", costs),
+            ("what_a_read_by_a_loader_costs", loader_costs),
             ("ten_thousand_loads_into_a_bar_leave_nothing_behind", cycles),
         ],
     )
@@ -80,6 +84,89 @@ fn io_uring() -> Result<u64, Failed> {
         costs.push(cpu_time() - start);
     }
     Ok(typical(costs))
+}
+
+/// The program's part and the kernel's, on all threads of this process. As many reads as are in flight are kept there.
+fn loader_costs() -> Outcome {
+    let drive = Drive::returned("failing")?;
+    let memory = Arc::new(Memory::anonymous((DEPTH * PAGE) as usize, PageSize::Base)?);
+    memory.populate()?;
+    let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&drive.block)?;
+    let bare = by_a_bare_ring(&direct, &memory)?;
+    let start = cpu_time();
+    for i in 0..ROUNDS * DEPTH {
+        let into = memory.map().subrange(..PAGE as usize)?;
+        check(pread::read_at(&direct, i * PAGE, &into)? == into.len(), i)?;
+    }
+    let one = each(start);
+
+    let loader = Loader::new()?;
+    let file = loader.open(&drive.block)?;
+    let buffer = Buffer::new(memory)?;
+    let request = |i: u64| {
+        let place = i % DEPTH * PAGE;
+        Request::new(&file, i * PAGE..(i + 1) * PAGE, &buffer, place).require(DataPath::Direct)
+    };
+    let completions = Completions::new();
+    let start = cpu_time();
+    loader.submit_all((0..DEPTH).map(request), &completions)?;
+    let (mut begun, mut done) = (DEPTH, 0);
+    while done < ROUNDS * DEPTH {
+        let first = completions.wait();
+        let all = iter::once(first).chain(iter::from_fn(|| completions.poll()));
+        let came =
+            all.map(|completed| completed.outcome).collect::<Result<Vec<_>, _>>()?.len() as u64;
+        let next = (begun + came).min(ROUNDS * DEPTH);
+        loader.submit_all((begun..next).map(request), &completions)?;
+        (begun, done) = (next, done + came);
+    }
+    let together = each(start);
+    let start = cpu_time();
+    (0..ROUNDS * DEPTH).try_for_each(|i| loader.load(request(i)).map(drop))?;
+    let alone = each(start);
+    println!("instructions for a read of 4 KiB, with the kernel's:");
+    println!("  io_uring, {DEPTH} in flight:        {bare}");
+    println!("  a loader, {DEPTH} in flight:        {together}");
+    println!("  pread, one at a time:        {one}");
+    println!("  Loader::load, one at a time: {alone}");
+    check(together * 2 <= bare * 5, format!("{together} are more than 2.5 of {bare}"))?;
+    check(alone * 5 <= one * 6, format!("{alone} are more than 1.2 of {one}"))
+}
+
+/// What each of all reads has cost since.
+fn each(start: Duration) -> u64 {
+    (cpu_time() - start).as_nanos() as u64 / (ROUNDS * DEPTH)
+}
+
+/// What a program does that needs nothing else.
+fn by_a_bare_ring(direct: &File, memory: &Memory) -> Result<u64, Failed> {
+    let mut ring = IoUring::new(DEPTH as u32)?;
+    let fd = types::Fd(direct.as_raw_fd());
+    let read = |i: u64| {
+        let into = memory.map().as_ptr().wrapping_add((i % DEPTH * PAGE) as usize);
+        opcode::Read::new(fd, into, PAGE as u32).offset(i * PAGE).build()
+    };
+    let start = cpu_time();
+    for i in 0..DEPTH {
+        push(&mut ring, &read(i))?;
+    }
+    let (mut begun, mut done) = (DEPTH, 0);
+    while done < ROUNDS * DEPTH {
+        ring.submit_and_wait(1)?;
+        while let Some(completion) = next_of(&mut ring) {
+            check(completion == PAGE as i32, completion)?;
+            done += 1;
+            if begun < ROUNDS * DEPTH {
+                push(&mut ring, &read(begun))?;
+                begun += 1;
+            }
+        }
+    }
+    Ok(each(start))
+}
+
+fn next_of(ring: &mut IoUring) -> Option<i32> {
+    Some(ring.completion().next()?.result())
 }
 
 /// Reads by the driver, into system memory and into a BAR.
@@ -136,7 +223,7 @@ fn cycles() -> Outcome {
         let options = Options { require: Some(path), depth: 4, ..Options::default() };
         let receipt = Load {
             files: std::slice::from_ref(&file),
-            requests: &[Request::new(0, 0, SOME, 0)],
+            requests: &[transfer::Request::new(0, 0, SOME, 0)],
             around: Around::Untouched,
             destination,
             options,

@@ -58,7 +58,12 @@ pub(super) fn unreadable(payload: &Payload, failure: Failure, valid: Valid) -> T
 }
 
 /// The end of a request whose memory cannot be touched. If it reaches past its end, the plan was wrong.
-fn untouchable(payload: &Payload, job: &Job, fault: Fault, valid: Valid) -> TransferError {
+pub(super) fn untouchable(
+    payload: &Payload,
+    job: &Job,
+    fault: Fault,
+    valid: Valid,
+) -> TransferError {
     match fault {
         Fault::Gone => check::lost(&**payload.buffer.destination()),
         Fault::Map(error) => {

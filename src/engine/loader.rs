@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use rustix::fs::{Stat, fstat, stat};
 
@@ -15,7 +16,7 @@ use super::order::Order;
 use super::outcome::Outcome;
 use super::planned::{Planned, Reads};
 use super::request::Request;
-use super::shared::{Shared, Taken};
+use super::shared::Shared;
 use super::ticket::Ticket;
 use super::{reader, worker};
 use crate::storage::file::SourceFile;
@@ -108,7 +109,6 @@ impl Loader {
     /// it overlap, or the path that it requires cannot be had.
     pub fn submit(&self, request: Request) -> Result<Ticket, TransferError> {
         let planned = self.plan(&request)?;
-        self.0.shared.admit(true);
         Ok(self.ticket(request, planned))
     }
 
@@ -117,7 +117,7 @@ impl Loader {
     /// # Errors
     /// [`Refused::Full`] with the request; [`Refused::Invalid`] as [`submit`](Self::submit).
     pub fn try_submit(&self, request: Request) -> Result<Ticket, Refused> {
-        if !self.0.shared.admit(false) {
+        if !self.0.shared.has_space() {
             return Err(Refused::Full(Box::new(request)));
         }
         let planned = self.plan(&request)?;
@@ -133,13 +133,36 @@ impl Loader {
         request: Request,
         completions: &Completions,
     ) -> Result<(), TransferError> {
+        let taken_on = self.take_on(request, completions)?;
+        self.0.shared.push([taken_on]);
+        Ok(())
+    }
+
+    /// Submits requests together, whose outcomes go to `completions`: it costs less than one by one. Waits while as many
+    /// requests wait as may.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit), for the first that cannot be done: none is submitted then.
+    pub fn submit_all(
+        &self,
+        requests: impl IntoIterator<Item = Request>,
+        completions: &Completions,
+    ) -> Result<(), TransferError> {
+        let taken_on = requests.into_iter().map(|request| self.take_on(request, completions));
+        let taken_on = taken_on.collect::<Result<Vec<_>, _>>()?;
+        self.0.shared.push(taken_on);
+        Ok(())
+    }
+
+    fn take_on(
+        &self,
+        request: Request,
+        completions: &Completions,
+    ) -> Result<(Arc<Order>, Planned), TransferError> {
         let mut planned = self.plan(&request)?;
-        self.0.shared.admit(true);
         let step_downs = std::mem::take(&mut planned.step_downs);
         let inbox = Some(Arc::clone(completions.inbox()));
-        let order = Order::new(request, step_downs, planned.queues(), inbox);
-        self.0.shared.push(&order, planned);
-        Ok(())
+        Ok((Order::new(request, step_downs, planned.queues(), inbox), planned))
     }
 
     /// Does a request and waits for its outcome. One that is a single aligned read, which nothing waits before, is read
@@ -153,16 +176,14 @@ impl Loader {
         let alone =
             planned.direct.as_mut().filter(|_| shared.is_idle()).and_then(Reads::take_alone);
         let Some(job) = alone else {
-            shared.admit(true);
             return self.ticket(request, planned).wait();
         };
+        let submitted = Instant::now();
         shared.counters.submitted();
-        let order = Order::new(request, planned.step_downs, 1, None);
-        if let Some(payload) = order.begin(true) {
-            let taken = Taken { order: Arc::clone(&order), payload, job };
-            shared.conclude(worker::read(taken, &mut None));
-        }
-        Ticket::new(order, Arc::clone(shared)).wait()
+        let outcome = worker::read_at_once(request, &job);
+        let paths = outcome.as_ref().map(|landed| landed.paths).unwrap_or_default();
+        shared.counters.ended(&outcome, &paths, submitted.elapsed());
+        outcome
     }
 
     /// Ends all requests with a [tag](Request::tag) of which something waits, as [`Ticket::cancel`] does. Returns how
@@ -184,7 +205,7 @@ impl Loader {
     fn ticket(&self, request: Request, mut planned: Planned) -> Ticket {
         let step_downs = std::mem::take(&mut planned.step_downs);
         let order = Order::new(request, step_downs, planned.queues(), None);
-        self.0.shared.push(&order, planned);
+        self.0.shared.push([(Arc::clone(&order), planned)]);
         Ticket::new(order, Arc::clone(&self.0.shared))
     }
 }

@@ -73,12 +73,8 @@ impl Order {
         to: Option<Arc<Inbox>>,
     ) -> Arc<Self> {
         let valid = Valid::none_of(request.bytes());
-        let Request { file, buffer, ranges, fingerprints, priority, tag, .. } = request;
-        let by_buffer = match ranges.len() {
-            1 => Vec::new(),
-            _ => Requested::by_buffer(&ranges),
-        };
-        let payload = Some(Arc::new(Payload { file, buffer, ranges, by_buffer, fingerprints }));
+        let (priority, tag) = (request.priority, request.tag);
+        let payload = Some(Arc::new(Payload::of(request)));
         let landed = Landed { step_downs, ..Landed::default() };
         Arc::new(Self {
             priority,
@@ -219,10 +215,7 @@ impl Ended {
         let parts = std::mem::take(&mut state.parts);
         let end = state.end.take();
         drop(state);
-        let checked = payload.as_deref().map_or(Ok(Vec::new()), |payload| {
-            check::present(&**payload.buffer.destination())?;
-            payload.check(parts)
-        });
+        let checked = payload.as_deref().map_or(Ok(Vec::new()), |payload| payload.check(parts));
         drop(payload);
         landed.bytes = valid.wanted();
         let paths = landed.paths;
@@ -275,6 +268,15 @@ pub(super) fn conclude(ended: impl IntoIterator<Item = Ended>, counters: &Counte
 }
 
 impl Payload {
+    pub(super) fn of(request: Request) -> Self {
+        let Request { file, buffer, ranges, fingerprints, .. } = request;
+        let by_buffer = match ranges.len() {
+            1 => Vec::new(),
+            _ => Requested::by_buffer(&ranges),
+        };
+        Self { file, buffer, ranges, by_buffer, fingerprints }
+    }
+
     fn requested(&self) -> Requested<'_> {
         let by_buffer = match self.ranges.as_slice() {
             [one] if one.len > 0 => &[0],
@@ -288,8 +290,9 @@ impl Payload {
         self.fingerprints.then(|| Fingerprints::of_sorted(self.requested()))
     }
 
-    /// The fingerprint of each range, if they were asked for and are what they must be.
-    fn check(&self, parts: Parts) -> Result<Vec<u32>, TransferError> {
+    /// The fingerprint of each range, if they were asked for and are what they must be, and the buffer is still present.
+    pub(super) fn check(&self, parts: Parts) -> Result<Vec<u32>, TransferError> {
+        check::present(&**self.buffer.destination())?;
         let Some(fingerprints) = self.wanted() else { return Ok(Vec::new()) };
         let found = fingerprints.whole(parts);
         for (range, &found) in self.ranges.iter().zip(&found) {

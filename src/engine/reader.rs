@@ -245,10 +245,9 @@ impl Work<'static> for Reader {
             return rest;
         }
         if self.taken.is_empty() {
-            let depth = self.shared.options.depth as usize;
-            let most = depth.saturating_sub(self.in_flight());
-            let found = self.shared.take_direct(most, &mut self.done, &mut self.taken);
-            if found == Found::Closed && self.in_flight() == 0 {
+            let in_flight = self.in_flight();
+            let found = self.shared.take_direct(in_flight, &mut self.done, &mut self.taken);
+            if found == Found::Closed && in_flight == 0 {
                 return Next::Done;
             }
         }

@@ -44,8 +44,7 @@ struct State {
     checks: VecDeque<Taken>,
     /// The bytes that are with the drive, by priority.
     in_flight: [u64; 4],
-    /// The ring waits to be woken.
-    asleep: bool,
+    ring: Ring,
     /// There is no ring: workers read.
     no_ring: bool,
     workers: usize,
@@ -54,6 +53,18 @@ struct State {
     /// The threads that wait to submit.
     blocked: usize,
     closing: bool,
+}
+
+/// What the ring's thread does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Ring {
+    /// It has taken reads, and looks into the queues again before it waits.
+    #[default]
+    Awake,
+    /// It waits for one of many reads, of which the first will be back soon: nobody but who is urgent need wake it.
+    Busy,
+    /// It waits, and has little to wait for.
+    Idle,
 }
 
 /// Reads of an order that are not begun.
@@ -145,18 +156,9 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until the queues take another request, if `wait`. Whether they do.
-    pub(super) fn admit(&self, wait: bool) -> bool {
-        let mut state = self.state();
-        while state.waiting() >= self.options.waiting {
-            if !wait {
-                return false;
-            }
-            state.blocked += 1;
-            state = self.space.wait(state).unwrap_or_else(PoisonError::into_inner);
-            state.blocked -= 1;
-        }
-        true
+    /// Whether the queues take another request.
+    pub(super) fn has_space(&self) -> bool {
+        self.state().waiting() < self.options.waiting
     }
 
     /// Whether nothing waits that a new request would overtake.
@@ -165,30 +167,56 @@ impl Shared {
         state.direct.is_empty() && state.in_flight.iter().sum::<u64>() < self.options.in_flight
     }
 
-    /// Puts an order's reads into the queues.
-    pub(super) fn push(self: &Arc<Self>, order: &Arc<Order>, planned: Planned) {
-        self.counters.submitted();
-        let Planned { direct, copied, .. } = planned;
-        if direct.is_none() && copied.is_none() {
-            return self.conclude([Ended::at_once(order)]);
-        }
+    /// Puts the reads of orders into the queues. Waits while they are full.
+    pub(super) fn push(self: &Arc<Self>, orders: impl IntoIterator<Item = (Arc<Order>, Planned)>) {
+        let mut nothing_to_do = Vec::new();
+        let mut for_workers = 0;
         let mut state = self.state();
-        let for_workers = copied.is_some() || state.no_ring;
-        let for_ring = direct.is_some() && !state.no_ring;
-        let waiting = |reads| Waiting { order: Arc::clone(order), reads };
-        if let Some(reads) = direct {
-            state.direct.push(order.priority, waiting(reads));
+        for (order, Planned { direct, copied, .. }) in orders {
+            self.counters.submitted();
+            while state.waiting() >= self.options.waiting {
+                self.begin(state, std::mem::take(&mut for_workers));
+                state = self.state();
+                if state.waiting() >= self.options.waiting {
+                    state.blocked += 1;
+                    state = self.space.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state.blocked -= 1;
+                }
+            }
+            if direct.is_none() && copied.is_none() {
+                nothing_to_do.push(Ended::at_once(&order));
+            }
+            for_workers += usize::from(copied.is_some() || state.no_ring);
+            let waiting = |reads| Waiting { order: Arc::clone(&order), reads };
+            if let Some(reads) = direct {
+                state.direct.push(order.priority, waiting(reads));
+            }
+            if let Some(reads) = copied {
+                state.copied.push(order.priority, waiting(reads));
+            }
         }
-        if let Some(reads) = copied {
-            state.copied.push(order.priority, waiting(reads));
+        self.begin(state, for_workers);
+        if !nothing_to_do.is_empty() {
+            self.conclude(nothing_to_do);
         }
-        let ring = for_ring && std::mem::take(&mut state.asleep);
-        if for_workers {
+    }
+
+    /// Wakes who does what has been put into the queues.
+    fn begin<'s>(self: &'s Arc<Self>, mut state: MutexGuard<'s, State>, for_workers: usize) {
+        let wake = match state.ring {
+            Ring::Awake => false,
+            Ring::Busy => state.direct.first(Priority::Realtime).is_some(),
+            Ring::Idle => !state.direct.is_empty(),
+        };
+        if wake {
+            state.ring = Ring::Awake;
+        }
+        for _ in 0..for_workers.min(READERS_MAX) {
             self.call_worker(state);
-        } else {
-            drop(state);
+            state = self.state();
         }
-        if ring {
+        drop(state);
+        if wake {
             self.wake.wake();
         }
     }
@@ -225,10 +253,11 @@ impl Shared {
         self.start("bufmap-worker", self.worker)
     }
 
-    /// Takes reads past the page cache for the ring, `most` of them, after `done` bytes of each priority have come back.
+    /// Takes reads past the page cache for a ring that has `in_flight` of them, after `done` bytes of each priority have
+    /// come back.
     pub(super) fn take_direct(
         &self,
-        most: usize,
+        in_flight: usize,
         done: &mut [u64; 4],
         taken: &mut VecDeque<Taken>,
     ) -> Found {
@@ -236,12 +265,17 @@ impl Shared {
         for (in_flight, done) in state.in_flight.iter_mut().zip(done) {
             *in_flight = in_flight.saturating_sub(std::mem::take(done));
         }
-        while taken.len() < most
+        let depth = self.options.depth as usize;
+        while in_flight + taken.len() < depth
             && let Some(next) = state.take_direct(&self.options)
         {
             taken.push_back(next);
         }
-        state.asleep = taken.is_empty();
+        state.ring = match taken.is_empty() {
+            false => Ring::Awake,
+            true if in_flight > depth / 2 => Ring::Busy,
+            true => Ring::Idle,
+        };
         let space = state.blocked > 0 && state.waiting() < self.options.waiting;
         let closed = state.closing && taken.is_empty();
         drop(state);

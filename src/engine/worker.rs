@@ -6,15 +6,19 @@ use std::thread;
 
 use iomap::{BufMap, Memory, PageSize};
 
-use super::landing::{fingerprint, land, touched, unreadable};
+use super::landing::{fingerprint, land, touched, unreadable, untouchable};
 use super::order::{Ended, Payload};
+use super::outcome::{Landed, Outcome};
+use super::request::Request;
 use super::shared::{Shared, Taken, Task};
+use crate::check::{Part, Parts};
+use crate::nofault::Fault;
 use crate::plan::job::Job;
 use crate::plan::run::Landing;
 use crate::storage::file::patience::Patience;
 use crate::storage::file::pread;
 use crate::storage::work::Failure;
-use crate::transfer::Readable;
+use crate::transfer::{Readable, Valid};
 
 /// Works until the loader closes.
 pub(super) fn run(shared: &Arc<Shared>) {
@@ -32,8 +36,23 @@ pub(super) fn run(shared: &Arc<Shared>) {
 }
 
 /// Reads a piece to where it belongs, through a slot if it must.
-pub(super) fn read(taken: Taken, slot: &mut Option<Memory>) -> Option<Ended> {
+fn read(taken: Taken, slot: &mut Option<Memory>) -> Option<Ended> {
     let Taken { payload, job, .. } = &taken;
+    match read_to_its_place(payload, job, slot) {
+        Ok(parts) => touched(taken, parts),
+        Err(failure) => {
+            let Taken { order, payload, .. } = taken;
+            order.failed(payload, |payload, valid| unreadable(payload, failure, valid))
+        }
+    }
+}
+
+/// Reads a piece to where it belongs, and takes the fingerprints that are asked for.
+fn read_to_its_place(
+    payload: &Payload,
+    job: &Job,
+    slot: &mut Option<Memory>,
+) -> Result<Result<Vec<Part>, Fault>, Failure> {
     let into = match &job.piece.landing {
         Landing::Buffer(at) => {
             let range = *at as usize..(*at + job.piece.len) as usize;
@@ -41,23 +60,30 @@ pub(super) fn read(taken: Taken, slot: &mut Option<Memory>) -> Option<Ended> {
         }
         Landing::Slot(_) => slot_for(slot, job.piece.len as usize),
     };
-    let got = into.map_err(|source| Failure::Io { offset: job.piece.offset, source });
-    let got = got.and_then(|into| read_all(payload, job, &into).map(|()| into));
-    match got {
-        Ok(into) => {
-            let landed = land(payload, job, Some(&into));
-            let parts = match landed {
-                Ok(None) => fingerprint(payload, job),
-                Ok(Some(parts)) => Ok(parts),
-                Err(fault) => Err(fault),
-            };
-            touched(taken, parts)
-        }
-        Err(failure) => {
-            let Taken { order, payload, .. } = taken;
-            order.failed(payload, |payload, valid| unreadable(payload, failure, valid))
-        }
-    }
+    let into = into.map_err(|source| Failure::Io { offset: job.piece.offset, source })?;
+    read_all(payload, job, &into)?;
+    Ok(match land(payload, job, Some(&into)) {
+        Ok(None) => fingerprint(payload, job),
+        Ok(Some(parts)) => Ok(parts),
+        Err(fault) => Err(fault),
+    })
+}
+
+/// Does a request that is one read, on this thread.
+pub(super) fn read_at_once(request: Request, job: &Job) -> Outcome {
+    let bytes = request.bytes();
+    let payload = Payload::of(request);
+    let none = || Valid::none_of(bytes);
+    let parts = read_to_its_place(&payload, job, &mut None)
+        .map_err(|failure| unreadable(&payload, failure, none()))?
+        .map_err(|fault| untouchable(&payload, job, fault, none()))?;
+    Readable::check_unchanged(payload.file.source())?;
+    let mut together = Parts::default();
+    together.extend(parts);
+    let fingerprints = payload.check(together)?;
+    let mut landed = Landed { bytes, fingerprints, ..Landed::default() };
+    landed.paths.add(job.path, bytes);
+    Ok(landed)
 }
 
 /// A slot of at least `len` bytes, which is kept for the next.
