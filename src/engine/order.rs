@@ -4,6 +4,7 @@
 //! last is done and nothing is left to begin, or something has ended it early, it is concluded: checked, and
 //! answered. By then nobody of the loader's holds the buffer any more.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -222,6 +223,11 @@ impl Ended {
         let outcome = match (end, unchanged, checked) {
             (Some(TransferError::Stopped { .. }), ..) => Err(TransferError::Stopped { valid }),
             (Some(error), ..) | (None, Err(error), _) | (None, Ok(()), Err(error)) => Err(error),
+            (None, Ok(()), Ok(_)) if valid.bytes() < valid.wanted() => Err(TransferError::Engine {
+                step: "a thread of the loader",
+                source: io::Error::other("it ended before its work was done"),
+                valid,
+            }),
             (None, Ok(()), Ok(fingerprints)) => Ok(Landed { fingerprints, ..landed }),
         };
         counters.ended(&outcome, &paths, order.submitted.elapsed());
