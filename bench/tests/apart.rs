@@ -5,6 +5,7 @@ mod peer;
 use std::process::ExitCode;
 
 use bufmap::pci::{Detour, Distrust, Outcome as Kernel, Reason, RootBus, Trust};
+use bufmap::transfer::DataPath;
 use bufmap_bench::{Outcome, check, kernel_log};
 
 /// What the kernel's rules say of the pair.
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
             ("real_inputs_bounce_and_the_receipt_says_why", || {
                 peer::loads::real_inputs_bounce(&NO_PATH)
             }),
+            ("a_loader_bounces", || peer::loader::fills(DataPath::Bounce, NO_PATH[0])),
         ],
     )
 }

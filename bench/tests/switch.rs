@@ -13,6 +13,7 @@ use bufmap::pci::{
 };
 use bufmap::storage::file::SourceFile;
 use bufmap::storage::stack::Stack;
+use bufmap::transfer::DataPath;
 use bufmap_bench::drive::Drive;
 use bufmap_bench::{Outcome, check, said};
 use exporters::{Exporter, Intent, P2pmem, P2pmemError, Provider};
@@ -28,12 +29,14 @@ fn main() -> ExitCode {
         &[
             ("a_read_into_peer_memory_arrives", peer::arrives),
             ("real_inputs_go_from_drive_to_device", peer::loads::real_inputs_arrive),
+            ("a_loader_fills_peer_memory", || peer::loader::fills(DataPath::Peer, "")),
             ("a_check_reads_the_device_back", peer::loads::checks_read_the_device_back),
             ("peer_memory_is_given_out_and_comes_back", memory_comes_back),
             ("peer_memory_that_is_not_there_is_named", memory_is_missing),
             ("an_export_of_peer_memory_is_a_part_of_a_bar", export_is_a_part_of_a_bar),
             ("a_peer_is_mapped_by_its_bus_address", mapped_by_bus_address),
             ("a_read_that_fails_in_flight_falls_back", peer::loads::falls_back_in_flight),
+            ("a_loader_s_read_that_fails_falls_back", peer::loader::falls_back_in_flight),
             ("the_verdict_is_the_switch", verdict_is_the_switch),
             ("who_uses_a_drive_is_named", users_are_named),
             ("what_lies_between_file_and_drive_is_named", layers_are_named),

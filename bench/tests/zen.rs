@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use bufmap::dma::DmaKind;
 use bufmap::pci::{Detour, Outcome as Kernel, Reason, Trust};
+use bufmap::transfer::DataPath;
 use bufmap_bench::{Outcome, check};
 
 fn main() -> ExitCode {
@@ -15,6 +16,7 @@ fn main() -> ExitCode {
             ("a_read_into_peer_memory_arrives", peer::arrives),
             ("a_peer_is_mapped_through_the_host_bridge", mapped_through_the_bridge),
             ("real_inputs_go_from_drive_to_device", peer::loads::real_inputs_arrive),
+            ("a_loader_fills_peer_memory", || peer::loader::fills(DataPath::Peer, "")),
             ("a_check_reads_the_device_back", peer::loads::checks_read_the_device_back),
             ("the_verdict_trusts_the_processor", verdict_trusts_the_processor),
         ],

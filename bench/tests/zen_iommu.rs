@@ -5,6 +5,7 @@ mod peer;
 use std::process::ExitCode;
 
 use bufmap::pci::{Outcome as Kernel, Tree};
+use bufmap::transfer::DataPath;
 use bufmap_bench::{Outcome, check};
 
 fn main() -> ExitCode {
@@ -13,6 +14,7 @@ fn main() -> ExitCode {
         &[
             ("a_read_into_peer_memory_arrives", peer::arrives),
             ("real_inputs_go_from_drive_to_device", peer::loads::real_inputs_arrive),
+            ("a_loader_fills_peer_memory", || peer::loader::fills(DataPath::Peer, "")),
             ("a_check_reads_the_device_back", peer::loads::checks_read_the_device_back),
             ("the_verdict_is_the_same_with_an_iommu", verdict_knows_the_iommu),
         ],

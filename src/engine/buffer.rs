@@ -1,12 +1,16 @@
 //! A buffer that a loader fills.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use exporters::{Destination, Intent};
 
+use super::file::{File, Remembered};
 use crate::check::map_of;
 use crate::plan::Place;
 use crate::plan::asked;
+use crate::plan::cut::Batch;
+use crate::plan::peer::Pairs;
 use crate::transfer::TransferError;
 
 /// A buffer that a [`Loader`](super::Loader) fills, and what it found out about it once. Clones are the same buffer.
@@ -20,29 +24,47 @@ pub struct Buffer(Arc<Known>);
 struct Known {
     destination: Arc<dyn Destination>,
     facts: asked::Buffer,
+    /// For a buffer that is a device's own memory: what is known of the drives below files.
+    verdicts: Mutex<Vec<Verdict>>,
+}
+
+/// Whether the drive below a file may write into the buffer, or why not.
+#[derive(Debug)]
+struct Verdict {
+    file: Remembered,
+    may_write: Result<(), String>,
+    found: Instant,
+}
+
+impl Verdict {
+    /// How long a refusal is believed: its cause may be gone then.
+    const REFUSED: Duration = Duration::from_secs(10);
+
+    /// Whether it is of a file and still believed. What was proved of two devices holds while both are held.
+    fn is_of(&self, file: &File) -> bool {
+        self.file.is(file) && (self.may_write.is_ok() || self.found.elapsed() < Self::REFUSED)
+    }
 }
 
 impl Buffer {
     /// A destination to be filled by loaders.
     ///
     /// # Errors
-    /// [`TransferError::Unreachable`] for memory that a loader does not fill: the memory of a GPU or of another device,
-    /// and memory whose caches must be told of every access of the CPU. [`Load`](crate::load::Load) fills these.
+    /// [`TransferError::Unreachable`] for memory that a loader does not fill: a GPU's own, and memory whose caches must be
+    /// told of every access of the CPU. [`Load`](crate::load::Load) fills these.
     pub fn new(destination: Arc<dyn Destination>) -> Result<Self, TransferError> {
         let facts = asked::Buffer::of(&*destination)?;
         let refused = |why: &str| {
             let why = format!("{why}, which a loader does not fill: take `Load`");
             Err(TransferError::Unreachable { holder: destination.holder(), why })
         };
-        match facts.place {
-            Place::System | Place::Cpu => {}
-            Place::Gpu => return refused("it is a GPU's own memory"),
-            Place::Peer | Place::Bar => return refused("it is another device's memory"),
+        if facts.place == Place::Gpu {
+            return refused("it is a GPU's own memory");
         }
         if destination.access(Intent::ReadWrite)?.is_some() {
             return refused("its caches must be told of each access of the CPU");
         }
-        Ok(Self(Arc::new(Known { destination, facts })))
+        Ok(Self(Arc::new(Known { destination, facts, verdicts: Mutex::default() })))
     }
 
     /// The length in bytes.
@@ -62,6 +84,26 @@ impl Buffer {
 
     pub(super) fn facts(&self) -> &asked::Buffer {
         &self.0.facts
+    }
+
+    /// Whether it is a device's own memory, into which drives may write.
+    pub(super) fn is_peer(&self) -> bool {
+        matches!(self.0.facts.place, Place::Peer | Place::Bar)
+    }
+
+    /// Whether the drive below a file may write into it, or why not. It is found out, and proved by some of `reads`, when
+    /// it is first asked for the two.
+    pub(super) fn may_be_written_from(&self, file: &File, reads: &Batch) -> Result<(), String> {
+        let mut verdicts = self.0.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = verdicts.iter().find(|verdict| verdict.is_of(file)) {
+            return known.may_write.clone();
+        }
+        let Some(mut pairs) = Pairs::of(&*self.0.destination) else { return Ok(()) };
+        let may_write = pairs.may_write(file.source(), reads);
+        verdicts.retain(|verdict| verdict.file.get().is_some_and(|other| !other.is(file)));
+        let (file, found) = (file.downgrade(), Instant::now());
+        verdicts.push(Verdict { file, may_write: may_write.clone(), found });
+        may_write
     }
 
     pub(super) fn map(&self) -> iomap::BufMap<'_> {

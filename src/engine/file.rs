@@ -68,6 +68,10 @@ impl File {
 pub(super) struct Remembered(std::sync::Weak<Open>);
 
 impl Remembered {
+    pub(super) fn is(&self, file: &File) -> bool {
+        std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&file.0))
+    }
+
     pub(super) fn get(&self) -> Option<File> {
         self.0.upgrade().map(File)
     }

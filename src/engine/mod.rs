@@ -20,10 +20,16 @@
 //! been read. What is with the drive is bounded by bytes ([`LoaderOptions::in_flight`]), and what
 //! is there of `Low` requests more narrowly ([`LoaderOptions::background`]).
 //!
+//! # Memory of devices
+//!
+//! Into memory that a device's driver gives to peers, a drive writes by itself where it may: that is found out, and proved, when
+//! the first request of a [`File`] for a [`Buffer`] is submitted, and known from then on as long as both are held. What it may
+//! not write, or fails to, is copied there by the processor.
+//!
 //! # What is not here yet
 //!
-//! A loader fills memory of the system's, from files that the kernel has. [`Load`](crate::load::Load) fills the memory of devices
-//! too, from drives that this process drives itself, and compares what it loaded.
+//! [`Load`](crate::load::Load) alone fills a GPU's own memory, reads from drives that this process drives itself, and compares what
+//! it loaded.
 //!
 //! ```
 //! use std::sync::Arc;

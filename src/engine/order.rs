@@ -30,6 +30,8 @@ pub(super) struct Payload {
     /// The ranges by their place in the buffer, if there are several.
     by_buffer: Vec<usize>,
     fingerprints: bool,
+    /// The path is the program's choice, and no other stands in for it.
+    pub(super) required: bool,
 }
 
 /// A request that a loader has taken on.
@@ -135,6 +137,11 @@ impl Order {
         state.parts.extend(parts);
         drop(payload);
         self.done(state)
+    }
+
+    /// A read of it takes another path than planned.
+    pub(super) fn step_down(&self, step: StepDown) {
+        self.state().landed.step_downs.push(step);
     }
 
     /// A read of it has failed, and has given its payload back. The first failure is the one that is told.
@@ -275,12 +282,12 @@ pub(super) fn conclude(ended: impl IntoIterator<Item = Ended>, counters: &Counte
 
 impl Payload {
     pub(super) fn of(request: Request) -> Self {
-        let Request { file, buffer, ranges, fingerprints, .. } = request;
+        let Request { file, buffer, ranges, fingerprints, require, .. } = request;
         let by_buffer = match ranges.len() {
             1 => Vec::new(),
             _ => Requested::by_buffer(&ranges),
         };
-        Self { file, buffer, ranges, by_buffer, fingerprints }
+        Self { file, buffer, ranges, by_buffer, fingerprints, required: require.is_some() }
     }
 
     fn requested(&self) -> Requested<'_> {

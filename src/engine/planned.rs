@@ -6,18 +6,20 @@ use std::vec;
 
 use super::request::Request;
 use crate::plan::asked::Asked;
-use crate::plan::by_kernel;
+use crate::plan::by_kernel::{self, MayWrite};
 use crate::plan::cut::{Batch, Jobs};
 use crate::plan::job::Job;
 use crate::plan::requested::Requested;
+use crate::storage::file::SourceFile;
 use crate::transfer::{Options, StepDown, TransferError};
 
 /// The reads that a request takes, not cut yet, and why not by better paths.
 pub(super) struct Planned {
-    /// Past the page cache.
+    /// Past the page cache, by the ring.
     pub direct: Option<Reads>,
-    /// By the kernel's copy.
-    pub copied: Option<Reads>,
+    /// By the kernel's copy; and into a peer's memory, which costs less one by one: a device's pages cannot be registered
+    /// with a ring.
+    pub for_workers: Option<Reads>,
     pub step_downs: Vec<StepDown>,
 }
 
@@ -31,7 +33,7 @@ impl Planned {
             && let Some(job) = by_kernel::one_read(file, range, buffer, &options)
         {
             let direct = Some(Reads::One(Some(job)));
-            return Ok(Self { direct, copied: None, step_downs: Vec::new() });
+            return Ok(Self { direct, for_workers: None, step_downs: Vec::new() });
         }
         let asked = Asked {
             files: std::slice::from_ref(file),
@@ -42,17 +44,24 @@ impl Planned {
             stop: &AtomicBool::new(false),
         };
         asked.validate()?;
-        let decided = by_kernel::decide(&asked, &Requested::new(&request.ranges), None)?;
+        let requested = Requested::new(&request.ranges);
+        let mut may_write = |_: &SourceFile, reads: &Batch| {
+            request.buffer.may_be_written_from(&request.file, reads)
+        };
+        let may_write: Option<&mut MayWrite<'_>> =
+            if request.buffer.is_peer() { Some(&mut may_write) } else { None };
+        let decided = by_kernel::decide_by(&asked, &requested, may_write)?;
+        let for_workers = decided.peer.into_iter().chain(decided.copied).collect();
         Ok(Self {
             direct: Reads::of(decided.direct),
-            copied: Reads::of(decided.copied),
+            for_workers: Reads::of(for_workers),
             step_downs: decided.step_downs,
         })
     }
 
     /// In how many queues it has reads.
     pub(super) fn queues(&self) -> u32 {
-        u32::from(self.direct.is_some()) + u32::from(self.copied.is_some())
+        u32::from(self.direct.is_some()) + u32::from(self.for_workers.is_some())
     }
 }
 

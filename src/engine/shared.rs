@@ -12,12 +12,12 @@ use super::queues::Queues;
 use crate::plan::job::Job;
 use crate::storage::file::pread::copiers;
 use crate::storage::file::wake::WakeFd;
-use crate::transfer::Priority;
+use crate::transfer::{DataPath, Priority};
 
 /// The most reads that wait for their fingerprints. Beyond that, who has read takes them.
 const CHECKS_MAX: usize = 256;
 
-/// The most threads that read one piece at a time, where there is no io_uring.
+/// The most threads that read one piece at a time past the page cache, into a peer's memory or where there is no io_uring.
 const READERS_MAX: usize = 16;
 
 /// What a loader's threads share.
@@ -40,7 +40,7 @@ pub(super) struct Shared {
 #[derive(Debug, Default)]
 struct State {
     direct: Queues<Waiting>,
-    copied: Queues<Waiting>,
+    for_workers: Queues<Waiting>,
     checks: VecDeque<Taken>,
     /// The bytes that are with the drive, by priority.
     in_flight: [u64; 4],
@@ -101,7 +101,12 @@ pub(super) enum Found {
 
 impl State {
     fn waiting(&self) -> usize {
-        self.direct.len() + self.copied.len()
+        self.direct.len() + self.for_workers.len()
+    }
+
+    /// How many workers there may be, for what the processor copies.
+    fn workers_max(&self) -> usize {
+        if self.no_ring { READERS_MAX } else { copiers(usize::MAX) }
     }
 
     /// Takes the next read past the page cache, if what is with the drive allows one.
@@ -170,12 +175,12 @@ impl Shared {
     /// Puts the reads of orders into the queues. Waits while they are full.
     pub(super) fn push(self: &Arc<Self>, orders: impl IntoIterator<Item = (Arc<Order>, Planned)>) {
         let mut nothing_to_do = Vec::new();
-        let mut for_workers = 0;
+        let mut calls = 0;
         let mut state = self.state();
-        for (order, Planned { direct, copied, .. }) in orders {
+        for (order, Planned { direct, for_workers, .. }) in orders {
             self.counters.submitted();
             while state.waiting() >= self.options.waiting {
-                self.begin(state, std::mem::take(&mut for_workers));
+                self.begin(state, std::mem::take(&mut calls));
                 state = self.state();
                 if state.waiting() >= self.options.waiting {
                     state.blocked += 1;
@@ -183,26 +188,26 @@ impl Shared {
                     state.blocked -= 1;
                 }
             }
-            if direct.is_none() && copied.is_none() {
+            if direct.is_none() && for_workers.is_none() {
                 nothing_to_do.push(Ended::at_once(&order));
             }
-            for_workers += usize::from(copied.is_some() || state.no_ring);
+            calls += usize::from(for_workers.is_some() || state.no_ring);
             let waiting = |reads| Waiting { order: Arc::clone(&order), reads };
             if let Some(reads) = direct {
                 state.direct.push(order.priority, waiting(reads));
             }
-            if let Some(reads) = copied {
-                state.copied.push(order.priority, waiting(reads));
+            if let Some(reads) = for_workers {
+                state.for_workers.push(order.priority, waiting(reads));
             }
         }
-        self.begin(state, for_workers);
+        self.begin(state, calls);
         if !nothing_to_do.is_empty() {
             self.conclude(nothing_to_do);
         }
     }
 
     /// Wakes who does what has been put into the queues.
-    fn begin<'s>(self: &'s Arc<Self>, mut state: MutexGuard<'s, State>, for_workers: usize) {
+    fn begin<'s>(self: &'s Arc<Self>, mut state: MutexGuard<'s, State>, calls: usize) {
         let wake = match state.ring {
             Ring::Awake => false,
             Ring::Busy => state.direct.first(Priority::Realtime).is_some(),
@@ -211,8 +216,9 @@ impl Shared {
         if wake {
             state.ring = Ring::Awake;
         }
-        for _ in 0..for_workers.min(READERS_MAX) {
-            self.call_worker(state);
+        let most = state.workers_max();
+        for _ in 0..calls.min(most) {
+            self.call_worker(state, most);
             state = self.state();
         }
         drop(state);
@@ -221,13 +227,12 @@ impl Shared {
         }
     }
 
-    /// Wakes a worker, or has one more.
-    fn call_worker(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+    /// Wakes a worker, or has one more if there are not as many as `most`.
+    fn call_worker(self: &Arc<Self>, mut state: MutexGuard<'_, State>, most: usize) {
         if state.idle > 0 {
             drop(state);
             return self.work.notify_one();
         }
-        let most = if state.no_ring { READERS_MAX } else { copiers(usize::MAX) };
         if state.workers >= most || state.closing {
             return;
         }
@@ -286,19 +291,27 @@ impl Shared {
     }
 
     /// Waits for something to do. Nothing, when the loader closes.
-    pub(super) fn take_task(&self) -> Option<Task> {
+    pub(super) fn take_task(self: &Arc<Self>) -> Option<Task> {
         let mut state = self.state();
         loop {
             if let Some(check) = state.checks.pop_front() {
                 return Some(Task::Check(check));
             }
-            let mut read = take(&mut state.copied, |_, _| true);
+            let mut read = take(&mut state.for_workers, |_, _| true);
             if read.is_none() && state.no_ring {
                 read = take(&mut state.direct, |_, _| true);
             }
             if let Some(read) = read {
                 let space = state.blocked > 0 && state.waiting() < self.options.waiting;
-                drop(state);
+                let most = match read.job.path {
+                    DataPath::Peer => READERS_MAX,
+                    _ => state.workers_max(),
+                };
+                if !state.for_workers.is_empty() || (state.no_ring && !state.direct.is_empty()) {
+                    self.call_worker(state, most);
+                } else {
+                    drop(state);
+                }
                 if space {
                     self.space.notify_all();
                 }
@@ -320,7 +333,8 @@ impl Shared {
             return Err(read);
         }
         state.checks.push_back(read);
-        self.call_worker(state);
+        let most = state.workers_max();
+        self.call_worker(state, most);
         Ok(())
     }
 
@@ -330,7 +344,7 @@ impl Shared {
         state.no_ring = true;
         state.in_flight = [0; 4];
         for _ in 0..state.direct.len().min(READERS_MAX) {
-            self.call_worker(state);
+            self.call_worker(state, READERS_MAX);
             state = self.state();
         }
     }
@@ -347,8 +361,8 @@ impl Shared {
     pub(super) fn cancel_tag(&self, tag: u64) -> usize {
         let mut orders = Vec::new();
         let mut state = self.state();
-        let State { direct, copied, .. } = &mut *state;
-        for queues in [direct, copied] {
+        let State { direct, for_workers, .. } = &mut *state;
+        for queues in [direct, for_workers] {
             queues.retain(|waiting| {
                 let goes = waiting.order.tag == tag;
                 if goes {
@@ -366,8 +380,8 @@ impl Shared {
         let mut orders = Vec::new();
         let mut state = self.state();
         state.closing = true;
-        let State { direct, copied, .. } = &mut *state;
-        for queues in [direct, copied] {
+        let State { direct, for_workers, .. } = &mut *state;
+        for queues in [direct, for_workers] {
             for priority in Priority::ALL {
                 while let Some(waiting) = queues.pop(priority) {
                     orders.push(waiting.order);
@@ -404,7 +418,7 @@ impl Shared {
         let mut state = self.state();
         let stays = |waiting: &Waiting| !waiting.order.has_ended();
         state.direct.retain(stays);
-        state.copied.retain(stays);
+        state.for_workers.retain(stays);
         let space = state.blocked > 0;
         drop(state);
         if space {

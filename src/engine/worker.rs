@@ -14,11 +14,11 @@ use super::shared::{Shared, Taken, Task};
 use crate::check::{Part, Parts};
 use crate::nofault::Fault;
 use crate::plan::job::Job;
-use crate::plan::run::Landing;
+use crate::plan::run::{Landing, Piece, SlotCopy};
 use crate::storage::file::patience::Patience;
 use crate::storage::file::pread;
 use crate::storage::work::Failure;
-use crate::transfer::{Readable, Valid};
+use crate::transfer::{DataPath, Readable, StepDown, Valid};
 
 /// Works until the loader closes.
 pub(super) fn run(shared: &Arc<Shared>) {
@@ -36,15 +36,40 @@ pub(super) fn run(shared: &Arc<Shared>) {
 }
 
 /// Reads a piece to where it belongs, through a slot if it must.
-fn read(taken: Taken, slot: &mut Option<Memory>) -> Option<Ended> {
-    let Taken { payload, job, .. } = &taken;
-    match read_to_its_place(payload, job, slot) {
+fn read(mut taken: Taken, slot: &mut Option<Memory>) -> Option<Ended> {
+    let mut read = read_to_its_place(&taken.payload, &taken.job, slot);
+    if let Err(Failure::Io { offset, source }) = &read
+        && let Some((bounced, step)) = bounced(&taken, *offset, source)
+    {
+        taken.order.step_down(step);
+        taken.job = bounced;
+        read = read_to_its_place(&taken.payload, &taken.job, slot);
+    }
+    match read {
         Ok(parts) => touched(taken, parts),
         Err(failure) => {
             let Taken { order, payload, .. } = taken;
             order.failed(payload, |payload, valid| unreadable(payload, failure, valid))
         }
     }
+}
+
+/// A read that failed on its way into a peer's memory, through a slot, if another path may stand in for it.
+fn bounced(taken: &Taken, offset: u64, error: &io::Error) -> Option<(Job, StepDown)> {
+    let Taken { payload, job, .. } = taken;
+    let Landing::Buffer(buffer_offset) = job.piece.landing else { return None };
+    let may = job.path == DataPath::Peer && !payload.required;
+    if !may || !payload.buffer.destination().is_present() {
+        return None;
+    }
+    let len = job.piece.need;
+    let copies = vec![SlotCopy { slot_offset: 0, buffer_offset, len }];
+    let piece = Piece { landing: Landing::Slot(copies), ..job.piece.clone() };
+    let why = format!("reading at offset {offset} failed in flight ({error})");
+    Some((
+        Job { path: DataPath::Bounce, piece },
+        StepDown { path: DataPath::Peer, why, bytes: len },
+    ))
 }
 
 /// Reads a piece to where it belongs, and takes the fingerprints that are asked for.

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use super::asked::{Asked, Buffer};
 use super::contest;
-use super::cut::append;
+use super::cut::{Batch, append};
 use super::decided::{Decided, Split, stepped_down};
 use super::fit::{Peer, batch, by_file, misfit, past_the_cache, roomy};
 use super::job::Job;
@@ -19,20 +19,36 @@ use crate::transfer::{DataPath, Options, Request, TransferError};
 /// The part of a file for which the page cache is asked at once, if only some of it is cached.
 const WINDOW: u64 = 1 << 20;
 
-/// Decides for every request of a transfer.
+/// Whether the reads of a file may go from its drive into the buffer of a peer, or why not.
+pub(crate) type MayWrite<'q> = dyn FnMut(&SourceFile, &Batch) -> Result<(), String> + 'q;
+
+/// Decides for every request of a transfer, by what is found out about pairs of devices if the buffer is a peer's.
 pub(crate) fn decide(
     asked: &Asked<'_, SourceFile>,
     requested: &Requested<'_>,
     pairs: Option<Pairs<'_>>,
 ) -> Result<Decided, TransferError> {
+    let Some(mut pairs) = pairs else { return decide_by(asked, requested, None) };
+    let mut may_write = |file: &SourceFile, reads: &Batch| pairs.may_write(file, reads);
+    let mut decided = decide_by(asked, requested, Some(&mut may_write))?;
+    decided.proofs = pairs.proofs;
+    Ok(decided)
+}
+
+/// Decides for every request of a transfer. `may_write` is asked if the buffer is a peer's.
+pub(crate) fn decide_by(
+    asked: &Asked<'_, SourceFile>,
+    requested: &Requested<'_>,
+    may_write: Option<&mut MayWrite<'_>>,
+) -> Result<Decided, TransferError> {
     let may_be_peers = matches!(asked.options.require, None | Some(DataPath::Peer));
-    let mut pairs = pairs.filter(|_| may_be_peers);
+    let mut may_write = may_write.filter(|_| may_be_peers);
     let mut decided = Decided::default();
     for (index, runs) in by_file(asked) {
         asked.go_on()?;
         let file = &asked.files[index];
-        let splits = match &mut pairs {
-            Some(pairs) => peer_paths(asked, file, runs, pairs)?,
+        let splits = match &mut may_write {
+            Some(may_write) => peer_paths(asked, file, runs, may_write)?,
             None => split(asked, file, runs)?,
         };
         let splits = match (&asked.buffer.no_pages, asked.options.require) {
@@ -43,7 +59,6 @@ pub(crate) fn decide(
             decided.take(split, requested);
         }
     }
-    decided.proofs = pairs.map(|pairs| pairs.proofs).unwrap_or_default();
     Ok(decided)
 }
 
@@ -152,7 +167,7 @@ fn peer_paths(
     asked: &Asked<'_, SourceFile>,
     file: &SourceFile,
     runs: Vec<Run>,
-    pairs: &mut Pairs<'_>,
+    may_write: &mut MayWrite<'_>,
 ) -> Result<Vec<Split>, TransferError> {
     let refused =
         |why| TransferError::DataPath { path: file.path().into(), data_path: DataPath::Peer, why };
@@ -164,7 +179,7 @@ fn peer_paths(
         };
     }
     let peer = Peer::of(asked, file, &runs);
-    if let Err(why) = peer.ask(required, |reads| pairs.may_write(file, reads)) {
+    if let Err(why) = peer.ask(required, |reads| may_write(file, reads)) {
         return match required {
             true => Err(refused(why)),
             false => Ok(stepped_down(best_paths(asked, file, runs), DataPath::Peer, &why)),

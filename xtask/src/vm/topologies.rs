@@ -153,6 +153,8 @@ const SWITCH_AND_MORE: &[&str] = &[
     "nvme,serial=pulled,drive=pulled,bus=sixth",
     "xio3130-downstream,id=seventh,bus=up,chassis=8,slot=6",
     "nvme,serial=lost,drive=lost,cmb_size_mb=64,bus=seventh",
+    "xio3130-downstream,id=eighth,bus=up,chassis=9,slot=7",
+    "nvme,serial=flaky-too,drive=flaky-too,bus=eighth",
 ];
 
 const APART: &[&str] = &[
@@ -176,6 +178,7 @@ pub const TOPOLOGIES: &[Topology] = &[
             sound("reader"),
             FILES,
             of_medium("flaky", Medium::FailingTwice),
+            of_medium("flaky-too", Medium::FailingTwice),
             of_medium("victim", Medium::Slow),
             of_medium("pulled", Medium::Slow),
             sound("lost"),
