@@ -16,7 +16,7 @@ use std::time::Duration;
 use bufmap::engine::{Buffer, Completions, Loader, LoaderOptions, Outcome, Refused, Request};
 use bufmap::transfer::{self, Around, DataPath, Priority, TransferError};
 use exporters::{Absent, Destination};
-use iomap::{BufMap, Memory};
+use iomap::{BufMap, Memory, PageSize};
 use proptest::prelude::*;
 use rustix::event::{PollFd, PollFlags, poll};
 use support::*;
@@ -25,6 +25,13 @@ const MIB: usize = 1 << 20;
 
 fn buffer(len: usize) -> (Arc<Memory>, Buffer) {
     let memory = Arc::new(memory_of(len));
+    let buffer = Buffer::new(Arc::clone(&memory) as Arc<dyn Destination>).expect("memory");
+    (memory, buffer)
+}
+
+/// Of which no page is present yet.
+fn new_buffer(len: usize) -> (Arc<Memory>, Buffer) {
+    let memory = Arc::new(Memory::anonymous(len, PageSize::Base).expect("memory"));
     let buffer = Buffer::new(Arc::clone(&memory) as Arc<dyn Destination>).expect("memory");
     (memory, buffer)
 }
@@ -387,6 +394,30 @@ fn what_cannot_be_done_is_refused_at_once() {
     assert_eq!((loader.counts().submitted, loader.counts().landed), (1, 1));
 }
 
+/// Its pages are made ready by workers, and what is not filled has none.
+#[test]
+fn a_new_buffer_is_filled() {
+    let file = file_of(16 * MIB);
+    drop_cache(file.as_file());
+    for depth in [1, 4, 32] {
+        let options = LoaderOptions::default().depth(depth).block(64 << 10);
+        let loader = Loader::with(options).expect("a loader");
+        let (memory, buffer) = new_buffer(24 * MIB);
+        let open = loader.open(file.path()).expect("the file");
+        let completions = Completions::new();
+        let tile = |tile: u64| {
+            let range = tile << 20..(tile + 1) << 20;
+            Request::new(&open, range, &buffer, tile << 20)
+                .require(DataPath::Direct)
+                .priority(Priority::ALL[tile as usize % 4])
+                .fingerprints()
+        };
+        loader.submit_all((0..16).map(tile), &completions).expect("a plan");
+        (0..16).for_each(|_| drop(completions.wait().outcome.expect("its bytes")));
+        assert_same(&contents(&memory)[..16 * MIB], &bytes_of(16 * MIB));
+    }
+}
+
 /// Memory that no drive may be given, and a holder that has gone.
 #[derive(Debug)]
 struct Own {
@@ -482,7 +513,7 @@ fn a_loader_that_is_dropped_answers_everything() {
     let (mut landed, mut stopped) = (0, 0);
     for round in 0..200u64 {
         let loader = Loader::with(LoaderOptions::default().depth(4)).expect("a loader");
-        let (memory, buffer) = buffer(4 * MIB);
+        let (memory, buffer) = if round % 3 == 0 { new_buffer(4 * MIB) } else { buffer(4 * MIB) };
         let open = loader.open(file.path()).expect("the file");
         let completions = Completions::new();
         let mut tickets = Vec::new();
@@ -557,7 +588,8 @@ fn storm(loader: &Loader, path: &Path, expected: &[u8], own: u64, count: u64) {
         let longest = [100, 5_000, 100_000][numbers.below(3) as usize];
         let len = (1 + numbers.below(longest)).next_multiple_of(align);
         let offset = numbers.below(expected.len() as u64 - len) / align * align;
-        let (memory, buffer) = buffer(len as usize + 4096);
+        let make = if numbers.below(3) == 0 { new_buffer } else { buffer };
+        let (memory, buffer) = make(len as usize + 4096);
         let at = numbers.below(4096) / align * align;
         let tag = own << 32 | i;
         let mut request = Request::new(&open, offset..offset + len, &buffer, at)

@@ -1,9 +1,11 @@
 //! A buffer that a loader fills.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use exporters::{Destination, Intent};
+use iomap::BufMap;
 
 use super::file::{File, Remembered};
 use crate::check::map_of;
@@ -24,6 +26,8 @@ pub struct Buffer(Arc<Known>);
 struct Known {
     destination: Arc<dyn Destination>,
     facts: asked::Buffer,
+    /// Whether some of its pages were only promised when it was first seen.
+    is_new: bool,
     /// For a buffer that is a device's own memory: what is known of the drives below files.
     verdicts: Mutex<Vec<Verdict>>,
 }
@@ -51,7 +55,8 @@ impl Buffer {
     ///
     /// # Errors
     /// [`TransferError::Unreachable`] for memory that a loader does not fill: a GPU's own, and memory whose caches must be
-    /// told of every access of the CPU. [`Load`](crate::load::Load) fills these.
+    /// told of every access of the CPU. [`Load`](crate::load::Load) fills these. [`TransferError::Memory`] if the kernel does not
+    /// tell which of its pages are present.
     pub fn new(destination: Arc<dyn Destination>) -> Result<Self, TransferError> {
         let facts = asked::Buffer::of(&*destination)?;
         let refused = |why: &str| {
@@ -64,7 +69,8 @@ impl Buffer {
         if destination.access(Intent::ReadWrite)?.is_some() {
             return refused("its caches must be told of each access of the CPU");
         }
-        Ok(Self(Arc::new(Known { destination, facts, verdicts: Mutex::default() })))
+        let is_new = destination.promised()? > 0;
+        Ok(Self(Arc::new(Known { destination, facts, is_new, verdicts: Mutex::default() })))
     }
 
     /// The length in bytes.
@@ -106,7 +112,14 @@ impl Buffer {
         may_write
     }
 
-    pub(super) fn map(&self) -> iomap::BufMap<'_> {
+    /// Whether a part of it has pages still to be made ready.
+    pub(super) fn lacks_pages(&self, part: Range<u64>) -> bool {
+        let range = part.start as usize..part.end as usize;
+        let absent = || self.map().subrange(range).ok()?.absent().ok();
+        self.0.is_new && absent().is_some_and(|absent| absent > 0)
+    }
+
+    pub(super) fn map(&self) -> BufMap<'_> {
         map_of(&*self.0.destination)
     }
 }

@@ -75,7 +75,7 @@ pub(super) fn untouchable(
 
 /// What became of a read whose bytes were touched by the CPU.
 pub(super) fn touched(taken: Taken, parts: Result<Vec<Part>, Fault>) -> Option<Ended> {
-    let Taken { order, payload, job } = taken;
+    let Taken { order, payload, job, .. } = taken;
     match parts {
         Ok(parts) => order.landed(&job, payload, parts),
         Err(fault) => {

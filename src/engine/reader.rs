@@ -105,7 +105,10 @@ impl Reader {
             let wait = self.again[first].0.saturating_duration_since(Instant::now());
             if wait.is_zero() {
                 let (_, tag) = self.again.swap_remove(first);
-                return Some(self.ask(tag));
+                match self.ask(tag) {
+                    None => continue,
+                    read => return read,
+                }
             }
             if self.in_flight() > self.again.len() {
                 return Some(Next::Wait);
@@ -114,17 +117,17 @@ impl Reader {
         }
     }
 
-    /// Asks for a read, or for what is left of it.
-    fn ask(&mut self, tag: usize) -> Next<'static, Held> {
-        let Some(Some(reading)) = self.reading.get(tag) else { return Next::Wait };
+    /// Asks for a read, or for what is left of it. Nothing, if it has failed.
+    fn ask(&mut self, tag: usize) -> Option<Next<'static, Held>> {
+        let reading = self.reading.get(tag)?.as_ref()?;
         match self.lend(reading) {
             Ok((file, into)) => {
                 let offset = reading.taken.job.piece.offset + reading.got;
-                Next::Read(Read { file, offset, into, tag })
+                Some(Next::Read(Read { file, offset, into, tag }))
             }
             Err(error) => {
                 self.drop_reading(tag, error.into());
-                self.next()
+                None
             }
         }
     }
@@ -141,19 +144,29 @@ impl Reader {
         }
     }
 
-    /// Begins what was taken, unless it needs a slot and none is free.
-    fn begin(&mut self, taken: Taken) -> Next<'static, Held> {
+    /// Begins what was taken, unless it needs a slot and none is free. Nothing, if it needs pages or has failed.
+    fn begin(&mut self, mut taken: Taken) -> Option<Next<'static, Held>> {
+        if !taken.prepared {
+            let lacks = |landed| taken.payload.buffer.lacks_pages(landed);
+            taken.prepared = true;
+            if taken.job.landed().any(lacks) {
+                match self.shared.prepare(taken) {
+                    Ok(()) => return None,
+                    Err(own) => taken = own,
+                }
+            }
+        }
         let mut slot = None;
         if matches!(taken.job.piece.landing, Landing::Slot(_)) {
             slot = match self.slots.take(self.shared.options.depth) {
                 Ok(Some(slot)) => Some(slot),
                 Ok(None) => {
                     self.taken.push_front(taken);
-                    return Next::Wait;
+                    return Some(Next::Wait);
                 }
                 Err(source) => {
                     self.fail_taken(taken, source);
-                    return self.next();
+                    return None;
                 }
             };
         }
@@ -185,7 +198,7 @@ impl Reader {
                 Err(taken) => taken,
             },
             Ok(Some(parts)) => {
-                let Taken { order, payload, job } = taken;
+                let Taken { order, payload, job, .. } = taken;
                 return self.ended.extend(order.landed(&job, payload, parts));
             }
             Err(fault) => return self.ended.extend(touched(taken, Err(fault))),
@@ -211,7 +224,7 @@ impl Reader {
 
     /// There is no memory for a slot.
     fn fail_taken(&mut self, taken: Taken, source: io::Error) {
-        let Taken { order, payload, job } = taken;
+        let Taken { order, payload, job, .. } = taken;
         self.done[order.priority.index()] += job.piece.len;
         let step = "memory for slots";
         self.ended.extend(order.failed(payload, |_, valid| TransferError::Engine {
@@ -241,19 +254,26 @@ impl Work<'static> for Reader {
     type File = Held;
 
     fn next(&mut self) -> Next<'static, Held> {
-        if let Some(rest) = self.rest() {
-            return rest;
-        }
-        if self.taken.is_empty() {
-            let in_flight = self.in_flight();
-            let found = self.shared.take_direct(in_flight, &mut self.done, &mut self.taken);
-            if found == Found::Closed && in_flight == 0 {
-                return Next::Done;
+        loop {
+            if let Some(rest) = self.rest() {
+                return rest;
             }
-        }
-        match self.taken.pop_front() {
-            Some(taken) => self.begin(taken),
-            None => Next::Wait,
+            if self.taken.is_empty() {
+                let in_flight = self.in_flight();
+                let found = self.shared.take_direct(in_flight, &mut self.done, &mut self.taken);
+                if found == Found::Closed && in_flight == 0 {
+                    self.settled();
+                    return Next::Done;
+                }
+            }
+            let Some(taken) = self.taken.pop_front() else {
+                // What failed before it began is not kept waiting for what is in flight.
+                self.settled();
+                return Next::Wait;
+            };
+            if let Some(next) = self.begin(taken) {
+                return next;
+            }
         }
     }
 

@@ -42,6 +42,12 @@ struct State {
     direct: Queues<Waiting>,
     for_workers: Queues<Waiting>,
     checks: VecDeque<Taken>,
+    /// Reads whose pages are to be made ready by a worker.
+    lacking_pages: VecDeque<Taken>,
+    /// Those whose pages are ready, for the ring.
+    ready: VecDeque<Taken>,
+    /// How many are between the two.
+    preparing: usize,
     /// The bytes that are with the drive, by priority.
     in_flight: [u64; 4],
     ring: Ring,
@@ -80,6 +86,8 @@ pub(super) struct Taken {
     pub(super) order: Arc<Order>,
     pub(super) payload: Arc<Payload>,
     pub(super) job: Job,
+    /// Nobody need ask any more whether its pages are present.
+    pub(super) prepared: bool,
 }
 
 /// What a worker does next.
@@ -88,6 +96,8 @@ pub(super) enum Task {
     Read(Taken),
     /// It was read: take its fingerprints.
     Check(Taken),
+    /// Make the pages ready that it will fill.
+    Prepare(Taken),
 }
 
 /// What the ring finds in the queues.
@@ -139,7 +149,7 @@ fn take(queues: &mut Queues<Waiting>, may: impl Fn(Priority, u64) -> bool) -> Op
         }
         let Some(payload) = begun else { continue };
         queues.charge(priority, job.piece.len);
-        return Some(Taken { order, payload, job });
+        return Some(Taken { order, payload, job, prepared: false });
     }
 }
 
@@ -271,7 +281,10 @@ impl Shared {
             *in_flight = in_flight.saturating_sub(std::mem::take(done));
         }
         let depth = self.options.depth as usize;
-        while in_flight + taken.len() < depth
+        let ready = state.ready.len().min(depth.saturating_sub(in_flight));
+        taken.extend(state.ready.drain(..ready));
+        let preparing = state.lacking_pages.len() + state.preparing + state.ready.len();
+        while in_flight + preparing + taken.len() < depth
             && let Some(next) = state.take_direct(&self.options)
         {
             taken.push_back(next);
@@ -282,7 +295,8 @@ impl Shared {
             true => Ring::Idle,
         };
         let space = state.blocked > 0 && state.waiting() < self.options.waiting;
-        let closed = state.closing && taken.is_empty();
+        let coming = state.preparing > 0 || !state.lacking_pages.is_empty();
+        let closed = state.closing && taken.is_empty() && !coming;
         drop(state);
         if space {
             self.space.notify_all();
@@ -297,9 +311,14 @@ impl Shared {
             if let Some(check) = state.checks.pop_front() {
                 return Some(Task::Check(check));
             }
+            if let Some(lacking) = state.lacking_pages.pop_front() {
+                state.preparing += 1;
+                return Some(Task::Prepare(lacking));
+            }
             let mut read = take(&mut state.for_workers, |_, _| true);
             if read.is_none() && state.no_ring {
-                read = take(&mut state.direct, |_, _| true);
+                let ready = state.ready.pop_front();
+                read = ready.or_else(|| take(&mut state.direct, |_, _| true));
             }
             if let Some(read) = read {
                 let space = state.blocked > 0 && state.waiting() < self.options.waiting;
@@ -336,6 +355,33 @@ impl Shared {
         let most = state.workers_max();
         self.call_worker(state, most);
         Ok(())
+    }
+
+    /// Has a worker make ready the pages of a read, if workers do not end.
+    pub(super) fn prepare(self: &Arc<Self>, read: Taken) -> Result<(), Taken> {
+        let mut state = self.state();
+        if state.closing {
+            return Err(read);
+        }
+        state.lacking_pages.push_back(read);
+        let most = state.workers_max();
+        self.call_worker(state, most);
+        Ok(())
+    }
+
+    /// The pages of a read are ready, or cannot be made so: it goes back to the ring.
+    pub(super) fn prepared(self: &Arc<Self>, read: Taken) {
+        let mut state = self.state();
+        state.preparing -= 1;
+        state.ready.push_back(read);
+        let wake = std::mem::take(&mut state.ring) != Ring::Awake;
+        if state.no_ring {
+            return self.call_worker(state, READERS_MAX);
+        }
+        drop(state);
+        if wake {
+            self.wake.wake();
+        }
     }
 
     /// There is no ring, or no more: workers read.

@@ -30,8 +30,21 @@ pub(super) fn run(shared: &Arc<Shared>) {
                 touched(taken, parts)
             }
             Task::Read(taken) => read(taken, &mut slot),
+            Task::Prepare(taken) => {
+                populate(&taken);
+                shared.prepared(taken);
+                None
+            }
         };
         shared.conclude(ended);
+    }
+}
+
+/// Makes ready the pages that a read fills. Where the kernel does not, the read itself does.
+fn populate(Taken { payload, job, .. }: &Taken) {
+    for landed in job.landed() {
+        let pages = payload.buffer.map().subrange(landed.start as usize..landed.end as usize);
+        let _ = pages.map(|pages| pages.populate());
     }
 }
 
