@@ -54,6 +54,8 @@ struct State {
     /// There is no ring: workers read.
     no_ring: bool,
     workers: usize,
+    /// How many of them copy at most: found out once, because the kernel is asked for it by files.
+    copiers: usize,
     /// The workers that wait for work.
     idle: usize,
     /// The threads that wait to submit.
@@ -115,8 +117,8 @@ impl State {
     }
 
     /// How many workers there may be, for what the processor copies.
-    fn workers_max(&self) -> usize {
-        if self.no_ring { READERS_MAX } else { copiers(usize::MAX) }
+    const fn workers_max(&self) -> usize {
+        if self.no_ring { READERS_MAX } else { self.copiers }
     }
 
     /// Takes the next read past the page cache, if what is with the drive allows one.
@@ -159,7 +161,7 @@ impl Shared {
             options,
             counters: Counters::default(),
             wake,
-            state: Mutex::default(),
+            state: Mutex::new(State { copiers: copiers(usize::MAX), ..State::default() }),
             space: Condvar::new(),
             work: Condvar::new(),
             threads: Mutex::default(),
