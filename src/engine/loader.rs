@@ -160,9 +160,8 @@ impl Loader {
         completions: &Completions,
     ) -> Result<(Arc<Order>, Planned), TransferError> {
         let mut planned = self.plan(&request)?;
-        let step_downs = std::mem::take(&mut planned.step_downs);
-        let inbox = Some(Arc::clone(completions.inbox()));
-        Ok((Order::new(request, step_downs, planned.queues(), inbox), planned))
+        let inbox = Arc::clone(completions.inbox());
+        Ok((Order::new(request, &mut planned, Some(inbox)), planned))
     }
 
     /// Does a request and waits for its outcome. One that is a single aligned read, which nothing waits before, is read
@@ -203,8 +202,7 @@ impl Loader {
     }
 
     fn ticket(&self, request: Request, mut planned: Planned) -> Ticket {
-        let step_downs = std::mem::take(&mut planned.step_downs);
-        let order = Order::new(request, step_downs, planned.queues(), None);
+        let order = Order::new(request, &mut planned, None);
         self.0.shared.push([(Arc::clone(&order), planned)]);
         Ticket::new(order, Arc::clone(&self.0.shared))
     }

@@ -15,6 +15,7 @@ use super::completions::{Completed, Inbox};
 use super::counters::Counters;
 use super::file::File;
 use super::outcome::{Landed, Outcome};
+use super::planned::Planned;
 use super::request::Request;
 use crate::check::{self, Fingerprints, Part, Parts};
 use crate::plan::job::Job;
@@ -71,10 +72,10 @@ pub(super) struct Ended(Arc<Order>);
 impl Order {
     pub(super) fn new(
         request: Request,
-        step_downs: Vec<StepDown>,
-        queued: u32,
+        planned: &mut Planned,
         to: Option<Arc<Inbox>>,
     ) -> Arc<Self> {
+        let (step_downs, queued) = (std::mem::take(&mut planned.step_downs), planned.queues());
         let valid = Valid::none_of(request.bytes());
         let (priority, tag) = (request.priority, request.tag);
         let payload = Some(Arc::new(Payload::of(request)));
@@ -223,19 +224,21 @@ impl Ended {
         let parts = std::mem::take(&mut state.parts);
         let end = state.end.take();
         drop(state);
-        let checked = payload.as_deref().map_or(Ok(Vec::new()), |payload| payload.check(parts));
-        drop(payload);
+        let checked = match (&end, payload) {
+            (None, Some(payload)) => unchanged.and_then(|()| payload.check(parts)),
+            _ => Ok(Vec::new()),
+        };
         landed.bytes = valid.wanted();
         let paths = landed.paths;
-        let outcome = match (end, unchanged, checked) {
-            (Some(TransferError::Stopped { .. }), ..) => Err(TransferError::Stopped { valid }),
-            (Some(error), ..) | (None, Err(error), _) | (None, Ok(()), Err(error)) => Err(error),
-            (None, Ok(()), Ok(_)) if valid.bytes() < valid.wanted() => Err(TransferError::Engine {
+        let outcome = match (end, checked) {
+            (Some(TransferError::Stopped { .. }), _) => Err(TransferError::Stopped { valid }),
+            (Some(error), _) | (None, Err(error)) => Err(error),
+            (None, Ok(_)) if valid.bytes() < valid.wanted() => Err(TransferError::Engine {
                 step: "a thread of the loader",
                 source: io::Error::other("it ended before its work was done"),
                 valid,
             }),
-            (None, Ok(()), Ok(fingerprints)) => Ok(Landed { fingerprints, ..landed }),
+            (None, Ok(fingerprints)) => Ok(Landed { fingerprints, ..landed }),
         };
         counters.ended(&outcome, &paths, order.submitted.elapsed());
         if let Some(inbox) = &order.to {

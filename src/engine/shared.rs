@@ -391,7 +391,7 @@ impl Shared {
         let mut state = self.state();
         state.no_ring = true;
         state.in_flight = [0; 4];
-        for _ in 0..state.direct.len().min(READERS_MAX) {
+        for _ in 0..(state.direct.len() + state.ready.len()).min(READERS_MAX) {
             self.call_worker(state, READERS_MAX);
             state = self.state();
         }
