@@ -33,52 +33,6 @@ fn load_into(
     .run(&mut |_| {})
 }
 
-/// A program's own buffer, with the facets that its fields say.
-#[derive(Debug)]
-struct Own {
-    memory: Memory,
-    /// Whether drives may be given its pages.
-    pages: bool,
-    /// Whether it has gone away.
-    gone: AtomicBool,
-}
-
-impl Own {
-    fn new(pages: bool) -> Self {
-        let memory = Memory::anonymous(LEN, PageSize::Base).expect("memory");
-        Self { memory, pages, gone: AtomicBool::new(false) }
-    }
-}
-
-impl Destination for Own {
-    fn len(&self) -> usize {
-        self.memory.len()
-    }
-
-    fn cpu_map(&self) -> Result<BufMap<'_>, Absent> {
-        Ok(self.memory.map())
-    }
-
-    fn pages(&self) -> Result<(), Absent> {
-        match self.pages {
-            true => Ok(()),
-            false => Err(Absent::new("its pages are its own", "take another buffer")),
-        }
-    }
-
-    fn steady(&self) -> Result<&dyn Mappable, Absent> {
-        Ok(&self.memory)
-    }
-
-    fn is_present(&self) -> bool {
-        !self.gone.load(Ordering::Relaxed)
-    }
-
-    fn holder(&self) -> String {
-        "a device of the test's".into()
-    }
-}
-
 #[test]
 fn a_program_s_own_buffer_is_loaded_into_as_its_facets_allow() {
     let file = file_of(LEN - 100);
@@ -86,13 +40,13 @@ fn a_program_s_own_buffer_is_loaded_into_as_its_facets_allow() {
     let file = source(file.path());
     let requests = [Request::new(0, 0, file.len(), 0)];
 
-    let own = Own::new(true);
+    let own = Own::new(LEN, true);
     assert_eq!(Place::of(&own).expect("a place"), Place::System);
     let receipt = load_into(&file, &requests, &own, None).expect("a load");
     assert_eq!(receipt.paths[0].path, DataPath::Direct);
     assert_same(&contents(&own.memory)[..LEN - 100], &bytes_of(LEN - 100));
 
-    let own = Own::new(false);
+    let own = Own::new(LEN, false);
     assert_eq!(Place::of(&own).expect("a place"), Place::Cpu);
     let receipt = load_into(&file, &requests, &own, Some(DataPath::Bounce)).expect("a load");
     assert_eq!(receipt.cpu_copied, file.len());
@@ -110,7 +64,7 @@ fn a_buffer_that_goes_away_is_no_success() {
     let file = file_of(LEN);
     let file = source(file.path());
     let requests = [Request::new(0, 0, file.len(), 0)];
-    let own = Own::new(true);
+    let own = Own::new(LEN, true);
     own.gone.store(true, Ordering::Relaxed);
     let error = load_into(&file, &requests, &own, None).expect_err("it is lost");
     assert!(matches!(error, TransferError::BufferLost { .. }), "{error}");

@@ -8,15 +8,15 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
 use bufmap::engine::{Buffer, Completions, Loader, LoaderOptions, Outcome, Refused, Request};
 use bufmap::transfer::{self, Around, DataPath, Priority, TransferError};
-use exporters::{Absent, Destination};
-use iomap::{BufMap, Memory, PageSize};
+use exporters::Destination;
+use iomap::{Memory, PageSize};
 use proptest::prelude::*;
 use rustix::event::{PollFd, PollFlags, poll};
 use support::*;
@@ -418,48 +418,19 @@ fn a_new_buffer_is_filled() {
     }
 }
 
-/// Memory that no drive may be given, and a holder that has gone.
-#[derive(Debug)]
-struct Own {
-    memory: Memory,
-    gone: AtomicBool,
-}
-
-impl Destination for Own {
-    fn len(&self) -> usize {
-        self.memory.len()
-    }
-
-    fn cpu_map(&self) -> Result<BufMap<'_>, Absent> {
-        Ok(self.memory.map())
-    }
-
-    fn pages(&self) -> Result<(), Absent> {
-        Err(Absent::new("a driver has mapped it", "take other memory"))
-    }
-
-    fn steady(&self) -> Result<&dyn exporters::vfio::Mappable, Absent> {
-        Err(Absent::new("it may move", "take other memory"))
-    }
-
-    fn is_present(&self) -> bool {
-        !self.gone.load(Ordering::Relaxed)
-    }
-}
-
 #[test]
 fn memory_that_no_drive_may_be_given_is_filled_by_the_processor() {
     let file = file_of(3 * MIB);
     drop_cache(file.as_file());
     let loader = Loader::new().expect("a loader");
-    let own = Arc::new(Own { memory: memory_of(3 * MIB), gone: AtomicBool::new(false) });
+    let own = Arc::new(Own::new(3 * MIB, false));
     let buffer = Buffer::new(own.clone()).expect("a buffer");
     let open = loader.open(file.path()).expect("the file");
     let landed =
         loader.load(Request::new(&open, 0..3 * MIB as u64, &buffer, 0)).expect("its bytes");
     assert_same(&contents(&own.memory), &bytes_of(3 * MIB));
     assert_eq!(landed.paths.of(DataPath::Bounce), 3 * MIB as u64);
-    assert!(landed.step_downs.iter().any(|step| step.why.contains("a driver has mapped it")));
+    assert!(landed.step_downs.iter().any(|step| step.why.contains("its pages are its own")));
     own.gone.store(true, Ordering::Relaxed);
     let error = loader.load(Request::new(&open, 0..100, &buffer, 0)).expect_err("it has gone");
     assert!(matches!(error, TransferError::BufferLost { .. }), "{error}");

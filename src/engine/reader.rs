@@ -14,7 +14,7 @@ use super::order::Ended;
 use super::shared::{Found, Shared, Taken};
 use crate::nofault::Fault;
 use crate::plan::run::Landing;
-use crate::storage::file::patience::Patience;
+use crate::storage::file::partial::{Came, Partial};
 use crate::storage::file::ring::Ring;
 use crate::storage::work::{Failure, Next, Read, Work};
 use crate::transfer::{Readable, TransferError};
@@ -43,9 +43,8 @@ pub(super) fn run(shared: &Arc<Shared>) {
 /// A read that is with the drive, or is to be asked for again.
 struct Reading {
     taken: Taken,
-    got: u64,
+    partial: Partial,
     slot: Option<usize>,
-    patience: Patience,
 }
 
 /// Memory for reads that cannot land in their buffer, as many as are in flight.
@@ -122,7 +121,7 @@ impl Reader {
         let reading = self.reading.get(tag)?.as_ref()?;
         match self.lend(reading) {
             Ok((file, into)) => {
-                let offset = reading.taken.job.piece.offset + reading.got;
+                let offset = reading.taken.job.piece.offset + reading.partial.got();
                 Some(Next::Read(Read { file, offset, into, tag }))
             }
             Err(error) => {
@@ -133,11 +132,12 @@ impl Reader {
     }
 
     fn lend(&self, reading: &Reading) -> Result<(Held, BufMap<'static>), MapError> {
-        let Reading { taken: Taken { payload, job, .. }, got, slot, .. } = reading;
+        let Reading { taken: Taken { payload, job, .. }, partial, slot } = reading;
+        let got = partial.got();
         let len = job.piece.len - got;
         match (&job.piece.landing, slot, &self.slots.memory) {
             (Landing::Slot(_), Some(slot), Some(slots)) => {
-                lend_slot(payload, job.path, slots, (slot * self.slots.len + *got as usize, len))
+                lend_slot(payload, job.path, slots, (slot * self.slots.len + got as usize, len))
             }
             (Landing::Buffer(at), ..) => lend_buffer(payload, job.path, (at + got, len)),
             (Landing::Slot(_), ..) => lend_buffer(payload, job.path, (0, 0)),
@@ -174,8 +174,7 @@ impl Reader {
             self.reading.push(None);
             self.reading.len() - 1
         });
-        let patience = Patience::default();
-        self.reading[tag] = Some(Reading { taken, got: 0, slot, patience });
+        self.reading[tag] = Some(Reading { taken, partial: Partial::default(), slot });
         self.ask(tag)
     }
 
@@ -280,25 +279,13 @@ impl Work<'static> for Reader {
     fn completed(&mut self, tag: usize, result: io::Result<usize>) {
         let Some(Some(reading)) = self.reading.get_mut(tag) else { return };
         let Taken { payload, job, .. } = &reading.taken;
-        let failure = match result {
-            Ok(bytes) => {
-                reading.patience = Patience::default();
-                reading.got += bytes as u64;
-                let granule: u64 = payload.file.source().alignment(job.path).offset.into();
-                if reading.got >= job.piece.need {
-                    return self.complete(tag);
-                }
-                if bytes > 0 && reading.got.is_multiple_of(granule) {
-                    return self.again.push((Instant::now(), tag));
-                }
-                Failure::Ended { at: job.piece.offset + reading.got }
-            }
-            Err(source) => match reading.patience.after(&source) {
-                Some(pause) => return self.again.push((Instant::now() + pause, tag)),
-                None => Failure::Io { offset: job.piece.offset + reading.got, source },
-            },
-        };
-        self.fail_reading(tag, failure);
+        let granule = payload.file.source().alignment(job.path).offset.into();
+        let asked = (job.piece.offset, job.piece.need);
+        match reading.partial.came(result, asked, granule) {
+            Came::Whole => self.complete(tag),
+            Came::Rest(pause) => self.again.push((Instant::now() + pause, tag)),
+            Came::Failed(failure) => self.fail_reading(tag, failure),
+        }
     }
 
     fn settled(&mut self) {

@@ -15,7 +15,7 @@ use crate::check::{Part, Parts};
 use crate::nofault::Fault;
 use crate::plan::job::Job;
 use crate::plan::run::{Landing, Piece, SlotCopy};
-use crate::storage::file::patience::Patience;
+use crate::storage::file::partial::{Came, Partial};
 use crate::storage::file::pread;
 use crate::storage::work::Failure;
 use crate::transfer::{DataPath, Readable, StepDown, Valid};
@@ -136,24 +136,17 @@ fn slot_for(slot: &mut Option<Memory>, len: usize) -> io::Result<BufMap<'_>> {
 /// Reads a piece, in as many parts as it comes in.
 fn read_all(payload: &Payload, job: &Job, into: &BufMap<'_>) -> Result<(), Failure> {
     let piece = &job.piece;
-    let granule: u64 = payload.file.source().alignment(job.path).offset.into();
-    let mut patience = Patience::default();
-    let mut got = 0;
-    while got < piece.need {
-        let rest = into.subrange(got as usize..).unwrap_or(BufMap::null());
-        match pread::read_at(payload.file.descriptor(job.path), piece.offset + got, &rest) {
-            Ok(bytes) => {
-                patience = Patience::default();
-                got += bytes as u64;
-                if got < piece.need && (bytes == 0 || !got.is_multiple_of(granule)) {
-                    return Err(Failure::Ended { at: piece.offset + got });
-                }
-            }
-            Err(source) => match patience.after(&source) {
-                Some(pause) => thread::sleep(pause),
-                None => return Err(Failure::Io { offset: piece.offset + got, source }),
-            },
+    let granule = payload.file.source().alignment(job.path).offset.into();
+    let mut partial = Partial::default();
+    loop {
+        let rest = into.subrange(partial.got() as usize..).unwrap_or(BufMap::null());
+        let descriptor = payload.file.descriptor(job.path);
+        let result = pread::read_at(descriptor, piece.offset + partial.got(), &rest);
+        match partial.came(result, (piece.offset, piece.need), granule) {
+            Came::Whole => return Ok(()),
+            Came::Rest(pause) if pause.is_zero() => {}
+            Came::Rest(pause) => thread::sleep(pause),
+            Came::Failed(failure) => return Err(failure),
         }
     }
-    Ok(())
 }

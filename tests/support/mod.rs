@@ -4,12 +4,14 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bufmap::load::Load;
 use bufmap::storage::file::SourceFile;
 use bufmap::transfer::{Around, Options, Receipt, Request, TransferError};
-use iomap::{Memory, PageSize};
+use exporters::vfio::Mappable;
+use exporters::{Absent, Destination};
+use iomap::{BufMap, Memory, PageSize};
 use libtest_mimic::{Arguments, Completion, Trial};
 
 /// A file of `len` bytes that differ everywhere, on a real file system.
@@ -153,4 +155,50 @@ pub fn trial<T: Send + 'static>(
 pub fn run(trials: Vec<Trial>) -> std::process::ExitCode {
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A program's own buffer, with the facets that its fields say.
+#[derive(Debug)]
+pub struct Own {
+    pub memory: Memory,
+    /// Whether drives may be given its pages.
+    pub pages: bool,
+    /// Whether it has gone away.
+    pub gone: AtomicBool,
+}
+
+impl Own {
+    pub fn new(len: usize, pages: bool) -> Self {
+        let memory = Memory::anonymous(len, PageSize::Base).expect("memory");
+        Self { memory, pages, gone: AtomicBool::new(false) }
+    }
+}
+
+impl Destination for Own {
+    fn len(&self) -> usize {
+        self.memory.len()
+    }
+
+    fn cpu_map(&self) -> Result<BufMap<'_>, Absent> {
+        Ok(self.memory.map())
+    }
+
+    fn pages(&self) -> Result<(), Absent> {
+        match self.pages {
+            true => Ok(()),
+            false => Err(Absent::new("its pages are its own", "take another buffer")),
+        }
+    }
+
+    fn steady(&self) -> Result<&dyn Mappable, Absent> {
+        Ok(&self.memory)
+    }
+
+    fn is_present(&self) -> bool {
+        !self.gone.load(Ordering::Relaxed)
+    }
+
+    fn holder(&self) -> String {
+        "a device of the test's".into()
+    }
 }

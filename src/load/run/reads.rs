@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use iomap::BufMap;
 
 use crate::plan::job::Job;
-use crate::storage::file::patience::Patience;
+use crate::storage::file::partial::{Came, Partial};
 use crate::storage::work::{Failure, Read};
 use crate::transfer::Source;
 
@@ -21,8 +21,7 @@ struct Reading<'m, F> {
     file: F,
     slot: Option<usize>,
     into: BufMap<'m>,
-    got: u64,
-    patience: Patience,
+    partial: Partial,
 }
 
 /// A read to be asked for again.
@@ -99,8 +98,8 @@ impl<'m, S: Source> Reads<'m, S> {
             self.reading.push(None);
             self.reading.len() - 1
         });
-        let patience = Patience::default();
-        self.reading[tag] = Some(Reading { job, file: file.clone(), slot, into, got: 0, patience });
+        let partial = Partial::default();
+        self.reading[tag] = Some(Reading { job, file: file.clone(), slot, into, partial });
         Ok(Read { file, offset: job.piece.offset, into, tag })
     }
 
@@ -115,35 +114,24 @@ impl<'m, S: Source> Reads<'m, S> {
         let tag = self.unfinished.swap_remove(first).tag;
         let Some(reading) = &self.reading[tag] else { return Rest::Nothing };
         // A read that came in part left room for the rest.
-        let Ok(into) = reading.into.subrange(reading.got as usize..) else { return Rest::Nothing };
-        let offset = reading.job.piece.offset + reading.got;
+        let Ok(into) = reading.into.subrange(reading.partial.got() as usize..) else {
+            return Rest::Nothing;
+        };
+        let offset = reading.job.piece.offset + reading.partial.got();
         Rest::Due(Read { file: reading.file.clone(), offset, into, tag })
     }
 
     pub(super) fn finish(&mut self, tag: usize, result: io::Result<usize>) -> Outcome<'m> {
         let Some(reading) = self.reading[tag].as_mut() else { return Outcome::Partial };
-        let (job, slot, offset) = (reading.job, reading.slot, reading.job.piece.offset);
-        let failure = match result {
-            Ok(bytes) => {
-                reading.patience = Patience::default();
-                reading.got += bytes as u64;
-                let ended = bytes == 0 || reading.got % job.granule(self.files) != 0;
-                if reading.got >= job.piece.need {
-                    None
-                } else if ended {
-                    Some(Failure::Ended { at: offset + reading.got })
-                } else {
-                    self.unfinished.push(Again { tag, due: Instant::now() });
-                    return Outcome::Partial;
-                }
+        let (job, slot) = (reading.job, reading.slot);
+        let asked = (job.piece.offset, job.piece.need);
+        let failure = match reading.partial.came(result, asked, job.granule(self.files)) {
+            Came::Whole => None,
+            Came::Rest(pause) => {
+                self.unfinished.push(Again { tag, due: Instant::now() + pause });
+                return Outcome::Partial;
             }
-            Err(source) => match reading.patience.after(&source) {
-                Some(pause) => {
-                    self.unfinished.push(Again { tag, due: Instant::now() + pause });
-                    return Outcome::Partial;
-                }
-                None => Some(Failure::Io { offset: offset + reading.got, source }),
-            },
+            Came::Failed(failure) => Some(failure),
         };
         self.reading[tag] = None;
         match failure {

@@ -9,6 +9,7 @@
 pub mod cache;
 mod direct;
 pub mod open_files;
+pub(crate) mod partial;
 pub(crate) mod patience;
 pub mod pread;
 pub mod ring;
