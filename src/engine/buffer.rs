@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use exporters::vulkan::Device;
 use exporters::{Destination, Intent};
 use iomap::BufMap;
 
@@ -54,18 +55,15 @@ impl Buffer {
     /// A destination to be filled by loaders.
     ///
     /// # Errors
-    /// [`TransferError::Unreachable`] for memory that a loader does not fill: a GPU's own, and memory whose caches must be
-    /// told of every access of the CPU. [`Load`](crate::load::Load) fills these. [`TransferError::Memory`] if the kernel does not
-    /// tell which of its pages are present.
+    /// [`TransferError::Unreachable`] for memory that a loader does not fill: whose caches must be told of every access of the
+    /// CPU. [`Load`](crate::load::Load) fills it. [`TransferError::Memory`] if the kernel does not tell which of its pages are
+    /// present.
     pub fn new(destination: Arc<dyn Destination>) -> Result<Self, TransferError> {
         let facts = asked::Buffer::of(&*destination)?;
         let refused = |why: &str| {
             let why = format!("{why}, which a loader does not fill: take `Load`");
             Err(TransferError::Unreachable { holder: destination.holder(), why })
         };
-        if facts.place == Place::Gpu {
-            return refused("it is a GPU's own memory");
-        }
         if destination.access(Intent::ReadWrite)?.is_some() {
             return refused("its caches must be told of each access of the CPU");
         }
@@ -117,6 +115,12 @@ impl Buffer {
         let range = part.start as usize..part.end as usize;
         let absent = || self.map().subrange(range).ok()?.absent().ok();
         self.0.is_new && absent().is_some_and(|absent| absent > 0)
+    }
+
+    /// The device that has to copy into it, if no drive and no CPU reaches it.
+    pub(super) fn gpu(&self) -> Option<&Device> {
+        let is_gpus = self.0.facts.place == Place::Gpu;
+        self.0.destination.gpu().ok().filter(|_| is_gpus).map(|buffer| buffer.device())
     }
 
     pub(super) fn map(&self) -> BufMap<'_> {

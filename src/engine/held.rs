@@ -13,6 +13,7 @@ use std::sync::Arc;
 use iomap::{BufMap, MapError, Memory};
 
 use super::order::Payload;
+use super::slots::Slot;
 use crate::transfer::DataPath;
 
 /// What a read keeps until it is completed.
@@ -42,18 +43,19 @@ pub(super) fn lend_buffer(
     Ok((Held { payload: Arc::clone(payload), path, _slots: None }, lent))
 }
 
-/// Lends `len` bytes of slots, from `at` on, for a read.
+/// Lends `len` bytes of a slot, from `at` on, for a read.
 pub(super) fn lend_slot(
     payload: &Arc<Payload>,
     path: DataPath,
-    slots: &Arc<Memory>,
-    (at, len): (usize, u64),
+    slot: &Slot,
+    (at, len): (u64, u64),
 ) -> Result<(Held, BufMap<'static>), MapError> {
-    let map = slots.map().subrange(at..at + len as usize)?;
+    let map = slot.map();
+    let map = map.subrange(at as usize..(at + len) as usize)?;
     // SAFETY: the slots are in the `Held`.
     let lent = unsafe { outlive(&map) };
     let payload = Arc::clone(payload);
-    Ok((Held { payload, path, _slots: Some(Arc::clone(slots)) }, lent))
+    Ok((Held { payload, path, _slots: Some(Arc::clone(slot.memory())) }, lent))
 }
 
 /// The same map, for as long as somebody sees to it.

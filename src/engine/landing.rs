@@ -18,13 +18,11 @@ pub(super) fn land(
     job: &Job,
     slot: Option<&BufMap<'_>>,
 ) -> Result<Option<Vec<Part>>, Fault> {
-    let mut parts = Vec::new();
-    let wanted = payload.wanted();
     let (Landing::Slot(copies), Some(slot)) = (&job.piece.landing, slot) else {
-        return match wanted {
+        return match payload.wanted() {
             Some(_) if job.path.cpu_copies() => fingerprint(payload, job).map(Some),
             Some(_) => Ok(None),
-            None => Ok(Some(parts)),
+            None => Ok(Some(Vec::new())),
         };
     };
     let buffer = payload.buffer.map();
@@ -33,12 +31,26 @@ pub(super) fn land(
         let len = copy.len as usize;
         let bytes = slot.subrange(from..from + len)?;
         nofault::copy_from(&buffer.subrange(to..to + len)?, &bytes)?;
-        if let Some(wanted) = &wanted {
-            let landed = copy.buffer_offset..copy.buffer_offset + copy.len;
-            parts.extend(wanted.of(landed, &bytes)?);
-        }
     }
-    Ok(Some(parts))
+    fingerprint_slot(payload, job, slot).map(Some)
+}
+
+/// Takes the fingerprints of what a job put into a slot.
+pub(super) fn fingerprint_slot(
+    payload: &Payload,
+    job: &Job,
+    slot: &BufMap<'_>,
+) -> Result<Vec<Part>, Fault> {
+    let mut parts = Vec::new();
+    let (Some(wanted), Landing::Slot(copies)) = (payload.wanted(), &job.piece.landing) else {
+        return Ok(parts);
+    };
+    for copy in copies {
+        let from = copy.slot_offset as usize..(copy.slot_offset + copy.len) as usize;
+        let landed = copy.buffer_offset..copy.buffer_offset + copy.len;
+        parts.extend(wanted.of(landed, &slot.subrange(from)?)?);
+    }
+    Ok(parts)
 }
 
 /// Takes the fingerprints of what a job put into the buffer.

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use exporters::vulkan::Device;
 use rustix::fs::{Stat, fstat, stat};
 
 use super::completions::Completions;
+use super::copier::Gpu;
 use super::counters::Counts;
 use super::file::{File, Remembered};
 use super::options::LoaderOptions;
@@ -17,6 +19,7 @@ use super::outcome::Outcome;
 use super::planned::{Planned, Reads};
 use super::request::Request;
 use super::shared::Shared;
+use super::slots::Staging;
 use super::ticket::Ticket;
 use super::{reader, worker};
 use crate::storage::file::SourceFile;
@@ -27,6 +30,9 @@ use crate::transfer::{TransferError, Valid};
 ///
 /// Clones are the same loader. When the last is dropped, what waits is answered with
 /// [`TransferError::Stopped`], what is with the drive is waited for, and its threads end.
+///
+/// It keeps the Vulkan devices of the buffers that it filled, each with a thread and one and a half times
+/// [`depth`](LoaderOptions::depth) slots of a [`block`](LoaderOptions::block).
 #[derive(Clone, Debug)]
 pub struct Loader(Arc<Core>);
 
@@ -35,10 +41,14 @@ struct Core {
     shared: Arc<Shared>,
     /// The files that were opened, by the path.
     files: Mutex<HashMap<PathBuf, Remembered>>,
+    /// The GPUs into whose memory was loaded.
+    gpus: Mutex<Vec<Gpu>>,
 }
 
 impl Drop for Core {
     fn drop(&mut self) {
+        let gpus = self.gpus.get_mut().unwrap_or_else(PoisonError::into_inner);
+        gpus.iter().for_each(|gpu| gpu.staging.slots.close());
         self.shared.close();
     }
 }
@@ -74,7 +84,7 @@ impl Loader {
             |step| move |source| TransferError::Engine { step, source, valid: Valid::default() };
         let wake = WakeFd::new().map_err(failed("an eventfd"))?;
         let shared = Arc::new(Shared::new(options.checked()?, wake, worker::run));
-        let core = Core { shared, files: Mutex::default() };
+        let core = Core { shared, files: Mutex::default(), gpus: Mutex::default() };
         if !core.shared.start("bufmap-ring", reader::run) || !core.shared.start_worker() {
             let source = io::ErrorKind::WouldBlock.into();
             return Err(failed("starting a thread of the loader")(source));
@@ -198,7 +208,23 @@ impl Loader {
 
     fn plan(&self, request: &Request) -> Result<Planned, TransferError> {
         let LoaderOptions { depth, block, .. } = self.0.shared.options;
-        Planned::of(request, depth, block)
+        let mut planned = Planned::of(request, depth, block)?;
+        if let Some(device) = request.buffer.gpu() {
+            planned.staging = Some(self.staging(device)?);
+        }
+        Ok(planned)
+    }
+
+    /// The slots out of which a GPU copies, made when they are first needed.
+    fn staging(&self, device: &Device) -> Result<Staging, TransferError> {
+        let mut gpus = self.0.gpus.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gpu) = gpus.iter().find(|gpu| gpu.is_of(device)) {
+            return Ok(gpu.staging.clone());
+        }
+        let gpu = Gpu::start(&self.0.shared, device)?;
+        let staging = gpu.staging.clone();
+        gpus.push(gpu);
+        Ok(staging)
     }
 
     fn ticket(&self, request: Request, mut planned: Planned) -> Ticket {

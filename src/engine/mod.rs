@@ -8,8 +8,9 @@
 //! * `planned`: which reads a request takes, decided on the thread that submits it; `order`: the request as the loader keeps
 //!   it, and its end;
 //! * `queues`: whose read is next; `shared`: the queues and who sleeps; `loader`: the loader itself;
-//! * `reader`: the ring's thread; `worker`: the threads that copy and check; `held`: what a read keeps until it is
-//!   completed; `landing`: bytes on their way to where they belong;
+//! * `reader`: the ring's thread; `worker`: the threads that copy and check; `copier`: the thread that has a GPU copy;
+//!   `slots`, `memory`: where reads land that cannot land in their buffer; `held`: what a read keeps until it is completed;
+//!   `landing`: bytes on their way to where they belong;
 //! * `ticket`, `completions`, `outcome`: how a program learns what came of it; `counters`: what the loader did so far.
 //!
 //! # Priorities
@@ -26,10 +27,12 @@
 //! the first request of a [`File`] for a [`Buffer`] is submitted, and known from then on as long as both are held. What it may
 //! not write, or fails to, is copied there by the processor.
 //!
+//! A GPU's own memory, which its driver keeps to itself, is filled by the GPU: reads land in slots that it has imported, and its
+//! transfer queue copies them out. A request is answered when the copies are done.
+//!
 //! # What is not here yet
 //!
-//! [`Load`](crate::load::Load) alone fills a GPU's own memory, reads from drives that this process drives itself, and compares what
-//! it loaded.
+//! [`Load`](crate::load::Load) alone reads from drives that this process drives itself, and compares what it loaded.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -53,11 +56,13 @@
 
 mod buffer;
 mod completions;
+mod copier;
 mod counters;
 mod file;
 mod held;
 mod landing;
 mod loader;
+mod memory;
 mod options;
 mod order;
 mod outcome;
@@ -66,6 +71,7 @@ mod queues;
 mod reader;
 mod request;
 mod shared;
+mod slots;
 mod ticket;
 mod worker;
 
@@ -74,6 +80,7 @@ pub use completions::{Completed, Completions};
 pub use counters::{Counts, Latencies};
 pub use file::File;
 pub use loader::{Loader, Refused};
+pub(crate) use memory::{in_memory, memory_to_import, roomy_memory};
 pub use options::LoaderOptions;
 pub use outcome::{Landed, Outcome, Shares};
 pub use request::Request;

@@ -41,6 +41,11 @@ impl LoaderOptions {
         }
     }
 
+    /// How long a slot is, in bytes: as long as the longest read.
+    pub(super) fn slot_len(&self) -> usize {
+        self.block.max(1 << 16) as usize
+    }
+
     /// The most reads that are with the drive at once, 1 to 4096: 32 unless said otherwise.
     pub const fn depth(self, reads: u32) -> Self {
         Self { depth: reads, ..self }

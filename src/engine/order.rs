@@ -17,6 +17,7 @@ use super::file::File;
 use super::outcome::{Landed, Outcome};
 use super::planned::Planned;
 use super::request::Request;
+use super::slots::Staging;
 use crate::check::{self, Fingerprints, Part, Parts};
 use crate::plan::job::Job;
 use crate::plan::requested::Requested;
@@ -31,6 +32,8 @@ pub(super) struct Payload {
     /// The ranges by their place in the buffer, if there are several.
     by_buffer: Vec<usize>,
     fingerprints: bool,
+    /// The slots that its reads land in, if a GPU copies them into the buffer.
+    pub(super) staging: Option<Staging>,
     /// The path is the program's choice, and no other stands in for it.
     pub(super) required: bool,
 }
@@ -78,7 +81,9 @@ impl Order {
         let (step_downs, queued) = (std::mem::take(&mut planned.step_downs), planned.queues());
         let valid = Valid::none_of(request.bytes());
         let (priority, tag) = (request.priority, request.tag);
-        let payload = Some(Arc::new(Payload::of(request)));
+        let mut payload = Payload::of(request);
+        payload.staging = planned.staging.take();
+        let payload = Some(Arc::new(payload));
         let landed = Landed { step_downs, ..Landed::default() };
         Arc::new(Self {
             priority,
@@ -290,7 +295,8 @@ impl Payload {
             1 => Vec::new(),
             _ => Requested::by_buffer(&ranges),
         };
-        Self { file, buffer, ranges, by_buffer, fingerprints, required: require.is_some() }
+        let required = require.is_some();
+        Self { file, buffer, ranges, by_buffer, fingerprints, staging: None, required }
     }
 
     fn requested(&self) -> Requested<'_> {

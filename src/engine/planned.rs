@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::vec;
 
 use super::request::Request;
+use super::slots::Staging;
 use crate::plan::asked::Asked;
 use crate::plan::by_kernel::{self, MayWrite};
 use crate::plan::cut::{Batch, Jobs};
@@ -21,6 +22,8 @@ pub(super) struct Planned {
     /// with a ring.
     pub for_workers: Option<Reads>,
     pub step_downs: Vec<StepDown>,
+    /// The slots that the reads land in, if a GPU copies them into the buffer.
+    pub staging: Option<Staging>,
 }
 
 impl Planned {
@@ -33,7 +36,7 @@ impl Planned {
             && let Some(job) = by_kernel::one_read(file, range, buffer, &options)
         {
             let direct = Some(Reads::One(Some(job)));
-            return Ok(Self { direct, for_workers: None, step_downs: Vec::new() });
+            return Ok(Self { direct, for_workers: None, step_downs: Vec::new(), staging: None });
         }
         let asked = Asked {
             files: std::slice::from_ref(file),
@@ -56,6 +59,7 @@ impl Planned {
             direct: Reads::of(decided.direct),
             for_workers: Reads::of(for_workers),
             step_downs: decided.step_downs,
+            staging: None,
         })
     }
 

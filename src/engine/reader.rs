@@ -11,7 +11,8 @@ use iomap::{BufMap, MapError, Memory, PageSize};
 use super::held::{Held, lend_buffer, lend_slot};
 use super::landing::{fingerprint, land, touched, unreadable};
 use super::order::Ended;
-use super::shared::{Found, Shared, Taken};
+use super::shared::{Arrived, Found, Shared, Taken};
+use super::slots::{Slot, Slots};
 use crate::nofault::Fault;
 use crate::plan::run::Landing;
 use crate::storage::file::partial::{Came, Partial};
@@ -28,7 +29,8 @@ pub(super) fn run(shared: &Arc<Shared>) {
         reading: Vec::new(),
         unused: Vec::new(),
         again: Vec::new(),
-        slots: Slots { len: options.block.max(1 << 16) as usize, memory: None, free: Vec::new() },
+        stalled: VecDeque::new(),
+        slots: None,
         done: [0; 4],
         ended: Vec::new(),
     };
@@ -44,34 +46,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
 struct Reading {
     taken: Taken,
     partial: Partial,
-    slot: Option<usize>,
-}
-
-/// Memory for reads that cannot land in their buffer, as many as are in flight.
-struct Slots {
-    /// Of one slot, in bytes.
-    len: usize,
-    memory: Option<Arc<Memory>>,
-    free: Vec<usize>,
-}
-
-impl Slots {
-    /// A slot that nothing is read into, if there is one.
-    fn take(&mut self, count: u32) -> io::Result<Option<usize>> {
-        if self.memory.is_none() {
-            let len = self.len.saturating_mul(count as usize);
-            let memory = Memory::anonymous(len, PageSize::Base).map_err(io::Error::other)?;
-            self.memory = Some(Arc::new(memory));
-            self.free = (0..count as usize).collect();
-        }
-        Ok(self.free.pop())
-    }
-
-    fn map(&self, slot: usize) -> BufMap<'_> {
-        let start = slot * self.len;
-        let memory = self.memory.as_ref().map_or(BufMap::null(), |memory| memory.map());
-        memory.subrange(start..start + self.len).unwrap_or(BufMap::null())
-    }
+    slot: Option<Slot>,
 }
 
 /// The ring's work.
@@ -85,7 +60,10 @@ struct Reader {
     unused: Vec<usize>,
     /// What is to be asked for again, not before a moment.
     again: Vec<(Instant, usize)>,
-    slots: Slots,
+    /// Taken, and not begun for want of a slot.
+    stalled: VecDeque<Taken>,
+    /// For what the CPU copies to where it belongs, made when they are first needed.
+    slots: Option<Arc<Slots>>,
     /// The bytes that have come back since the queues were last asked, by priority.
     done: [u64; 4],
     /// What is to be concluded.
@@ -135,16 +113,51 @@ impl Reader {
         let Reading { taken: Taken { payload, job, .. }, partial, slot } = reading;
         let got = partial.got();
         let len = job.piece.len - got;
-        match (&job.piece.landing, slot, &self.slots.memory) {
-            (Landing::Slot(_), Some(slot), Some(slots)) => {
-                lend_slot(payload, job.path, slots, (slot * self.slots.len + got as usize, len))
-            }
-            (Landing::Buffer(at), ..) => lend_buffer(payload, job.path, (at + got, len)),
-            (Landing::Slot(_), ..) => lend_buffer(payload, job.path, (0, 0)),
+        match (&job.piece.landing, slot) {
+            (_, Some(slot)) => lend_slot(payload, job.path, slot, (got, len)),
+            (Landing::Buffer(at), None) => lend_buffer(payload, job.path, (at + got, len)),
+            (Landing::Slot(_), None) => lend_buffer(payload, job.path, (0, 0)),
         }
     }
 
-    /// Begins what was taken, unless it needs a slot and none is free. Nothing, if it needs pages or has failed.
+    /// A slot for a read that needs one. Nothing, if none is free.
+    fn slot_for(&mut self, taken: &Taken) -> io::Result<Option<Slot>> {
+        let slots = match (&taken.payload.staging, &self.slots) {
+            (Some(staging), _) => &staging.slots,
+            (None, Some(slots)) => slots,
+            (None, None) => self.slots.insert(self.make_slots()?),
+        };
+        Ok(slots.take())
+    }
+
+    /// A read that has waited for a slot, if one is free now.
+    fn unstalled(&mut self) -> Option<Taken> {
+        let has_slot = |taken: &Taken| {
+            let slots = taken.payload.staging.as_ref().map(|staging| &staging.slots);
+            slots.or(self.slots.as_ref()).is_none_or(|slots| slots.has_free())
+        };
+        let first = self.stalled.iter().position(has_slot)?;
+        self.stalled.remove(first)
+    }
+
+    /// Ends what waits for a slot, because the loader closes.
+    fn stop_stalled(&mut self) {
+        for Taken { order, payload, job, .. } in self.stalled.drain(..) {
+            self.done[order.priority.index()] += job.piece.len;
+            self.ended.extend(order.failed(payload, |_, valid| TransferError::Stopped { valid }));
+        }
+    }
+
+    /// As many slots as reads are in flight.
+    fn make_slots(&self) -> io::Result<Arc<Slots>> {
+        let options = &self.shared.options;
+        let len = options.slot_len();
+        let all = len.saturating_mul(options.depth as usize);
+        let memory = Memory::anonymous(all, PageSize::Base).map_err(io::Error::other)?;
+        Ok(Slots::in_memory(Arc::new(memory), len, Arc::clone(&self.shared.wake)))
+    }
+
+    /// Begins what was taken. Nothing, if it needs pages, or a slot and none is free, or has failed.
     fn begin(&mut self, mut taken: Taken) -> Option<Next<'static, Held>> {
         if !taken.prepared {
             let lacks = |landed| taken.payload.buffer.lacks_pages(landed);
@@ -158,11 +171,11 @@ impl Reader {
         }
         let mut slot = None;
         if matches!(taken.job.piece.landing, Landing::Slot(_)) {
-            slot = match self.slots.take(self.shared.options.depth) {
+            slot = match self.slot_for(&taken) {
                 Ok(Some(slot)) => Some(slot),
                 Ok(None) => {
-                    self.taken.push_front(taken);
-                    return Some(Next::Wait);
+                    self.stalled.push_back(taken);
+                    return None;
                 }
                 Err(source) => {
                     self.fail_taken(taken, source);
@@ -188,9 +201,16 @@ impl Reader {
 
     fn complete(&mut self, tag: usize) {
         let Some(Reading { taken, slot, .. }) = self.end(tag) else { return };
-        let map = slot.map(|slot| self.slots.map(slot));
+        let copier = taken.payload.staging.as_ref().map(|staging| staging.copier);
+        let slot = match (slot, copier) {
+            (Some(slot), Some(copier)) => {
+                return self.shared.copy_out(copier, Arrived { taken, slot });
+            }
+            (slot, _) => slot,
+        };
+        let map = slot.as_ref().map(Slot::map);
         let landed = land(&taken.payload, &taken.job, map.as_ref());
-        self.slots.free.extend(slot);
+        drop(slot);
         let taken = match landed {
             Ok(None) => match self.shared.check(taken) {
                 Ok(()) => return,
@@ -207,16 +227,14 @@ impl Reader {
     }
 
     fn drop_reading(&mut self, tag: usize, fault: Fault) {
-        let Some(Reading { taken, slot, .. }) = self.end(tag) else { return };
-        self.slots.free.extend(slot);
+        let Some(Reading { taken, .. }) = self.end(tag) else { return };
         self.ended.extend(touched(taken, Err(fault)));
     }
 
     fn fail_reading(&mut self, tag: usize, failure: Failure) {
-        let Some(Reading { taken: Taken { order, payload, .. }, slot, .. }) = self.end(tag) else {
+        let Some(Reading { taken: Taken { order, payload, .. }, .. }) = self.end(tag) else {
             return;
         };
-        self.slots.free.extend(slot);
         self.ended
             .extend(order.failed(payload, |payload, valid| unreadable(payload, failure, valid)));
     }
@@ -236,7 +254,8 @@ impl Reader {
     /// The ring itself has failed: what it has in hand fails with it.
     fn fail(mut self, error: &io::Error) {
         let readings = std::mem::take(&mut self.reading).into_iter().flatten();
-        let taken = self.taken.drain(..).chain(readings.map(|reading| reading.taken));
+        let waiting = self.taken.drain(..).chain(self.stalled.drain(..));
+        let taken = waiting.chain(readings.map(|reading| reading.taken));
         for Taken { order, payload, .. } in taken {
             let source = io::Error::new(error.kind(), error.to_string());
             self.ended.extend(order.failed(payload, |_, valid| TransferError::Engine {
@@ -259,13 +278,17 @@ impl Work<'static> for Reader {
             }
             if self.taken.is_empty() {
                 let in_flight = self.in_flight();
-                let found = self.shared.take_direct(in_flight, &mut self.done, &mut self.taken);
-                if found == Found::Closed && in_flight == 0 {
-                    self.settled();
-                    return Next::Done;
+                let begun = in_flight + self.stalled.len();
+                let found = self.shared.take_direct(begun, &mut self.done, &mut self.taken);
+                if found == Found::Closed {
+                    self.stop_stalled();
+                    if in_flight == 0 {
+                        self.settled();
+                        return Next::Done;
+                    }
                 }
             }
-            let Some(taken) = self.taken.pop_front() else {
+            let Some(taken) = self.unstalled().or_else(|| self.taken.pop_front()) else {
                 // What failed before it began is not kept waiting for what is in flight.
                 self.settled();
                 return Next::Wait;

@@ -9,10 +9,11 @@ use super::options::LoaderOptions;
 use super::order::{self, Ended, Order, Payload};
 use super::planned::{Planned, Reads};
 use super::queues::Queues;
+use super::slots::Slot;
 use crate::plan::job::Job;
 use crate::storage::file::pread::copiers;
 use crate::storage::file::wake::WakeFd;
-use crate::transfer::{DataPath, Priority};
+use crate::transfer::{DataPath, Priority, TransferError, Valid};
 
 /// The most reads that wait for their fingerprints. Beyond that, who has read takes them.
 const CHECKS_MAX: usize = 256;
@@ -26,13 +27,16 @@ pub(super) struct Shared {
     pub(super) options: LoaderOptions,
     pub(super) counters: Counters,
     /// Wakes the ring.
-    pub(super) wake: WakeFd,
+    pub(super) wake: Arc<WakeFd>,
     state: Mutex<State>,
     /// The queues may take requests again.
     space: Condvar,
     /// There is work for a worker.
     work: Condvar,
+    /// There is something to be copied by a GPU.
+    arrived: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    copiers: Mutex<Vec<JoinHandle<()>>>,
     /// What a worker does.
     worker: fn(&Arc<Self>),
 }
@@ -48,6 +52,8 @@ struct State {
     ready: VecDeque<Taken>,
     /// How many are between the two.
     preparing: usize,
+    /// What is to be copied by GPUs, by the number of their copier.
+    arrived: Vec<VecDeque<Arrived>>,
     /// The bytes that are with the drive, by priority.
     in_flight: [u64; 4],
     ring: Ring,
@@ -61,6 +67,8 @@ struct State {
     /// The threads that wait to submit.
     blocked: usize,
     closing: bool,
+    /// Nothing arrives for a copier any more.
+    read: bool,
 }
 
 /// What the ring's thread does.
@@ -90,6 +98,13 @@ pub(super) struct Taken {
     pub(super) job: Job,
     /// Nobody need ask any more whether its pages are present.
     pub(super) prepared: bool,
+}
+
+/// A read whose bytes are in a slot that a GPU copies out of.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) taken: Taken,
+    pub(super) slot: Slot,
 }
 
 /// What a worker does next.
@@ -136,6 +151,16 @@ impl State {
     }
 }
 
+/// Waits until threads have ended, but for the one that asks.
+fn join(threads: &Mutex<Vec<JoinHandle<()>>>) {
+    let threads = std::mem::take(&mut *threads.lock().unwrap_or_else(PoisonError::into_inner));
+    let own = thread::current().id();
+    for thread in threads.into_iter().filter(|thread| thread.thread().id() != own) {
+        // A thread that panicked has left its requests unanswered, and nobody to tell it to.
+        let _ = thread.join();
+    }
+}
+
 /// Takes the next read whose priority and length `may` go.
 fn take(queues: &mut Queues<Waiting>, may: impl Fn(Priority, u64) -> bool) -> Option<Taken> {
     loop {
@@ -157,6 +182,7 @@ fn take(queues: &mut Queues<Waiting>, may: impl Fn(Priority, u64) -> bool) -> Op
 
 impl Shared {
     pub(super) fn new(options: LoaderOptions, wake: WakeFd, worker: fn(&Arc<Self>)) -> Self {
+        let wake = Arc::new(wake);
         Self {
             options,
             counters: Counters::default(),
@@ -164,7 +190,9 @@ impl Shared {
             state: Mutex::new(State { copiers: copiers(usize::MAX), ..State::default() }),
             space: Condvar::new(),
             work: Condvar::new(),
+            arrived: Condvar::new(),
             threads: Mutex::default(),
+            copiers: Mutex::default(),
             worker,
         }
     }
@@ -262,6 +290,50 @@ impl Shared {
         let started = thread::Builder::new().name(name.into()).spawn(move || work(&shared));
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         started.map(|thread| threads.push(thread)).is_ok()
+    }
+
+    /// Starts a thread that has a GPU copy what arrives for it. Returns its number.
+    ///
+    /// # Errors
+    /// [`TransferError::Engine`] if no thread can be started.
+    pub(super) fn start_copier(
+        self: &Arc<Self>,
+        name: &str,
+        work: impl FnOnce(&Arc<Self>, usize) + Send + 'static,
+    ) -> Result<usize, TransferError> {
+        let mut copiers = self.copiers.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = copiers.len();
+        let shared = Arc::clone(self);
+        let thread = thread::Builder::new().name(name.into()).spawn(move || work(&shared, number));
+        let step = "starting a thread of the loader";
+        let failed = |source| TransferError::Engine { step, source, valid: Valid::default() };
+        copiers.push(thread.map_err(failed)?);
+        self.state().arrived.resize_with(number + 1, VecDeque::new);
+        Ok(number)
+    }
+
+    /// Leaves it to a copier to have its GPU copy.
+    pub(super) fn copy_out(&self, copier: usize, arrived: Arrived) {
+        if let Some(waiting) = self.state().arrived.get_mut(copier) {
+            waiting.push_back(arrived);
+        }
+        self.arrived.notify_all();
+    }
+
+    /// What has arrived for a copier, which waits for something if it has nothing else to do. Nothing, if nothing will
+    /// come any more.
+    pub(super) fn take_arrived(&self, copier: usize, wait: bool) -> Option<Vec<Arrived>> {
+        let mut state = self.state();
+        loop {
+            let arrived = state.arrived.get_mut(copier).map(std::mem::take).unwrap_or_default();
+            if !arrived.is_empty() || !wait {
+                return Some(arrived.into());
+            }
+            if state.read {
+                return None;
+            }
+            state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Starts the worker that a loader has at least.
@@ -440,13 +512,10 @@ impl Shared {
         self.end_all(orders);
         self.wake.wake();
         self.work.notify_all();
-        let threads =
-            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        let own = thread::current().id();
-        for thread in threads.into_iter().filter(|thread| thread.thread().id() != own) {
-            // A thread that panicked has left its requests unanswered, and nobody to tell it to.
-            let _ = thread.join();
-        }
+        join(&self.threads);
+        self.state().read = true;
+        self.arrived.notify_all();
+        join(&self.copiers);
     }
 
     fn end_all(&self, orders: Vec<Arc<Order>>) -> usize {

@@ -10,7 +10,8 @@ use super::landing::{fingerprint, land, touched, unreadable, untouchable};
 use super::order::{Ended, Payload};
 use super::outcome::{Landed, Outcome};
 use super::request::Request;
-use super::shared::{Shared, Taken, Task};
+use super::shared::{Arrived, Shared, Taken, Task};
+use super::slots::Staging;
 use crate::check::{Part, Parts};
 use crate::nofault::Fault;
 use crate::plan::job::Job;
@@ -18,7 +19,7 @@ use crate::plan::run::{Landing, Piece, SlotCopy};
 use crate::storage::file::partial::{Came, Partial};
 use crate::storage::file::pread;
 use crate::storage::work::Failure;
-use crate::transfer::{DataPath, Readable, StepDown, Valid};
+use crate::transfer::{DataPath, Readable, StepDown, TransferError, Valid};
 
 /// Works until the loader closes.
 pub(super) fn run(shared: &Arc<Shared>) {
@@ -29,7 +30,10 @@ pub(super) fn run(shared: &Arc<Shared>) {
                 let parts = fingerprint(&taken.payload, &taken.job);
                 touched(taken, parts)
             }
-            Task::Read(taken) => read(taken, &mut slot),
+            Task::Read(taken) => match taken.payload.staging.clone() {
+                Some(staging) => read_to_copier(shared, taken, &staging),
+                None => read(taken, &mut slot),
+            },
             Task::Prepare(taken) => {
                 populate(&taken);
                 shared.prepared(taken);
@@ -60,6 +64,26 @@ fn read(mut taken: Taken, slot: &mut Option<Memory>) -> Option<Ended> {
     }
     match read {
         Ok(parts) => touched(taken, parts),
+        Err(failure) => {
+            let Taken { order, payload, .. } = taken;
+            order.failed(payload, |payload, valid| unreadable(payload, failure, valid))
+        }
+    }
+}
+
+/// Reads a piece into a slot, which a GPU copies out of.
+fn read_to_copier(shared: &Arc<Shared>, taken: Taken, staging: &Staging) -> Option<Ended> {
+    let Some(slot) = staging.slots.wait() else {
+        let Taken { order, payload, .. } = taken;
+        return order.failed(payload, |_, valid| TransferError::Stopped { valid });
+    };
+    let len = taken.job.piece.len as usize;
+    let into = slot.map().subrange(..len).unwrap_or(BufMap::null());
+    match read_all(&taken.payload, &taken.job, &into) {
+        Ok(()) => {
+            shared.copy_out(staging.copier, Arrived { taken, slot });
+            None
+        }
         Err(failure) => {
             let Taken { order, payload, .. } = taken;
             order.failed(payload, |payload, valid| unreadable(payload, failure, valid))

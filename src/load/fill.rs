@@ -17,8 +17,8 @@ use super::crew::{Crew, Hands};
 use super::run::direct::Direct;
 use super::run::staged::{Slots, Staged};
 use super::run::{Event, Flight, Queue, Report};
-use super::target;
 use crate::check::{Fingerprints, map_of};
+use crate::engine::memory_to_import;
 use crate::plan::OWN;
 use crate::plan::cut::Batch;
 use crate::plan::decided::Decided;
@@ -211,7 +211,7 @@ impl Load<'_> {
         let slot_len = jobs.map(|job| job.piece.len as usize).max().unwrap_or(0).max(1);
         let slot_len = slot_len.next_multiple_of(PageSize::Base.bytes());
         let count = (direct.len() + copied.len()).clamp(1, self.options.depth as usize);
-        let memory = target::memory_to_import(buffer.device(), (slot_len * count) as u64)?;
+        let memory = memory_to_import(buffer.device(), (slot_len * count) as u64)?;
         let imported = Arc::new(buffer.device().import_memory(Arc::clone(&memory))?);
         let prints = accounts.wanted_fingerprints();
         let queues = [Queue::new(direct, flight), Queue::new(copied, flight)];
