@@ -4,19 +4,22 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use bufmap::engine::{Buffer, Loader, LoaderOptions, Request};
 use bufmap::load::Load;
 use bufmap::plan::Place;
 use bufmap::storage::file::SourceFile;
-use bufmap::transfer::{Around, DataPath, Options, Receipt, Request, Verify};
+use bufmap::transfer::{self, Around, DataPath, Options, Receipt, Verify};
 use bufmap_bench::dma_buf::bytes;
 use bufmap_bench::drive::pattern;
 use bufmap_bench::leaks::{Holdings, dma_bufs, hold_no_more};
 use bufmap_bench::{Outcome, check};
+use exporters::dmabuf::CpuAccess;
 use exporters::drm::{Card, Node};
-use exporters::{Destination, DmaHeap, Exporter, SystemMemory, Udmabuf};
-use iomap::PageSize;
+use exporters::{Destination, DmaHeap, Export, Exporter, Intent, SystemMemory, Udmabuf};
+use iomap::{BufMap, PageSize};
 use libtest_mimic::Failed;
 
 /// No whole number of blocks or pages.
@@ -27,6 +30,7 @@ fn main() -> ExitCode {
         "gpu",
         &[
             ("a_file_lands_in_what_every_driver_exports", every_driver),
+            ("a_loader_fills_what_every_driver_exports", by_a_loader),
             ("loads_into_a_driver_s_memory_leave_nothing_behind", cycles),
             ("the_tool_loads_into_a_driver_s_memory", by_the_tool),
         ],
@@ -65,7 +69,7 @@ fn load(
 ) -> Result<Receipt, Failed> {
     let load = Load {
         files: std::slice::from_ref(file),
-        requests: &[Request::new(0, 0, LEN as u64, 0)],
+        requests: &[transfer::Request::new(0, 0, LEN as u64, 0)],
         around: Around::Untouched,
         destination,
         options: Options { require, verify: Verify::Full, ..Options::default() },
@@ -88,7 +92,7 @@ fn every_driver() -> Outcome {
         };
         for require in [None, Some(past_the_cache), Some(DataPath::Buffered)] {
             if let Ok(view) = export.cpu() {
-                let access = view.begin(exporters::Intent::Write)?;
+                let access = view.begin(Intent::Write)?;
                 access.map().fill(0)?;
                 access.finish()?;
             }
@@ -111,6 +115,48 @@ fn every_driver() -> Outcome {
         }
     }
     Ok(())
+}
+
+/// By requests of odd lengths, all at once: pieces of one buffer, told of the CPU's accesses one after the other.
+fn by_a_loader() -> Outcome {
+    let file = source()?;
+    let loader = Loader::with(LoaderOptions::default().block(64 << 10))?;
+    let (open, all) = (loader.open(file.path())?, pattern(LEN));
+    for (exporter, place) in exporters()? {
+        let name = exporter.name();
+        let export = Arc::new(exporter.export(LEN)?);
+        let buffer = Buffer::new(Arc::clone(&export) as Arc<dyn Destination>)?;
+        let past_the_cache = match place {
+            Place::System => DataPath::Direct,
+            _ => DataPath::Bounce,
+        };
+        for require in [past_the_cache, DataPath::Buffered] {
+            let access = export.access(Intent::Write)?;
+            map_of(&export)?.fill(0)?;
+            access.map_or(Ok(()), CpuAccess::finish)?;
+            let mut tickets = Vec::new();
+            for at in (0..LEN).step_by(300_000) {
+                let range = at as u64..LEN.min(at + 300_000) as u64;
+                let request = Request::new(&open, range, &buffer, at as u64).fingerprints();
+                tickets.push((at, loader.submit(request.require(require))?));
+            }
+            for (at, ticket) in tickets {
+                let landed = ticket.wait()?;
+                let expected = crc32fast::hash(&all[at..LEN.min(at + 300_000)]);
+                check(landed.fingerprints == [expected], format!("{name}: another fingerprint"))?;
+                check(landed.paths.of(require) == landed.bytes, format!("{name}: {landed:?}"))?;
+            }
+            if let Ok(dma_bufs) = export.dma_bufs() {
+                check(bytes(&dma_bufs[0], LEN)? == all, format!("{name}: other bytes"))?;
+            }
+        }
+        println!("{name}: {:?}", loader.counts().landed);
+    }
+    Ok(())
+}
+
+fn map_of(export: &Export) -> Result<BufMap<'_>, Failed> {
+    Ok(export.cpu_map().map_err(|absent| absent.to_string())?)
 }
 
 fn cycles() -> Outcome {

@@ -1,9 +1,10 @@
 //! A buffer that a loader fills.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use exporters::dmabuf::{CpuAccess, DmaBufError};
 use exporters::vulkan::Device;
 use exporters::{Destination, Intent};
 use iomap::BufMap;
@@ -29,6 +30,10 @@ struct Known {
     facts: asked::Buffer,
     /// Whether some of its pages were only promised when it was first seen.
     is_new: bool,
+    /// Whether its caches must be told of each access of the CPU.
+    is_told: bool,
+    /// Taken for such an access: the beginning of one may discard what another has written and not ended.
+    access: Mutex<()>,
     /// For a buffer that is a device's own memory: what is known of the drives below files.
     verdicts: Mutex<Vec<Verdict>>,
 }
@@ -55,20 +60,14 @@ impl Buffer {
     /// A destination to be filled by loaders.
     ///
     /// # Errors
-    /// [`TransferError::Unreachable`] for memory that a loader does not fill: whose caches must be told of every access of the
-    /// CPU. [`Load`](crate::load::Load) fills it. [`TransferError::Memory`] if the kernel does not tell which of its pages are
-    /// present.
+    /// [`TransferError::Unreachable`] if neither the CPU nor a GPU reaches it; [`TransferError::Memory`] if the kernel does not
+    /// tell which of its pages are present; [`TransferError::DmaBuf`] if it cannot be accessed.
     pub fn new(destination: Arc<dyn Destination>) -> Result<Self, TransferError> {
         let facts = asked::Buffer::of(&*destination)?;
-        let refused = |why: &str| {
-            let why = format!("{why}, which a loader does not fill: take `Load`");
-            Err(TransferError::Unreachable { holder: destination.holder(), why })
-        };
-        if destination.access(Intent::ReadWrite)?.is_some() {
-            return refused("its caches must be told of each access of the CPU");
-        }
+        let is_told = destination.access(Intent::Read)?.is_some();
         let is_new = destination.promised()? > 0;
-        Ok(Self(Arc::new(Known { destination, facts, is_new, verdicts: Mutex::default() })))
+        let (access, verdicts) = (Mutex::default(), Mutex::default());
+        Ok(Self(Arc::new(Known { destination, facts, is_new, is_told, access, verdicts })))
     }
 
     /// The length in bytes.
@@ -117,6 +116,22 @@ impl Buffer {
         self.0.is_new && absent().is_some_and(|absent| absent > 0)
     }
 
+    /// Whether its caches must be told of each access of the CPU, so that each read is a worker's, inside an
+    /// [`access`](Self::access).
+    pub(super) fn is_told(&self) -> bool {
+        self.0.is_told
+    }
+
+    /// Begins an access of the CPU, after those of others. Costs nothing for memory that need not be told.
+    pub(super) fn access(&self) -> Result<Access<'_>, DmaBufError> {
+        if !self.0.is_told {
+            return Ok(Access { told: None, _alone: None });
+        }
+        let alone = self.0.access.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = self.0.destination.access(Intent::ReadWrite)?;
+        Ok(Access { told, _alone: Some(alone) })
+    }
+
     /// The device that has to copy into it, if no drive and no CPU reaches it.
     pub(super) fn gpu(&self) -> Option<&Device> {
         let is_gpus = self.0.facts.place == Place::Gpu;
@@ -125,5 +140,21 @@ impl Buffer {
 
     pub(super) fn map(&self) -> BufMap<'_> {
         map_of(&*self.0.destination)
+    }
+}
+
+/// An access of the CPU to a buffer, which ends when this is dropped.
+#[derive(Debug)]
+#[must_use = "the bytes may be touched only while this lives"]
+pub(super) struct Access<'a> {
+    told: Option<CpuAccess<'a>>,
+    /// Dropped after the access has ended.
+    _alone: Option<MutexGuard<'a, ()>>,
+}
+
+impl Access<'_> {
+    /// Ends it, and says whether what was written has reached the memory.
+    pub(super) fn finish(self) -> Result<(), DmaBufError> {
+        self.told.map_or(Ok(()), CpuAccess::finish)
     }
 }

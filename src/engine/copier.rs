@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use exporters::vulkan::{self, CopyRegion, Device, Ticket, Transfer, VulkanError};
 
-use super::landing::{fingerprint_slot, touched};
+use super::landing::{done, fingerprint_slot};
 use super::memory::memory_to_import;
 use super::order::Ended;
 use super::shared::{Arrived, Shared, Taken};
@@ -86,7 +86,7 @@ impl Copier {
             let parts = match fingerprint_slot(&taken.payload, &taken.job, &slot.map()) {
                 Ok(parts) => parts,
                 Err(fault) => {
-                    ended.extend(touched(taken, Err(fault)));
+                    ended.extend(done(taken, Err(fault)));
                     continue;
                 }
             };

@@ -1,5 +1,6 @@
 //! Bytes that have been read, on their way to where they belong.
 
+use exporters::DmaBufError;
 use iomap::BufMap;
 
 use super::order::{Ended, Payload};
@@ -64,34 +65,59 @@ pub(super) fn fingerprint(payload: &Payload, job: &Job) -> Result<Vec<Part>, Fau
     Ok(parts)
 }
 
-/// The end of a request whose file could not be read.
-pub(super) fn unreadable(payload: &Payload, failure: Failure, valid: Valid) -> TransferError {
-    payload.file.source().failed(failure, valid)
+/// Why a read did not land.
+#[derive(Debug)]
+pub(super) enum Unlanded {
+    /// The file could not be read.
+    Read(Failure),
+    /// The memory cannot be touched.
+    Touched(Fault),
+    /// The driver does not let the CPU access it, or what was written may not have reached it.
+    Access(DmaBufError),
 }
 
-/// The end of a request whose memory cannot be touched. If it reaches past its end, the plan was wrong.
-pub(super) fn untouchable(
-    payload: &Payload,
-    job: &Job,
-    fault: Fault,
-    valid: Valid,
-) -> TransferError {
-    match fault {
-        Fault::Gone => check::lost(&**payload.buffer.destination()),
-        Fault::Map(error) => {
-            let source = std::io::Error::other(error);
-            unreadable(payload, Failure::Io { offset: job.piece.offset, source }, valid)
+impl From<Failure> for Unlanded {
+    fn from(failure: Failure) -> Self {
+        Self::Read(failure)
+    }
+}
+
+impl From<Fault> for Unlanded {
+    fn from(fault: Fault) -> Self {
+        Self::Touched(fault)
+    }
+}
+
+impl From<DmaBufError> for Unlanded {
+    fn from(error: DmaBufError) -> Self {
+        Self::Access(error)
+    }
+}
+
+impl Unlanded {
+    /// The end of a request with such a read.
+    pub(super) fn explain(self, payload: &Payload, job: &Job, valid: Valid) -> TransferError {
+        match self {
+            Self::Read(failure) => payload.file.source().failed(failure, valid),
+            Self::Touched(Fault::Gone) => check::lost(&**payload.buffer.destination()),
+            // If it reaches past the end of its memory, the plan was wrong.
+            Self::Touched(Fault::Map(error)) => {
+                let source = std::io::Error::other(error);
+                let failure = Failure::Io { offset: job.piece.offset, source };
+                payload.file.source().failed(failure, valid)
+            }
+            Self::Access(error) => error.into(),
         }
     }
 }
 
-/// What became of a read whose bytes were touched by the CPU.
-pub(super) fn touched(taken: Taken, parts: Result<Vec<Part>, Fault>) -> Option<Ended> {
+/// What became of a read: its fingerprints, or why it did not land.
+pub(super) fn done(taken: Taken, parts: Result<Vec<Part>, impl Into<Unlanded>>) -> Option<Ended> {
     let Taken { order, payload, job, .. } = taken;
     match parts {
         Ok(parts) => order.landed(&job, payload, parts),
-        Err(fault) => {
-            order.failed(payload, |payload, valid| untouchable(payload, &job, fault, valid))
+        Err(why) => {
+            order.failed(payload, |payload, valid| why.into().explain(payload, &job, valid))
         }
     }
 }

@@ -27,6 +27,8 @@
 //! the first request of a [`File`] for a [`Buffer`] is submitted, and known from then on as long as both are held. What it may
 //! not write, or fails to, is copied there by the processor.
 //!
+//! Memory whose caches must be told of the CPU's accesses is filled by one read of a worker's at a time, inside such an access.
+//!
 //! A GPU's own memory, which its driver keeps to itself, is filled by the GPU: reads land in slots that it has imported, and its
 //! transfer queue copies them out. A request is answered when the copies are done.
 //!

@@ -18,8 +18,8 @@ use crate::transfer::{Options, StepDown, TransferError};
 pub(super) struct Planned {
     /// Past the page cache, by the ring.
     pub direct: Option<Reads>,
-    /// By the kernel's copy; and into a peer's memory, which costs less one by one: a device's pages cannot be registered
-    /// with a ring.
+    /// By the kernel's copy; into a peer's memory, which costs less one by one, because a device's pages cannot be registered
+    /// with a ring; and into memory whose caches must be told of each access.
     pub for_workers: Option<Reads>,
     pub step_downs: Vec<StepDown>,
     /// The slots that the reads land in, if a GPU copies them into the buffer.
@@ -33,6 +33,7 @@ impl Planned {
         let buffer = request.buffer.facts();
         let file = request.file.source();
         if let [range] = request.ranges.as_slice()
+            && !request.buffer.is_told()
             && let Some(job) = by_kernel::one_read(file, range, buffer, &options)
         {
             let direct = Some(Reads::One(Some(job)));
@@ -54,9 +55,13 @@ impl Planned {
         let may_write: Option<&mut MayWrite<'_>> =
             if request.buffer.is_peer() { Some(&mut may_write) } else { None };
         let decided = by_kernel::decide_by(&asked, &requested, may_write)?;
-        let for_workers = decided.peer.into_iter().chain(decided.copied).collect();
+        let mut for_workers: Vec<_> = decided.peer.into_iter().chain(decided.copied).collect();
+        let mut direct = decided.direct;
+        if request.buffer.is_told() {
+            for_workers.append(&mut direct);
+        }
         Ok(Self {
-            direct: Reads::of(decided.direct),
+            direct: Reads::of(direct),
             for_workers: Reads::of(for_workers),
             step_downs: decided.step_downs,
             staging: None,

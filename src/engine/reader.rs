@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use iomap::{BufMap, MapError, Memory, PageSize};
 
 use super::held::{Held, lend_buffer, lend_slot};
-use super::landing::{fingerprint, land, touched, unreadable};
+use super::landing::{done, fingerprint, land};
 use super::order::Ended;
 use super::shared::{Arrived, Found, Shared, Taken};
 use super::slots::{Slot, Slots};
@@ -216,27 +216,21 @@ impl Reader {
                 Ok(()) => return,
                 Err(taken) => taken,
             },
-            Ok(Some(parts)) => {
-                let Taken { order, payload, job, .. } = taken;
-                return self.ended.extend(order.landed(&job, payload, parts));
-            }
-            Err(fault) => return self.ended.extend(touched(taken, Err(fault))),
+            Ok(Some(parts)) => return self.ended.extend(done(taken, Ok::<_, Fault>(parts))),
+            Err(fault) => return self.ended.extend(done(taken, Err(fault))),
         };
         let parts = fingerprint(&taken.payload, &taken.job);
-        self.ended.extend(touched(taken, parts));
+        self.ended.extend(done(taken, parts));
     }
 
     fn drop_reading(&mut self, tag: usize, fault: Fault) {
         let Some(Reading { taken, .. }) = self.end(tag) else { return };
-        self.ended.extend(touched(taken, Err(fault)));
+        self.ended.extend(done(taken, Err(fault)));
     }
 
     fn fail_reading(&mut self, tag: usize, failure: Failure) {
-        let Some(Reading { taken: Taken { order, payload, .. }, .. }) = self.end(tag) else {
-            return;
-        };
-        self.ended
-            .extend(order.failed(payload, |payload, valid| unreadable(payload, failure, valid)));
+        let Some(Reading { taken, .. }) = self.end(tag) else { return };
+        self.ended.extend(done(taken, Err(failure)));
     }
 
     /// There is no memory for a slot.

@@ -6,14 +6,13 @@ use std::thread;
 
 use iomap::{BufMap, Memory, PageSize};
 
-use super::landing::{fingerprint, land, touched, unreadable, untouchable};
+use super::landing::{Unlanded, done, fingerprint, land};
 use super::order::{Ended, Payload};
 use super::outcome::{Landed, Outcome};
 use super::request::Request;
 use super::shared::{Arrived, Shared, Taken, Task};
 use super::slots::Staging;
 use crate::check::{Part, Parts};
-use crate::nofault::Fault;
 use crate::plan::job::Job;
 use crate::plan::run::{Landing, Piece, SlotCopy};
 use crate::storage::file::partial::{Came, Partial};
@@ -28,7 +27,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         let ended = match task {
             Task::Check(taken) => {
                 let parts = fingerprint(&taken.payload, &taken.job);
-                touched(taken, parts)
+                done(taken, parts)
             }
             Task::Read(taken) => match taken.payload.staging.clone() {
                 Some(staging) => read_to_copier(shared, taken, &staging),
@@ -54,21 +53,15 @@ fn populate(Taken { payload, job, .. }: &Taken) {
 
 /// Reads a piece to where it belongs, through a slot if it must.
 fn read(mut taken: Taken, slot: &mut Option<Memory>) -> Option<Ended> {
-    let mut read = read_to_its_place(&taken.payload, &taken.job, slot);
-    if let Err(Failure::Io { offset, source }) = &read
+    let mut parts = read_to_its_place(&taken.payload, &taken.job, slot);
+    if let Err(Unlanded::Read(Failure::Io { offset, source })) = &parts
         && let Some((bounced, step)) = bounced(&taken, *offset, source)
     {
         taken.order.step_down(step);
         taken.job = bounced;
-        read = read_to_its_place(&taken.payload, &taken.job, slot);
+        parts = read_to_its_place(&taken.payload, &taken.job, slot);
     }
-    match read {
-        Ok(parts) => touched(taken, parts),
-        Err(failure) => {
-            let Taken { order, payload, .. } = taken;
-            order.failed(payload, |payload, valid| unreadable(payload, failure, valid))
-        }
-    }
+    done(taken, parts)
 }
 
 /// Reads a piece into a slot, which a GPU copies out of.
@@ -84,10 +77,7 @@ fn read_to_copier(shared: &Arc<Shared>, taken: Taken, staging: &Staging) -> Opti
             shared.copy_out(staging.copier, Arrived { taken, slot });
             None
         }
-        Err(failure) => {
-            let Taken { order, payload, .. } = taken;
-            order.failed(payload, |payload, valid| unreadable(payload, failure, valid))
-        }
+        Err(failure) => done(taken, Err(failure)),
     }
 }
 
@@ -114,7 +104,7 @@ fn read_to_its_place(
     payload: &Payload,
     job: &Job,
     slot: &mut Option<Memory>,
-) -> Result<Result<Vec<Part>, Fault>, Failure> {
+) -> Result<Vec<Part>, Unlanded> {
     let into = match &job.piece.landing {
         Landing::Buffer(at) => {
             let range = *at as usize..(*at + job.piece.len) as usize;
@@ -123,12 +113,14 @@ fn read_to_its_place(
         Landing::Slot(_) => slot_for(slot, job.piece.len as usize),
     };
     let into = into.map_err(|source| Failure::Io { offset: job.piece.offset, source })?;
+    let access = payload.buffer.access()?;
     read_all(payload, job, &into)?;
-    Ok(match land(payload, job, Some(&into)) {
-        Ok(None) => fingerprint(payload, job),
-        Ok(Some(parts)) => Ok(parts),
-        Err(fault) => Err(fault),
-    })
+    let parts = match land(payload, job, Some(&into))? {
+        None => fingerprint(payload, job)?,
+        Some(parts) => parts,
+    };
+    access.finish()?;
+    Ok(parts)
 }
 
 /// Does a request that is one read, on this thread.
@@ -137,8 +129,7 @@ pub(super) fn read_at_once(request: Request, job: &Job) -> Outcome {
     let payload = Payload::of(request);
     let none = || Valid::none_of(bytes);
     let parts = read_to_its_place(&payload, job, &mut None)
-        .map_err(|failure| unreadable(&payload, failure, none()))?
-        .map_err(|fault| untouchable(&payload, job, fault, none()))?;
+        .map_err(|why| why.explain(&payload, job, none()))?;
     Readable::check_unchanged(payload.file.source())?;
     let mut together = Parts::default();
     together.extend(parts);
