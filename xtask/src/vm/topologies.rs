@@ -279,17 +279,20 @@ pub const TOPOLOGIES: &[Topology] = &[
     },
     Topology {
         name: "faults",
-        shows: "a drive that fails, a slow one, and one that the guest can unplug by QEMU's monitor",
+        shows: "a drive that fails, a slow one, and two that the guest can unplug by QEMU's monitor",
         devices: &[
             "nvme,serial=failing,drive=failing",
             "nvme,serial=slow,drive=slow",
             "pcie-root-port,id=left,chassis=1,slot=1",
             "nvme,id=victim,serial=victim,drive=victim,bus=left",
+            "pcie-root-port,id=right,chassis=2,slot=2",
+            "nvme,id=victim-too,serial=victim-too,drive=victim-too,bus=right",
         ],
         drives: &[
             of_medium("failing", Medium::Failing),
             of_medium("slow", Medium::Slow),
             of_medium("victim", Medium::Slow),
+            of_medium("victim-too", Medium::Slow),
         ],
         others: MONITOR,
         modules: &["nvme"],
