@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bufmap::engine::{Buffer, Completions, Loader, LoaderOptions, Request};
+use bufmap::engine::{Buffer, Completed, Completions, Loader, LoaderOptions, Request};
 use bufmap::transfer::{DataPath, Priority};
 use iomap::{Memory, PageSize};
 
@@ -91,13 +91,23 @@ fn many_at_a_time(path: &Path, len: u64) {
     let mut random = Random(88_172_645_463_325_252);
     let mut ours = || {
         let started = Instant::now();
-        many(&loader, path, len, count, &mut || random.below(FILE / len) * len);
+        let mut next = |completions: &Completions| completions.wait();
+        many(&loader, path, len, count, &mut || random.below(FILE / len) * len, &mut next);
+        started.elapsed().as_secs_f64() * 1e6 / count as f64
+    };
+    let options = LoaderOptions::default();
+    let (driven, mut driver) = Loader::driven(options).expect("a loader");
+    let mut random = Random(88_172_645_463_325_252);
+    let mut by_driver = || {
+        let started = Instant::now();
+        let mut next = |completions: &Completions| driver.next(completions);
+        many(&driven, path, len, count, &mut || random.below(FILE / len) * len, &mut next);
         started.elapsed().as_secs_f64() * 1e6 / count as f64
     };
     let title = format!("{} KiB at random offsets, {DEPTH} in flight", len >> 10);
     if Command::new("fio").arg("--version").output().is_err() {
         println!("\nSKIPPED: beside fio: it is not installed (apt-get install fio)");
-        return race(&title, &mut [("bufmap", &mut ours)]);
+        return race(&title, &mut [("a loader", &mut ours), ("a driven loader", &mut by_driver)]);
     }
     race(
         &title,
@@ -105,12 +115,20 @@ fn many_at_a_time(path: &Path, len: u64) {
             ("fio, io_uring", &mut || fio(path, len, count, &[])),
             ("fio, io_uring with fixed buffers", &mut || fio(path, len, count, &["--fixedbufs"])),
             ("bufmap, a loader", &mut ours),
+            ("bufmap, a driven loader", &mut by_driver),
         ],
     );
 }
 
 /// Reads by a loader, so many in flight.
-fn many(loader: &Loader, path: &Path, len: u64, count: u64, offset: &mut dyn FnMut() -> u64) {
+fn many(
+    loader: &Loader,
+    path: &Path,
+    len: u64,
+    count: u64,
+    offset: &mut dyn FnMut() -> u64,
+    next: &mut dyn FnMut(&Completions) -> Completed,
+) {
     let file = loader.open(path).expect("the file");
     let buffer = buffer(DEPTH * len);
     let completions = Completions::new();
@@ -123,7 +141,7 @@ fn many(loader: &Loader, path: &Path, len: u64, count: u64, offset: &mut dyn FnM
     };
     (0..DEPTH).for_each(&mut submit);
     for done in 0..count {
-        let completed = completions.wait();
+        let completed = next(&completions);
         completed.outcome.expect("its bytes");
         if done + DEPTH < count {
             submit(completed.tag);

@@ -74,7 +74,7 @@ impl Copier {
             let nothing_new = arrived.is_empty();
             let mut ended = self.begin(arrived);
             ended.extend(self.reap(nothing_new));
-            shared.conclude(ended);
+            shared.conclude_elsewhere(ended);
         }
     }
 

@@ -121,3 +121,8 @@ pub(super) fn done(taken: Taken, parts: Result<Vec<Part>, impl Into<Unlanded>>) 
         }
     }
 }
+
+/// The end of a read that has to be given up, because the loader closes.
+pub(super) fn stopped(Taken { order, payload, .. }: Taken) -> Option<Ended> {
+    order.failed(payload, |_, valid| TransferError::Stopped { valid })
+}

@@ -12,6 +12,7 @@ use rustix::fs::{Stat, fstat, stat};
 use super::completions::Completions;
 use super::copier::Gpu;
 use super::counters::Counts;
+use super::driver::Driver;
 use super::file::{File, Remembered};
 use super::options::LoaderOptions;
 use super::order::Order;
@@ -80,16 +81,34 @@ impl Loader {
     /// # Errors
     /// [`TransferError::Options`]; [`TransferError::Engine`] if not even two threads can be started.
     pub fn with(options: LoaderOptions) -> Result<Self, TransferError> {
-        let failed =
-            |step| move |source| TransferError::Engine { step, source, valid: Valid::default() };
-        let wake = WakeFd::new().map_err(failed("an eventfd"))?;
-        let shared = Arc::new(Shared::new(options.checked()?, wake, worker::run));
-        let core = Core { shared, files: Mutex::default(), gpus: Mutex::default() };
-        if !core.shared.start("bufmap-ring", reader::run) || !core.shared.start_worker() {
-            let source = io::ErrorKind::WouldBlock.into();
-            return Err(failed("starting a thread of the loader")(source));
+        let loader = Self::without_ring(options, false)?;
+        match loader.0.shared.start("bufmap-ring", reader::run) {
+            true => Ok(loader),
+            false => Err(no_thread()),
         }
-        Ok(Self(Arc::new(core)))
+    }
+
+    /// A loader whose ring is driven by this thread, inside the calls of the [`Driver`]. It costs less for each request, for a
+    /// program with a thread that does little but to submit and to wait. The loader itself may be used by any thread.
+    ///
+    /// # Errors
+    /// As [`with`](Self::with).
+    pub fn driven(options: LoaderOptions) -> Result<(Self, Driver), TransferError> {
+        let loader = Self::without_ring(options, true)?;
+        let driver = Driver::of(&loader.0.shared);
+        Ok((loader, driver))
+    }
+
+    fn without_ring(options: LoaderOptions, is_driven: bool) -> Result<Self, TransferError> {
+        let failed =
+            |source| TransferError::Engine { step: "an eventfd", source, valid: Valid::default() };
+        let wake = WakeFd::new().map_err(failed)?;
+        let shared = Arc::new(Shared::new(options.checked()?, wake, worker::run, is_driven));
+        let core = Core { shared, files: Mutex::default(), gpus: Mutex::default() };
+        match core.shared.start_worker() {
+            true => Ok(Self(Arc::new(core))),
+            false => Err(no_thread()),
+        }
     }
 
     /// Opens a file, or gives the one that is open already if the path still names it and nothing has changed it.
@@ -231,6 +250,14 @@ impl Loader {
         let order = Order::new(request, &mut planned, None);
         self.0.shared.push([(Arc::clone(&order), planned)]);
         Ticket::new(order, Arc::clone(&self.0.shared))
+    }
+}
+
+fn no_thread() -> TransferError {
+    TransferError::Engine {
+        step: "starting a thread of the loader",
+        source: io::ErrorKind::WouldBlock.into(),
+        valid: Valid::default(),
     }
 }
 

@@ -8,7 +8,7 @@
 //! * `planned`: which reads a request takes, decided on the thread that submits it; `order`: the request as the loader keeps
 //!   it, and its end;
 //! * `queues`: whose read is next; `shared`: the queues and who sleeps; `loader`: the loader itself;
-//! * `reader`: the ring's thread; `worker`: the threads that copy and check; `copier`: the thread that has a GPU copy;
+//! * `reader`: the ring's thread; `driver`: a thread of the program's in its place; `worker`: the threads that copy and check; `copier`: the thread that has a GPU copy;
 //!   `slots`, `memory`: where reads land that cannot land in their buffer; `held`: what a read keeps until it is completed;
 //!   `landing`: bytes on their way to where they belong;
 //! * `ticket`, `completions`, `outcome`: how a program learns what came of it; `counters`: what the loader did so far.
@@ -60,6 +60,7 @@ mod buffer;
 mod completions;
 mod copier;
 mod counters;
+mod driver;
 mod file;
 mod held;
 mod landing;
@@ -80,6 +81,7 @@ mod worker;
 pub use buffer::Buffer;
 pub use completions::{Completed, Completions};
 pub use counters::{Counts, Latencies};
+pub use driver::Driver;
 pub use file::File;
 pub use loader::{Loader, Refused};
 pub(crate) use memory::{in_memory, memory_to_import, roomy_memory};

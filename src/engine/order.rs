@@ -58,6 +58,9 @@ struct State {
     /// The reads that are begun and not done.
     begun: u32,
     landed: Landed,
+    /// The bytes that were asked for and are in the buffer.
+    filled: u64,
+    /// Where they are, unless it is all of them: then nobody asks.
     valid: Valid,
     parts: Parts,
     end: Option<TransferError>,
@@ -96,6 +99,7 @@ impl Order {
                 queued,
                 begun: 0,
                 landed,
+                filled: 0,
                 valid,
                 parts: Parts::default(),
                 end: None,
@@ -136,9 +140,13 @@ impl Order {
     ) -> Option<Ended> {
         let mut state = self.state();
         let requested = payload.requested();
+        let is_last = state.begun == 1 && state.queued == 0 && state.end.is_none();
         for (_, place) in job.landed().flat_map(|landed| requested.filled(landed)) {
             state.landed.paths.add(job.path, place.end - place.start);
-            state.valid.insert(place);
+            state.filled += place.end - place.start;
+            if !is_last {
+                state.valid.insert(place);
+            }
         }
         state.parts.extend(parts);
         drop(payload);
@@ -226,6 +234,7 @@ impl Ended {
         let payload = state.payload.take();
         let mut landed = std::mem::take(&mut state.landed);
         let valid = std::mem::take(&mut state.valid);
+        let is_whole = state.filled == valid.wanted();
         let parts = std::mem::take(&mut state.parts);
         let end = state.end.take();
         drop(state);
@@ -238,7 +247,7 @@ impl Ended {
         let outcome = match (end, checked) {
             (Some(TransferError::Stopped { .. }), _) => Err(TransferError::Stopped { valid }),
             (Some(error), _) | (None, Err(error)) => Err(error),
-            (None, Ok(_)) if valid.bytes() < valid.wanted() => Err(TransferError::Engine {
+            (None, Ok(_)) if !is_whole => Err(TransferError::Engine {
                 step: "a thread of the loader",
                 source: io::Error::other("it ended before its work was done"),
                 valid,

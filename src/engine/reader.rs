@@ -9,33 +9,24 @@ use std::time::{Duration, Instant};
 use iomap::{BufMap, MapError, Memory, PageSize};
 
 use super::held::{Held, lend_buffer, lend_slot};
-use super::landing::{done, fingerprint, land};
+use super::landing::{done, fingerprint, land, stopped};
 use super::order::Ended;
 use super::shared::{Arrived, Found, Shared, Taken};
 use super::slots::{Slot, Slots};
 use crate::nofault::Fault;
 use crate::plan::run::Landing;
 use crate::storage::file::partial::{Came, Partial};
-use crate::storage::file::ring::Ring;
+use crate::storage::file::ring::Steps;
 use crate::storage::work::{Failure, Next, Read, Work};
 use crate::transfer::{Readable, TransferError};
 
 /// Runs a ring until the loader closes. Where there can be none, workers read.
 pub(super) fn run(shared: &Arc<Shared>) {
-    let options = &shared.options;
-    let mut reader = Reader {
-        shared: Arc::clone(shared),
-        taken: VecDeque::new(),
-        reading: Vec::new(),
-        unused: Vec::new(),
-        again: Vec::new(),
-        stalled: VecDeque::new(),
-        slots: None,
-        done: [0; 4],
-        ended: Vec::new(),
-    };
-    let ran =
-        Ring::new(options.depth).and_then(|mut ring| ring.run_with_wake(&mut reader, &shared.wake));
+    let mut reader = Reader::of(shared);
+    let ran = Steps::new(shared.options.depth, Arc::clone(&shared.wake)).and_then(|mut steps| {
+        while !steps.step(&mut reader)? {}
+        Ok(())
+    });
     if let Err(error) = ran {
         shared.lose_ring();
         reader.fail(&error);
@@ -50,7 +41,7 @@ struct Reading {
 }
 
 /// The ring's work.
-struct Reader {
+pub(super) struct Reader {
     shared: Arc<Shared>,
     /// Taken from the queues, and not begun.
     taken: VecDeque<Taken>,
@@ -71,6 +62,20 @@ struct Reader {
 }
 
 impl Reader {
+    pub(super) fn of(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            taken: VecDeque::new(),
+            reading: Vec::new(),
+            unused: Vec::new(),
+            again: Vec::new(),
+            stalled: VecDeque::new(),
+            slots: None,
+            done: [0; 4],
+            ended: Vec::new(),
+        }
+    }
+
     fn in_flight(&self) -> usize {
         self.reading.len() - self.unused.len()
     }
@@ -142,9 +147,9 @@ impl Reader {
 
     /// Ends what waits for a slot, because the loader closes.
     fn stop_stalled(&mut self) {
-        for Taken { order, payload, job, .. } in self.stalled.drain(..) {
-            self.done[order.priority.index()] += job.piece.len;
-            self.ended.extend(order.failed(payload, |_, valid| TransferError::Stopped { valid }));
+        for taken in self.stalled.drain(..) {
+            self.done[taken.order.priority.index()] += taken.job.piece.len;
+            self.ended.extend(stopped(taken));
         }
     }
 
@@ -204,7 +209,8 @@ impl Reader {
         let copier = taken.payload.staging.as_ref().map(|staging| staging.copier);
         let slot = match (slot, copier) {
             (Some(slot), Some(copier)) => {
-                return self.shared.copy_out(copier, Arrived { taken, slot });
+                let late = self.shared.copy_out(copier, Arrived { taken, slot }).err();
+                return self.ended.extend(late.and_then(|late| stopped(late.taken)));
             }
             (slot, _) => slot,
         };
@@ -246,7 +252,7 @@ impl Reader {
     }
 
     /// The ring itself has failed: what it has in hand fails with it.
-    fn fail(mut self, error: &io::Error) {
+    pub(super) fn fail(mut self, error: &io::Error) {
         let readings = std::mem::take(&mut self.reading).into_iter().flatten();
         let waiting = self.taken.drain(..).chain(self.stalled.drain(..));
         let taken = waiting.chain(readings.map(|reading| reading.taken));
@@ -276,10 +282,10 @@ impl Work<'static> for Reader {
                 let found = self.shared.take_direct(begun, &mut self.done, &mut self.taken);
                 if found == Found::Closed {
                     self.stop_stalled();
-                    if in_flight == 0 {
-                        self.settled();
-                        return Next::Done;
-                    }
+                }
+                if found != Found::Open && in_flight + self.stalled.len() == 0 {
+                    self.settled();
+                    return Next::Done;
                 }
             }
             let Some(taken) = self.unstalled().or_else(|| self.taken.pop_front()) else {

@@ -39,6 +39,8 @@ pub(super) struct Shared {
     copiers: Mutex<Vec<JoinHandle<()>>>,
     /// What a worker does.
     worker: fn(&Arc<Self>),
+    /// A thread of the program's drives the ring.
+    is_driven: bool,
 }
 
 #[derive(Debug, Default)]
@@ -124,6 +126,8 @@ pub(super) enum Found {
     Open,
     /// Nothing, and nothing will come.
     Closed,
+    /// Nothing: the rest is read by workers.
+    Lost,
 }
 
 impl State {
@@ -181,7 +185,12 @@ fn take(queues: &mut Queues<Waiting>, may: impl Fn(Priority, u64) -> bool) -> Op
 }
 
 impl Shared {
-    pub(super) fn new(options: LoaderOptions, wake: WakeFd, worker: fn(&Arc<Self>)) -> Self {
+    pub(super) fn new(
+        options: LoaderOptions,
+        wake: WakeFd,
+        worker: fn(&Arc<Self>),
+        is_driven: bool,
+    ) -> Self {
         let wake = Arc::new(wake);
         Self {
             options,
@@ -194,6 +203,7 @@ impl Shared {
             threads: Mutex::default(),
             copiers: Mutex::default(),
             worker,
+            is_driven,
         }
     }
 
@@ -312,12 +322,17 @@ impl Shared {
         Ok(number)
     }
 
-    /// Leaves it to a copier to have its GPU copy.
-    pub(super) fn copy_out(&self, copier: usize, arrived: Arrived) {
-        if let Some(waiting) = self.state().arrived.get_mut(copier) {
-            waiting.push_back(arrived);
+    /// Leaves it to a copier to have its GPU copy, if copiers do not end.
+    pub(super) fn copy_out(&self, copier: usize, arrived: Arrived) -> Result<(), Arrived> {
+        let mut state = self.state();
+        let ends = state.read;
+        match state.arrived.get_mut(copier).filter(|_| !ends) {
+            Some(waiting) => waiting.push_back(arrived),
+            None => return Err(arrived),
         }
+        drop(state);
         self.arrived.notify_all();
+        Ok(())
     }
 
     /// What has arrived for a copier, which waits for something if it has nothing else to do. Nothing, if nothing will
@@ -351,6 +366,9 @@ impl Shared {
         taken: &mut VecDeque<Taken>,
     ) -> Found {
         let mut state = self.state();
+        if state.no_ring {
+            return Found::Lost;
+        }
         for (in_flight, done) in state.in_flight.iter_mut().zip(done) {
             *in_flight = in_flight.saturating_sub(std::mem::take(done));
         }
@@ -376,6 +394,11 @@ impl Shared {
             self.space.notify_all();
         }
         if closed { Found::Closed } else { Found::Open }
+    }
+
+    /// The ring's thread does something else, and looks into the queues before it waits.
+    pub(super) fn is_awake(&self) {
+        self.state().ring = Ring::Awake;
     }
 
     /// Waits for something to do. Nothing, when the loader closes.
@@ -469,11 +492,16 @@ impl Shared {
         }
     }
 
+    /// Whether the loader closes: its workers end.
+    pub(super) fn is_closing(&self) -> bool {
+        self.state().closing
+    }
+
     /// Ends an order, unless it is done.
     pub(super) fn cancel(&self, order: &Arc<Order>) {
         if let Some(ended) = order.cancel() {
             self.forget_ended();
-            self.conclude([ended]);
+            self.conclude_elsewhere([ended]);
         }
     }
 
@@ -526,7 +554,7 @@ impl Shared {
             ended.extend(order.cancel());
         }
         self.space.notify_all();
-        self.conclude(ended);
+        self.conclude_elsewhere(ended);
         count
     }
 
@@ -540,6 +568,14 @@ impl Shared {
         drop(state);
         if space {
             self.space.notify_all();
+        }
+    }
+
+    /// Answers orders on a thread that does not drive the ring: the one that does may wait for their outcome.
+    pub(super) fn conclude_elsewhere(&self, ended: impl IntoIterator<Item = Ended>) {
+        self.conclude(ended);
+        if self.is_driven {
+            self.wake.wake();
         }
     }
 

@@ -60,8 +60,13 @@ impl Ticket {
         self.wait_until(Some(deadline)).ok_or(self)
     }
 
+    /// The outcome, if it is known: once.
+    pub(super) fn outcome(&self) -> Option<Outcome> {
+        self.order.outcome(None)
+    }
+
     fn wait_until(&self, deadline: Option<Instant>) -> Option<Outcome> {
-        if let Some(outcome) = self.order.outcome(None) {
+        if let Some(outcome) = self.outcome() {
             return Some(outcome);
         }
         let waker = Waker::from(Arc::new(Sleeper(thread::current())));

@@ -6,7 +6,7 @@ use std::thread;
 
 use iomap::{BufMap, Memory, PageSize};
 
-use super::landing::{Unlanded, done, fingerprint, land};
+use super::landing::{Unlanded, done, fingerprint, land, stopped};
 use super::order::{Ended, Payload};
 use super::outcome::{Landed, Outcome};
 use super::request::Request;
@@ -18,7 +18,7 @@ use crate::plan::run::{Landing, Piece, SlotCopy};
 use crate::storage::file::partial::{Came, Partial};
 use crate::storage::file::pread;
 use crate::storage::work::Failure;
-use crate::transfer::{DataPath, Readable, StepDown, TransferError, Valid};
+use crate::transfer::{DataPath, Readable, StepDown, Valid};
 
 /// Works until the loader closes.
 pub(super) fn run(shared: &Arc<Shared>) {
@@ -39,7 +39,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
                 None
             }
         };
-        shared.conclude(ended);
+        shared.conclude_elsewhere(ended);
     }
 }
 
@@ -66,16 +66,13 @@ fn read(mut taken: Taken, slot: &mut Option<Memory>) -> Option<Ended> {
 
 /// Reads a piece into a slot, which a GPU copies out of.
 fn read_to_copier(shared: &Arc<Shared>, taken: Taken, staging: &Staging) -> Option<Ended> {
-    let Some(slot) = staging.slots.wait() else {
-        let Taken { order, payload, .. } = taken;
-        return order.failed(payload, |_, valid| TransferError::Stopped { valid });
-    };
+    let Some(slot) = staging.slots.wait() else { return stopped(taken) };
     let len = taken.job.piece.len as usize;
     let into = slot.map().subrange(..len).unwrap_or(BufMap::null());
     match read_all(&taken.payload, &taken.job, &into) {
         Ok(()) => {
-            shared.copy_out(staging.copier, Arrived { taken, slot });
-            None
+            let arrived = Arrived { taken, slot };
+            shared.copy_out(staging.copier, arrived).err().and_then(|late| stopped(late.taken))
         }
         Err(failure) => done(taken, Err(failure)),
     }

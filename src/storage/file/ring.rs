@@ -1,24 +1,26 @@
 //! Many reads in flight on one io_uring.
 //!
 //! A [`Ring`] runs a piece of [`Work`]: it asks for the next read while it has room, hands every
-//! completion back, and returns when the work is done and nothing is in flight. Work that comes and goes
-//! wakes it by a [`WakeFd`].
+//! completion back, and returns when the work is done and nothing is in flight. [`Steps`] do so step by step for
+//! work that comes and goes, which wakes them by a [`WakeFd`].
 //!
 //! # Safety
 //!
 //! The laws of this module:
 //!
-//! 1. A read is pushed only inside [`Ring::run`], with a map that lives for `'m`, which outlasts the call,
-//!    and a file that `InFlight` holds until the read is completed.
-//! 2. `run` does not return, nor unwind, before the kernel has completed every read it was given:
-//!    `InFlight` waits for them when it is dropped. What it leaves in the queue the kernel never sees, because
-//!    a ring that failed is not run again.
+//! 1. A read is pushed only by `InFlight`, which has a file that it holds until the read is completed, with a map that
+//!    outlasts it: of [`Ring::run`], whose maps live for `'m`, or of [`Steps`], whose maps live for `'static`.
+//! 2. `InFlight` does not go, nor does a call unwind, before the kernel has completed every read it was given: it waits
+//!    for them when it is dropped. What it leaves in the queue the kernel never sees, because a ring that failed is not
+//!    used again.
 //! 3. The kernel writes only inside the map of a read, which is writable, and into the count of a [`WakeFd`], which
 //!    `InFlight` holds at one place until that read is completed too.
 #![allow(unsafe_code)]
 
+use std::borrow::BorrowMut;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -72,16 +74,7 @@ impl<'m> Ring<'m> {
     /// The kernel's answer: `ENOSYS` without io_uring (before Linux 5.1), `EPERM` where a sandbox
     /// or the sysctl `kernel.io_uring_disabled` forbids it, `ENOMEM`.
     pub fn new(depth: u32) -> io::Result<Self> {
-        let entries = depth.saturating_add(1); // One is for a `WakeFd`.
-        let uring =
-            IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries).or_else(
-                |error| match error.raw_os_error() {
-                    // The flags are newer than io_uring itself (Linux 6.0 and 6.1).
-                    Some(libc::EINVAL) => IoUring::new(entries),
-                    _ => Err(error),
-                },
-            )?;
-        Ok(Self { uring, depth, windows: Vec::new(), refusal: None, failed: false })
+        Ok(Self { uring: set_up(depth)?, depth, windows: Vec::new(), refusal: None, failed: false })
     }
 
     /// Has memory registered window by window as reads of at most `longest` bytes come to it, so
@@ -114,91 +107,155 @@ impl<'m> Ring<'m> {
     /// # Errors
     /// When the ring itself fails. Errors of single reads go to [`Work::completed`].
     pub fn run(&mut self, work: &mut impl Work<'m, File: AsFd>) -> io::Result<()> {
-        self.serve(work, None)
-    }
-
-    /// The same for work that comes and goes: while it answers [`Next::Wait`], the ring waits for `wake` as well.
-    ///
-    /// # Errors
-    /// When the ring itself fails. Errors of single reads go to [`Work::completed`].
-    pub fn run_with_wake(
-        &mut self,
-        work: &mut impl Work<'m, File: AsFd>,
-        wake: &WakeFd,
-    ) -> io::Result<()> {
-        self.serve(work, Some(wake))
-    }
-
-    fn serve(
-        &mut self,
-        work: &mut impl Work<'m, File: AsFd>,
-        wake: Option<&WakeFd>,
-    ) -> io::Result<()> {
         if self.failed {
             return Err(io::Error::other("it failed before"));
         }
         self.failed = true;
-        let mut flight = InFlight::new(&mut self.uring, wake);
+        let Self { uring, windows, refusal, depth, .. } = self;
+        let mut flight = InFlight::new(uring, None);
         loop {
-            let mut done = false;
-            while flight.reads < self.depth {
-                match work.next() {
-                    Next::Read(read) => {
-                        let window = match flight.window(&mut self.windows, &read.into) {
-                            Ok(window) => window,
-                            Err(error) => {
-                                self.windows.clear();
-                                self.refusal = Some(error);
-                                None
-                            }
-                        };
-                        flight.push(read, window)?;
-                    }
-                    Next::Wait => break,
-                    Next::Done => {
-                        done = true;
-                        break;
-                    }
-                }
-            }
+            let done = flight.fill(work, *depth, windows, refusal)?;
             if done && flight.reads == 0 {
-                self.failed = false;
-                return Ok(());
+                break;
             }
-            flight.listen()?;
             flight.wait()?;
-            while let Some((tag, result)) = flight.completion() {
-                work.completed(tag, result);
-            }
-            work.settled();
+            flight.hand_back(work);
         }
+        drop(flight);
+        self.failed = false;
+        Ok(())
     }
 }
 
+/// An io_uring for work that comes and goes, done step by step. The steps are one thread's: the kernel takes reads from the
+/// first that asks alone, where it knows of that (`IORING_SETUP_SINGLE_ISSUER`).
+///
+/// When it is dropped, reads that are in flight are waited for, and not handed back.
+pub struct Steps<F> {
+    flight: InFlight<IoUring, F>,
+    depth: u32,
+}
+
+impl<F: AsFd> Steps<F> {
+    /// Sets up a ring for `depth` reads in flight (1 to 32,767), which `wake` wakes.
+    ///
+    /// # Errors
+    /// As [`Ring::new`].
+    pub fn new(depth: u32, wake: Arc<WakeFd>) -> io::Result<Self> {
+        Ok(Self { flight: InFlight::new(set_up(depth)?, Some(wake)), depth })
+    }
+
+    /// Begins the reads that `work` wants, waits until one is completed or somebody wakes it, and hands back what is
+    /// completed. Returns whether the work is done and nothing is in flight: then it does not wait.
+    ///
+    /// # Errors
+    /// When the ring itself fails: it is of no use any more. Errors of single reads go to [`Work::completed`].
+    pub fn step(&mut self, work: &mut impl Work<'static, File = F>) -> io::Result<bool> {
+        let done = self.begin(work)?;
+        if !done {
+            self.flight.listen()?;
+            self.flight.wait()?;
+            self.flight.hand_back(work);
+        }
+        Ok(done)
+    }
+
+    /// The same without waiting.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn step_at_once(&mut self, work: &mut impl Work<'static, File = F>) -> io::Result<bool> {
+        let done = self.begin(work)?;
+        if !done {
+            self.flight.go_on()?;
+            self.flight.hand_back(work);
+        }
+        Ok(done)
+    }
+
+    fn begin(&mut self, work: &mut impl Work<'static, File = F>) -> io::Result<bool> {
+        let done = self.flight.fill(work, self.depth, &mut [], &mut None)?;
+        Ok(done && self.flight.reads == 0)
+    }
+}
+
+fn set_up(depth: u32) -> io::Result<IoUring> {
+    let entries = depth.saturating_add(1); // One is for a `WakeFd`.
+    IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries).or_else(|error| {
+        match error.raw_os_error() {
+            // The flags are newer than io_uring itself (Linux 6.0 and 6.1).
+            Some(libc::EINVAL) => IoUring::new(entries),
+            _ => Err(error),
+        }
+    })
+}
+
 /// The reads that the kernel has not completed. Dropping it waits for them.
-struct InFlight<'r, F> {
-    uring: &'r mut IoUring,
+struct InFlight<U: BorrowMut<IoUring>, F> {
+    uring: U,
     /// The tag and the file of each read, at the index that is its user data.
     held: Vec<Option<(usize, F)>>,
     /// The indices of `held` at which nothing is.
     free: Vec<usize>,
     reads: u32,
-    wake: Option<Listening<'r>>,
+    wake: Option<Listening>,
 }
 
 /// An eventfd, and the read of it.
-struct Listening<'r> {
-    wake: &'r WakeFd,
+struct Listening {
+    wake: Arc<WakeFd>,
     /// Where the kernel puts how often it was written to.
     count: Box<u64>,
     /// Whether the read is in flight.
     armed: bool,
 }
 
-impl<'r, F> InFlight<'r, F> {
-    fn new(uring: &'r mut IoUring, wake: Option<&'r WakeFd>) -> Self {
+impl<U: BorrowMut<IoUring>, F> InFlight<U, F> {
+    fn new(uring: U, wake: Option<Arc<WakeFd>>) -> Self {
         let wake = wake.map(|wake| Listening { wake, count: Box::new(0), armed: false });
         Self { uring, held: Vec::new(), free: Vec::new(), reads: 0, wake }
+    }
+
+    fn uring(&mut self) -> &mut IoUring {
+        self.uring.borrow_mut()
+    }
+
+    /// Pushes the reads that `work` wants, while there is room for them. Returns whether it wants no more.
+    fn fill<'m>(
+        &mut self,
+        work: &mut impl Work<'m, File = F>,
+        depth: u32,
+        windows: &mut [Window<'m>],
+        refusal: &mut Option<io::Error>,
+    ) -> io::Result<bool>
+    where
+        F: AsFd,
+    {
+        while self.reads < depth {
+            match work.next() {
+                Next::Read(read) => {
+                    let window = match refusal {
+                        None => self.window(windows, &read.into).unwrap_or_else(|error| {
+                            *refusal = Some(error);
+                            None
+                        }),
+                        Some(_) => None,
+                    };
+                    self.push(read, window)?;
+                }
+                Next::Wait => return Ok(false),
+                Next::Done => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Hands back what is completed.
+    fn hand_back<'m>(&mut self, work: &mut impl Work<'m, File = F>) {
+        while let Some((tag, result)) = self.completion() {
+            work.completed(tag, result);
+        }
+        work.settled();
     }
 
     /// Has the eventfd read, unless it is.
@@ -210,7 +267,7 @@ impl<'r, F> InFlight<'r, F> {
         let count: *mut u64 = &mut *listening.count;
         let entry = opcode::Read::new(fd, count.cast(), 8).build().user_data(WAKE);
         // SAFETY: law 3. The queue has room: it has one entry more than reads are ever in flight.
-        unsafe { self.uring.submission().push(&entry) }
+        unsafe { self.uring.borrow_mut().submission().push(&entry) }
             .map_err(|full| io::Error::other(full.to_string()))?;
         listening.armed = true;
         Ok(())
@@ -228,12 +285,12 @@ impl<'r, F> InFlight<'r, F> {
         };
         let window = &mut windows[index];
         if !window.registered {
-            self.uring.submit()?; // The drive works while the pages are touched.
+            self.uring().submit()?; // The drive works while the pages are touched.
             let (iov_base, iov_len) = (window.map.as_ptr().cast(), window.map.len());
             let buffer = libc::iovec { iov_base, iov_len };
             // SAFETY: the map is valid for `'m`; from here on the kernel's own pin keeps the pages.
             unsafe {
-                self.uring.submitter().register_buffers_update(index as u32, &[buffer], None)?;
+                self.uring().submitter().register_buffers_update(index as u32, &[buffer], None)?;
             }
             window.registered = true;
         }
@@ -251,37 +308,38 @@ impl<'r, F> InFlight<'r, F> {
         let entry = entry(&read, window)?.user_data(place as u64);
         // SAFETY: laws 1 and 2: file and memory outlive the read's completion. The queue has room,
         // because no more reads are ever in flight than it has entries.
-        unsafe { self.uring.submission().push(&entry) }
+        unsafe { self.uring().submission().push(&entry) }
             .map_err(|full| io::Error::other(full.to_string()))?;
         self.held[place] = Some((read.tag, read.file));
         self.reads += 1;
         Ok(())
     }
 
+    /// Gives the kernel what was pushed, and waits for an answer.
     fn wait(&mut self) -> io::Result<()> {
         let want = usize::from(self.owed() > 0);
-        let mut patience = Patience::default();
-        loop {
-            match self.uring.submit_and_wait(want) {
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The kernel may be short of memory for the moment: the reads in flight will free some.
-                Err(error) => match patience.after(&error) {
-                    Some(pause) => thread::sleep(pause),
-                    None => return Err(error),
-                },
-            }
-        }
+        patiently(|| self.uring.borrow_mut().submit_and_wait(want))
+    }
+
+    /// Gives the kernel what was pushed, and has it answer what it can.
+    fn go_on(&mut self) -> io::Result<()> {
+        // Without the flag, a ring that leaves its work to its thread (`IORING_SETUP_DEFER_TASKRUN`) answers nothing.
+        let flags = EnterFlags::GETEVENTS.bits();
+        patiently(|| {
+            let pushed = self.uring().submission().len() as u32;
+            // SAFETY: there is no argument.
+            unsafe { self.uring().submitter().enter::<libc::sigset_t>(pushed, 0, flags, None) }
+        })
     }
 
     /// The tag of a read that is completed, and what came of it.
     fn completion(&mut self) -> Option<(usize, io::Result<usize>)> {
-        let mut entry = self.uring.completion().next()?;
+        let mut entry = self.uring().completion().next()?;
         if entry.user_data() == WAKE {
             if let Some(listening) = &mut self.wake {
                 listening.armed = false;
             }
-            entry = self.uring.completion().next()?;
+            entry = self.uring().completion().next()?;
         }
         self.reads -= 1;
         let place = entry.user_data() as usize;
@@ -295,21 +353,21 @@ impl<'r, F> InFlight<'r, F> {
     }
 }
 
-impl<F> Drop for InFlight<'_, F> {
+impl<U: BorrowMut<IoUring>, F> Drop for InFlight<U, F> {
     fn drop(&mut self) {
         if let Some(listening) = self.wake.as_ref().filter(|listening| listening.armed) {
             listening.wake.wake();
         }
         loop {
             while self.completion().is_some() {}
-            let unseen = self.uring.submission().len() as u32;
+            let unseen = self.uring().submission().len() as u32;
             if self.owed() <= unseen {
                 return;
             }
             // SAFETY: nothing is submitted, and there is no argument.
             let waited = unsafe {
                 let flags = EnterFlags::GETEVENTS.bits();
-                self.uring.submitter().enter::<libc::sigset_t>(0, 1, flags, None)
+                self.uring().submitter().enter::<libc::sigset_t>(0, 1, flags, None)
             };
             match waited.map_err(|error| error.raw_os_error()) {
                 Ok(_) | Err(Some(libc::EINTR)) => {}
@@ -318,6 +376,22 @@ impl<F> Drop for InFlight<'_, F> {
                 // to ask the kernel with.
                 Err(_) => std::process::abort(),
             }
+        }
+    }
+}
+
+/// Asks the kernel again while a signal comes between, or it is short of memory for the moment.
+fn patiently(mut enter: impl FnMut() -> io::Result<usize>) -> io::Result<()> {
+    let mut patience = Patience::default();
+    loop {
+        match enter() {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // The reads in flight will free some.
+            Err(error) => match patience.after(&error) {
+                Some(pause) => thread::sleep(pause),
+                None => return Err(error),
+            },
         }
     }
 }

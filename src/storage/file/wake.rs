@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-/// Wakes a thread that waits in [`Ring::run_with_wake`](super::ring::Ring::run_with_wake).
+/// Wakes a thread that waits in [`Steps::step`](super::ring::Steps::step).
 #[derive(Debug)]
 pub struct WakeFd(OwnedFd);
 
