@@ -1,8 +1,8 @@
-//! What an engine is given to do: reads, asked for one by one, as long as there are any.
+//! What an engine is given to do: reads and writes, asked for one by one, as long as there are any.
 //!
 //! Three engines do it: [`ring`](super::file::ring) and [`pread`](super::file::pread) through the
-//! kernel, and the queues of a drive that this process drives ([`nvme`](super::nvme)). What a file is
-//! to an engine (a descriptor, or extents on a drive) is the work's [`File`](Work::File).
+//! kernel, and the queues of a drive that this process drives ([`nvme`](super::nvme)), which only read.
+//! What a file is to an engine (a descriptor, or extents on a drive) is the work's [`File`](Work::File).
 
 use std::io;
 
@@ -21,34 +21,49 @@ pub struct Read<'m, F> {
     pub tag: usize,
 }
 
+/// A write for an engine to do.
+#[derive(Debug)]
+pub struct Write<'m, F> {
+    /// The file to write to.
+    pub file: F,
+    /// Where in it, in bytes.
+    pub offset: u64,
+    /// Where to take the bytes; its length is how many are written, at most `u32::MAX`.
+    pub from: BufMap<'m>,
+    /// What [`Work::completed`] gets back.
+    pub tag: usize,
+}
+
 /// What a piece of work wants next.
 #[derive(Debug)]
 pub enum Next<'m, F> {
     /// Do this read.
     Read(Read<'m, F>),
-    /// Nothing before a read that is in flight completes, or the engine is [woken](super::file::wake::WakeFd).
+    /// Do this write.
+    Write(Write<'m, F>),
+    /// Nothing before what is in flight completes, or the engine is [woken](super::file::wake::WakeFd).
     Wait,
     /// Nothing more.
     Done,
 }
 
-/// A source of reads, and the place where their completions go.
+/// A source of reads and writes, and the place where their completions go.
 pub trait Work<'m> {
     /// What names a file to the engine.
     type File;
 
-    /// The next read. Asked whenever the engine has room; [`Next::Wait`] is answered only while a
-    /// read is in flight, or where somebody will wake the engine.
+    /// The next of them. Asked whenever the engine has room; [`Next::Wait`] is answered only while
+    /// something is in flight, or where somebody will wake the engine.
     fn next(&mut self) -> Next<'m, Self::File>;
 
-    /// A read was completed: the number of bytes read, or the error.
+    /// A read or a write was completed: the number of bytes that were moved, or the error.
     fn completed(&mut self, tag: usize, result: io::Result<usize>);
 
-    /// All reads that are completed at the moment have been handed back.
+    /// All that is completed at the moment has been handed back.
     fn settled(&mut self) {}
 }
 
-/// Why a read failed.
+/// Why a read or a write failed.
 #[derive(Debug)]
 pub enum Failure {
     /// The kernel's or the drive's error.

@@ -1,4 +1,4 @@
-//! A read that may come in parts: how far it has come, and what an answer to it means.
+//! A read or a write that may be done in parts: how far it has come, and what an answer to it means.
 
 use std::io;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::patience::Patience;
 use crate::storage::work::Failure;
 
-/// How far a read has come.
+/// How far a read or a write has come.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Partial {
     got: u64,
@@ -16,7 +16,7 @@ pub(crate) struct Partial {
 /// What an answer means.
 #[derive(Debug)]
 pub(crate) enum Came {
-    /// All that must come has come.
+    /// All that must come has come, or is written.
     Whole,
     /// The rest is to be asked for, after a pause.
     Rest(Duration),
@@ -25,7 +25,7 @@ pub(crate) enum Came {
 }
 
 impl Partial {
-    /// How many bytes have come.
+    /// How many bytes have come, or are written.
     pub(crate) const fn got(&self) -> u64 {
         self.got
     }
@@ -50,10 +50,44 @@ impl Partial {
                     Came::Rest(Duration::ZERO)
                 }
             }
-            Err(source) => match self.patience.after(&source) {
-                Some(pause) => Came::Rest(pause),
-                None => Came::Failed(Failure::Io { offset: offset + self.got, source }),
-            },
+            Err(source) => self.refused(offset, source),
+        }
+    }
+
+    /// Takes an answer to a write of `len` bytes from `offset` on, of which each part but the last must be a multiple of
+    /// `granule`: of a block that was written in part, all is written again.
+    pub(crate) fn went(
+        &mut self,
+        result: io::Result<usize>,
+        (offset, len): (u64, u64),
+        granule: u64,
+    ) -> Came {
+        match result {
+            Ok(bytes) if self.got + bytes as u64 >= len => {
+                self.got = len;
+                Came::Whole
+            }
+            Ok(bytes) => {
+                let whole = bytes as u64 / granule * granule;
+                self.patience = Patience::default();
+                self.got += whole;
+                match whole {
+                    // Nothing would come of asking again and again.
+                    0 => Came::Failed(Failure::Io {
+                        offset: offset + self.got,
+                        source: io::ErrorKind::WriteZero.into(),
+                    }),
+                    _ => Came::Rest(Duration::ZERO),
+                }
+            }
+            Err(source) => self.refused(offset, source),
+        }
+    }
+
+    fn refused(&mut self, offset: u64, source: io::Error) -> Came {
+        match self.patience.after(&source) {
+            Some(pause) => Came::Rest(pause),
+            None => Came::Failed(Failure::Io { offset: offset + self.got, source }),
         }
     }
 }
@@ -93,5 +127,34 @@ mod tests {
         let failed = came(&mut partial, Err(io::Error::from_raw_os_error(libc::EIO)));
         let told = matches!(failed, Came::Failed(Failure::Io { offset: 4608, .. }));
         assert!(told, "{failed:?}");
+    }
+
+    fn went(partial: &mut Partial, result: io::Result<usize>) -> Came {
+        partial.went(result, (4096, 2000), GRANULE)
+    }
+
+    #[test]
+    fn a_write_in_parts_goes_on_at_a_whole_block() {
+        let mut partial = Partial::default();
+        assert!(matches!(went(&mut partial, Ok(600)), Came::Rest(Duration::ZERO)));
+        assert_eq!(partial.got(), 512);
+        let put_off = went(&mut partial, Err(io::Error::from_raw_os_error(libc::EINTR)));
+        assert!(matches!(put_off, Came::Rest(pause) if !pause.is_zero()), "{put_off:?}");
+        assert!(matches!(went(&mut partial, Ok(1488)), Came::Whole));
+        assert_eq!(partial.got(), 2000);
+    }
+
+    #[test]
+    fn a_write_that_gets_nowhere_has_failed() {
+        for bytes in [0, 100] {
+            let mut partial = Partial::default();
+            went(&mut partial, Ok(512));
+            let failed = went(&mut partial, Ok(bytes));
+            let told = matches!(&failed, Came::Failed(Failure::Io { offset: 4608, source })
+                if source.kind() == io::ErrorKind::WriteZero);
+            assert!(told, "{failed:?}");
+        }
+        let full = went(&mut Partial::default(), Err(io::Error::from_raw_os_error(libc::ENOSPC)));
+        assert!(matches!(full, Came::Failed(Failure::Io { offset: 4096, .. })), "{full:?}");
     }
 }

@@ -1,11 +1,11 @@
-//! One positioned read at a time.
+//! One positioned read or write at a time.
 //!
 //! The plain path: works on every file system and in every sandbox.
 //!
 //! # Safety
 //!
-//! The kernel writes at most the length of a writable [`BufMap`], whose own laws keep that memory
-//! valid while the call lasts.
+//! The kernel writes at most the length of a writable [`BufMap`], or reads at most the length of any, whose own
+//! laws keep that memory valid while the call lasts.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -32,6 +32,19 @@ pub fn read_at(file: impl AsFd, offset: u64, map: &BufMap<'_>) -> io::Result<usi
     let got =
         unsafe { libc::pread(file.as_fd().as_raw_fd(), map.as_ptr().cast(), map.len(), offset) };
     usize::try_from(got).map_err(|_| io::Error::last_os_error())
+}
+
+/// Writes all of `map` at `offset` with one `pwrite(2)`. Returns how many bytes were written: fewer where the
+/// file system is full, or the file as long as it may be.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn write_at(file: impl AsFd, offset: u64, map: &BufMap<'_>) -> io::Result<usize> {
+    let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the map is readable over `len` bytes for as long as it is borrowed.
+    let put =
+        unsafe { libc::pwrite(file.as_fd().as_raw_fd(), map.as_ptr().cast(), map.len(), offset) };
+    usize::try_from(put).map_err(|_| io::Error::last_os_error())
 }
 
 /// Reads all of `out`, from `offset` on. A read that the kernel puts off is tried again for a while; once
@@ -72,9 +85,17 @@ pub fn copiers(pieces: usize) -> usize {
     pieces.min(cores).min(4)
 }
 
-/// Runs `work` to its end, one read at a time on this thread.
+/// Runs `work` to its end, one read or write at a time on this thread.
 pub fn run<'m>(work: &mut impl Work<'m, File: AsFd>) {
-    while let Next::Read(read) = work.next() {
-        work.completed(read.tag, read_at(read.file, read.offset, &read.into));
+    loop {
+        match work.next() {
+            Next::Read(read) => {
+                work.completed(read.tag, read_at(read.file, read.offset, &read.into));
+            }
+            Next::Write(write) => {
+                work.completed(write.tag, write_at(write.file, write.offset, &write.from));
+            }
+            Next::Wait | Next::Done => return,
+        }
     }
 }

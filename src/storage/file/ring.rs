@@ -1,6 +1,6 @@
-//! Many reads in flight on one io_uring.
+//! Many reads and writes in flight on one io_uring.
 //!
-//! A [`Ring`] runs a piece of [`Work`]: it asks for the next read while it has room, hands every
+//! A [`Ring`] runs a piece of [`Work`]: it asks for the next command while it has room, hands every
 //! completion back, and returns when the work is done and nothing is in flight. [`Steps`] do so step by step for
 //! work that comes and goes, which wakes them by a [`WakeFd`].
 //!
@@ -8,13 +8,13 @@
 //!
 //! The laws of this module:
 //!
-//! 1. A read is pushed only by `InFlight`, which has a file that it holds until the read is completed, with a map that
+//! 1. A command is pushed only by `InFlight`, with a file that it holds until the command is completed, and with a map that
 //!    outlasts it: of [`Ring::run`], whose maps live for `'m`, or of [`Steps`], whose maps live for `'static`.
-//! 2. `InFlight` does not go, nor does a call unwind, before the kernel has completed every read it was given: it waits
+//! 2. `InFlight` does not go, nor does a call unwind, before the kernel has completed every command it was given: it waits
 //!    for them when it is dropped. What it leaves in the queue the kernel never sees, because a ring that failed is not
 //!    used again.
 //! 3. The kernel writes only inside the map of a read, which is writable, and into the count of a [`WakeFd`], which
-//!    `InFlight` holds at one place until that read is completed too.
+//!    `InFlight` holds at one place until that read is completed too. Of the map of a write it only reads.
 #![allow(unsafe_code)]
 
 use std::borrow::BorrowMut;
@@ -29,7 +29,7 @@ use iomap::{Access, BufMap};
 
 use super::patience::Patience;
 use super::wake::WakeFd;
-use crate::storage::work::{Next, Read, Work};
+use crate::storage::work::{Next, Read, Work, Write};
 
 /// The longest run of memory that the kernel takes as one registered buffer, in bytes.
 const REGISTERED_MAX: usize = 1 << 30;
@@ -63,12 +63,12 @@ pub struct Ring<'m> {
     depth: u32,
     windows: Vec<Window<'m>>,
     refusal: Option<io::Error>,
-    /// It may hold reads that the kernel was not given.
+    /// It may hold commands that the kernel was not given.
     failed: bool,
 }
 
 impl<'m> Ring<'m> {
-    /// Sets up a ring for `depth` reads in flight (1 to 32,767).
+    /// Sets up a ring for `depth` reads and writes in flight (1 to 32,767).
     ///
     /// # Errors
     /// The kernel's answer: `ENOSYS` without io_uring (before Linux 5.1), `EPERM` where a sandbox
@@ -77,11 +77,11 @@ impl<'m> Ring<'m> {
         Ok(Self { uring: set_up(depth)?, depth, windows: Vec::new(), refusal: None, failed: false })
     }
 
-    /// Has memory registered window by window as reads of at most `longest` bytes come to it, so
-    /// that the kernel pins its pages once and not at every read. Where it refuses, reads go on
+    /// Has memory registered window by window as commands of at most `longest` bytes come to it, so
+    /// that the kernel pins its pages once and not at every command. Where it refuses, they go on
     /// without: see [`refusal`](Self::refusal). One call a ring.
     pub fn register(&mut self, maps: &[BufMap<'m>], longest: usize) {
-        // Windows reach a read's length into each other: whatever read begins in one ends there.
+        // Windows reach a command's length into each other: whatever begins in one ends there.
         let len = WINDOW.saturating_add(longest).min(REGISTERED_MAX);
         let parts = maps.iter().flat_map(|map| {
             let starts = (0..map.len()).step_by(WINDOW);
@@ -102,10 +102,10 @@ impl<'m> Ring<'m> {
         self.refusal.as_ref()
     }
 
-    /// Runs `work` to its end, with no more reads in flight than the ring's depth.
+    /// Runs `work` to its end, with no more in flight than the ring's depth.
     ///
     /// # Errors
-    /// When the ring itself fails. Errors of single reads go to [`Work::completed`].
+    /// When the ring itself fails. Errors of single commands go to [`Work::completed`].
     pub fn run(&mut self, work: &mut impl Work<'m, File: AsFd>) -> io::Result<()> {
         if self.failed {
             return Err(io::Error::other("it failed before"));
@@ -115,7 +115,7 @@ impl<'m> Ring<'m> {
         let mut flight = InFlight::new(uring, None);
         loop {
             let done = flight.fill(work, *depth, windows, refusal)?;
-            if done && flight.reads == 0 {
+            if done && flight.commands == 0 {
                 break;
             }
             flight.wait()?;
@@ -127,17 +127,17 @@ impl<'m> Ring<'m> {
     }
 }
 
-/// An io_uring for work that comes and goes, done step by step. The steps are one thread's: the kernel takes reads from the
-/// first that asks alone, where it knows of that (`IORING_SETUP_SINGLE_ISSUER`).
+/// An io_uring for work that comes and goes, done step by step. The steps are one thread's: the kernel takes commands from
+/// the first that asks alone, where it knows of that (`IORING_SETUP_SINGLE_ISSUER`).
 ///
-/// When it is dropped, reads that are in flight are waited for, and not handed back.
+/// When it is dropped, what is in flight is waited for, and not handed back.
 pub struct Steps<F> {
     flight: InFlight<IoUring, F>,
     depth: u32,
 }
 
 impl<F: AsFd> Steps<F> {
-    /// Sets up a ring for `depth` reads in flight (1 to 32,767), which `wake` wakes.
+    /// Sets up a ring for `depth` reads and writes in flight (1 to 32,767), which `wake` wakes.
     ///
     /// # Errors
     /// As [`Ring::new`].
@@ -145,11 +145,11 @@ impl<F: AsFd> Steps<F> {
         Ok(Self { flight: InFlight::new(set_up(depth)?, Some(wake)), depth })
     }
 
-    /// Begins the reads that `work` wants, waits until one is completed or somebody wakes it, and hands back what is
+    /// Begins what `work` wants, waits until something is completed or somebody wakes it, and hands back what is
     /// completed. Returns whether the work is done and nothing is in flight: then it does not wait.
     ///
     /// # Errors
-    /// When the ring itself fails: it is of no use any more. Errors of single reads go to [`Work::completed`].
+    /// When the ring itself fails: it is of no use any more. Errors of single commands go to [`Work::completed`].
     pub fn step(&mut self, work: &mut impl Work<'static, File = F>) -> io::Result<bool> {
         let done = self.begin(work)?;
         if !done {
@@ -175,7 +175,7 @@ impl<F: AsFd> Steps<F> {
 
     fn begin(&mut self, work: &mut impl Work<'static, File = F>) -> io::Result<bool> {
         let done = self.flight.fill(work, self.depth, &mut [], &mut None)?;
-        Ok(done && self.flight.reads == 0)
+        Ok(done && self.flight.commands == 0)
     }
 }
 
@@ -190,14 +190,44 @@ fn set_up(depth: u32) -> io::Result<IoUring> {
     })
 }
 
-/// The reads that the kernel has not completed. Dropping it waits for them.
+/// A read or a write, as the kernel is told of it.
+struct Command<'m, F> {
+    file: F,
+    offset: u64,
+    memory: BufMap<'m>,
+    tag: usize,
+    way: Way,
+}
+
+/// Which way the bytes go.
+#[derive(Clone, Copy)]
+enum Way {
+    /// From the file into memory.
+    In,
+    /// From memory into the file.
+    Out,
+}
+
+impl<'m, F> From<Read<'m, F>> for Command<'m, F> {
+    fn from(Read { file, offset, into, tag }: Read<'m, F>) -> Self {
+        Self { file, offset, memory: into, tag, way: Way::In }
+    }
+}
+
+impl<'m, F> From<Write<'m, F>> for Command<'m, F> {
+    fn from(Write { file, offset, from, tag }: Write<'m, F>) -> Self {
+        Self { file, offset, memory: from, tag, way: Way::Out }
+    }
+}
+
+/// The commands that the kernel has not completed. Dropping it waits for them.
 struct InFlight<U: BorrowMut<IoUring>, F> {
     uring: U,
-    /// The tag and the file of each read, at the index that is its user data.
+    /// The tag and the file of each command, at the index that is its user data.
     held: Vec<Option<(usize, F)>>,
     /// The indices of `held` at which nothing is.
     free: Vec<usize>,
-    reads: u32,
+    commands: u32,
     wake: Option<Listening>,
 }
 
@@ -213,14 +243,14 @@ struct Listening {
 impl<U: BorrowMut<IoUring>, F> InFlight<U, F> {
     fn new(uring: U, wake: Option<Arc<WakeFd>>) -> Self {
         let wake = wake.map(|wake| Listening { wake, count: Box::new(0), armed: false });
-        Self { uring, held: Vec::new(), free: Vec::new(), reads: 0, wake }
+        Self { uring, held: Vec::new(), free: Vec::new(), commands: 0, wake }
     }
 
     fn uring(&mut self) -> &mut IoUring {
         self.uring.borrow_mut()
     }
 
-    /// Pushes the reads that `work` wants, while there is room for them. Returns whether it wants no more.
+    /// Pushes what `work` wants, while there is space for it. Returns whether it wants no more.
     fn fill<'m>(
         &mut self,
         work: &mut impl Work<'m, File = F>,
@@ -231,21 +261,21 @@ impl<U: BorrowMut<IoUring>, F> InFlight<U, F> {
     where
         F: AsFd,
     {
-        while self.reads < depth {
-            match work.next() {
-                Next::Read(read) => {
-                    let window = match refusal {
-                        None => self.window(windows, &read.into).unwrap_or_else(|error| {
-                            *refusal = Some(error);
-                            None
-                        }),
-                        Some(_) => None,
-                    };
-                    self.push(read, window)?;
-                }
+        while self.commands < depth {
+            let command = match work.next() {
+                Next::Read(read) => Command::from(read),
+                Next::Write(write) => Command::from(write),
                 Next::Wait => return Ok(false),
                 Next::Done => return Ok(true),
-            }
+            };
+            let window = match refusal {
+                None => self.window(windows, &command.memory).unwrap_or_else(|error| {
+                    *refusal = Some(error);
+                    None
+                }),
+                Some(_) => None,
+            };
+            self.push(command, window)?;
         }
         Ok(false)
     }
@@ -266,7 +296,7 @@ impl<U: BorrowMut<IoUring>, F> InFlight<U, F> {
         let fd = types::Fd(listening.wake.as_fd().as_raw_fd());
         let count: *mut u64 = &mut *listening.count;
         let entry = opcode::Read::new(fd, count.cast(), 8).build().user_data(WAKE);
-        // SAFETY: law 3. The queue has room: it has one entry more than reads are ever in flight.
+        // SAFETY: law 3. The queue has room: it has one entry more than commands are ever in flight.
         unsafe { self.uring.borrow_mut().submission().push(&entry) }
             .map_err(|full| io::Error::other(full.to_string()))?;
         listening.armed = true;
@@ -275,7 +305,7 @@ impl<U: BorrowMut<IoUring>, F> InFlight<U, F> {
 
     /// How many answers the kernel owes.
     fn owed(&self) -> u32 {
-        self.reads + u32::from(self.wake.as_ref().is_some_and(|listening| listening.armed))
+        self.commands + u32::from(self.wake.as_ref().is_some_and(|listening| listening.armed))
     }
 
     /// The number of the registered buffer that holds `map`; registers it at the first call.
@@ -297,7 +327,7 @@ impl<U: BorrowMut<IoUring>, F> InFlight<U, F> {
         Ok(Some(index as u16))
     }
 
-    fn push(&mut self, read: Read<'_, F>, window: Option<u16>) -> io::Result<()>
+    fn push(&mut self, command: Command<'_, F>, window: Option<u16>) -> io::Result<()>
     where
         F: AsFd,
     {
@@ -305,13 +335,13 @@ impl<U: BorrowMut<IoUring>, F> InFlight<U, F> {
             self.held.push(None);
             self.held.len() - 1
         });
-        let entry = entry(&read, window)?.user_data(place as u64);
-        // SAFETY: laws 1 and 2: file and memory outlive the read's completion. The queue has room,
-        // because no more reads are ever in flight than it has entries.
+        let entry = entry(&command, window)?.user_data(place as u64);
+        // SAFETY: laws 1 and 2: file and memory outlive the command's completion. The queue has room,
+        // because no more commands are ever in flight than it has entries.
         unsafe { self.uring().submission().push(&entry) }
             .map_err(|full| io::Error::other(full.to_string()))?;
-        self.held[place] = Some((read.tag, read.file));
-        self.reads += 1;
+        self.held[place] = Some((command.tag, command.file));
+        self.commands += 1;
         Ok(())
     }
 
@@ -332,7 +362,7 @@ impl<U: BorrowMut<IoUring>, F> InFlight<U, F> {
         })
     }
 
-    /// The tag of a read that is completed, and what came of it.
+    /// The tag of a command that is completed, and what came of it.
     fn completion(&mut self) -> Option<(usize, io::Result<usize>)> {
         let mut entry = self.uring().completion().next()?;
         if entry.user_data() == WAKE {
@@ -341,7 +371,7 @@ impl<U: BorrowMut<IoUring>, F> InFlight<U, F> {
             }
             entry = self.uring().completion().next()?;
         }
-        self.reads -= 1;
+        self.commands -= 1;
         let place = entry.user_data() as usize;
         let (tag, _file) = self.held.get_mut(place)?.take()?;
         self.free.push(place);
@@ -372,7 +402,7 @@ impl<U: BorrowMut<IoUring>, F> Drop for InFlight<U, F> {
             match waited.map_err(|error| error.raw_os_error()) {
                 Ok(_) | Err(Some(libc::EINTR)) => {}
                 Err(Some(libc::EAGAIN | libc::EBUSY)) => thread::sleep(Duration::from_millis(50)),
-                // Memory under a read in flight must not be given back (law 2), and nothing is left
+                // Memory under a command in flight must not be given back (law 2), and nothing is left
                 // to ask the kernel with.
                 Err(_) => std::process::abort(),
             }
@@ -387,7 +417,7 @@ fn patiently(mut enter: impl FnMut() -> io::Result<usize>) -> io::Result<()> {
         match enter() {
             Ok(_) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // The reads in flight will free some.
+            // What is in flight will free some.
             Err(error) => match patience.after(&error) {
                 Some(pause) => thread::sleep(pause),
                 None => return Err(error),
@@ -396,17 +426,19 @@ fn patiently(mut enter: impl FnMut() -> io::Result<usize>) -> io::Result<()> {
     }
 }
 
-fn entry(read: &Read<'_, impl AsFd>, window: Option<u16>) -> io::Result<squeue::Entry> {
-    let into = &read.into;
-    let len = u32::try_from(into.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    if into.access() == Access::ReadOnly {
+fn entry(command: &Command<'_, impl AsFd>, window: Option<u16>) -> io::Result<squeue::Entry> {
+    let &Command { ref file, offset, memory, way, .. } = command;
+    let len = u32::try_from(memory.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    if matches!(way, Way::In) && memory.access() == Access::ReadOnly {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the map is read-only"));
     }
-    let fd = types::Fd(read.file.as_fd().as_raw_fd());
-    Ok(match window {
-        Some(index) => {
-            opcode::ReadFixed::new(fd, into.as_ptr(), len, index).offset(read.offset).build()
+    let (fd, at) = (types::Fd(file.as_fd().as_raw_fd()), memory.as_ptr());
+    Ok(match (way, window) {
+        (Way::In, Some(index)) => opcode::ReadFixed::new(fd, at, len, index).offset(offset).build(),
+        (Way::In, None) => opcode::Read::new(fd, at, len).offset(offset).build(),
+        (Way::Out, Some(index)) => {
+            opcode::WriteFixed::new(fd, at, len, index).offset(offset).build()
         }
-        None => opcode::Read::new(fd, into.as_ptr(), len).offset(read.offset).build(),
+        (Way::Out, None) => opcode::Write::new(fd, at, len).offset(offset).build(),
     })
 }

@@ -86,6 +86,12 @@ impl<'m> Engine<'m, '_> {
             }
             match work.next() {
                 Next::Read(read) => self.begin(read, work),
+                Next::Write(write) => {
+                    let why =
+                        "this driver only reads: give the drive back to the kernel (bufmap unbind)";
+                    let error = io::Error::new(io::ErrorKind::Unsupported, why);
+                    work.completed(write.tag, Err(error));
+                }
                 Next::Wait | Next::Done => return,
             }
         }
