@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
 
 use super::open_files;
 
-/// What the kernel asks of a direct read, in bytes. Both are powers of two.
+/// What the kernel asks of a direct read or write, in bytes. Both are powers of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Alignment {
     /// Of the file offset and the length.
@@ -23,8 +23,8 @@ pub struct Alignment {
 /// The alignment that suits every drive, used where the kernel does not say.
 const CAUTIOUS: Alignment = Alignment { offset: 4096, memory: 4096 };
 
-/// What reads of a file use: its own descriptor through the page cache, or one past it, which is shared
-/// and closed when the last reader is done.
+/// What reads and writes of a file use: its own descriptor through the page cache, or one past it, which is
+/// shared and closed when the last user is done.
 #[derive(Clone, Debug)]
 pub enum Descriptor<'f> {
     /// Through the page cache.
@@ -42,31 +42,40 @@ impl AsFd for Descriptor<'_> {
     }
 }
 
-/// Whether a file can be read past the page cache, and the descriptor for it while somebody does.
+/// What a file is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    Reads,
+    /// Writes, and reads of what was written.
+    Writes,
+}
+
+/// Whether a file can be used past the page cache, and the descriptor for it while somebody does.
 #[derive(Debug)]
 pub(super) struct Direct {
     pub alignment: Result<Alignment, String>,
+    use_for: Use,
     open: Mutex<Weak<File>>,
 }
 
 impl Direct {
     /// Tries it, and keeps nothing open.
-    pub fn of(file: &File, path: &Path) -> Self {
-        let opened = open(file, path).map_err(|error| match open_files::remedy(&error) {
+    pub fn of(file: &File, path: &Path, use_for: Use) -> Self {
+        let opened = open(file, path, use_for).map_err(|error| match open_files::remedy(&error) {
             Some(remedy) => format!("it cannot be opened once more ({error}): {remedy}"),
             None => format!("the file system does not open it with O_DIRECT ({error})"),
         });
-        let alignment = opened.and_then(|file| ask_alignment(&file));
-        Self { alignment, open: Mutex::default() }
+        let alignment = opened.and_then(|file| ask_alignment(&file, use_for));
+        Self { alignment, use_for, open: Mutex::default() }
     }
 
-    /// The descriptor that other readers have, or else a new one.
+    /// The descriptor that others have, or else a new one.
     pub fn open(&self, file: &File, path: &Path) -> io::Result<Arc<File>> {
         let mut shared = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(opened) = shared.upgrade() {
             return Ok(opened);
         }
-        let opened = Arc::new(open(file, path)?);
+        let opened = Arc::new(open(file, path, self.use_for)?);
         *shared = Arc::downgrade(&opened);
         Ok(opened)
     }
@@ -74,10 +83,11 @@ impl Direct {
 
 /// Opens the file of a descriptor once more, past the page cache. A path is another file's by now if
 /// somebody renamed one to it: it is taken only where there is no `/proc`, and only if it is not.
-fn open(opened: &File, path: &Path) -> io::Result<File> {
+fn open(opened: &File, path: &Path, use_for: Use) -> io::Result<File> {
     let open = |path: &Path| {
         let flags = (OFlags::DIRECT | OFlags::NONBLOCK).bits() as i32;
-        OpenOptions::new().read(true).custom_flags(flags).open(path)
+        let writes = use_for == Use::Writes;
+        OpenOptions::new().read(true).write(writes).custom_flags(flags).open(path)
     };
     let own = format!("/proc/self/fd/{}", opened.as_raw_fd());
     match open(own.as_ref()) {
@@ -125,7 +135,7 @@ impl Identity {
 }
 
 /// Asks the kernel by `STATX_DIOALIGN` (since Linux 6.1, statx(2)).
-fn ask_alignment(file: &File) -> Result<Alignment, String> {
+fn ask_alignment(file: &File, use_for: Use) -> Result<Alignment, String> {
     let Ok(stat) = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) else {
         return Ok(CAUTIOUS);
     };
@@ -133,13 +143,13 @@ fn ask_alignment(file: &File) -> Result<Alignment, String> {
         return Ok(CAUTIOUS);
     }
     // A file system that supports relaxed reads says so separately (since Linux 6.16).
-    let offset = match stat.stx_dio_read_offset_align {
-        0 => stat.stx_dio_offset_align,
-        read => read,
+    let offset = match (use_for, stat.stx_dio_read_offset_align) {
+        (Use::Writes, _) | (Use::Reads, 0) => stat.stx_dio_offset_align,
+        (Use::Reads, read) => read,
     };
     let memory = stat.stx_dio_mem_align;
     if offset == 0 || memory == 0 {
-        return Err("the file system says that this file cannot be read directly".into());
+        return Err("the file system says that this file has no direct reads and writes".into());
     }
     if !offset.is_power_of_two() || !memory.is_power_of_two() {
         return Ok(CAUTIOUS);

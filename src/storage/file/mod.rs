@@ -1,18 +1,21 @@
-//! Files, read through the kernel.
+//! Files, read and written through the kernel.
 //!
 //! A [`SourceFile`] is a file opened for every way the kernel can read it: through the page cache
-//! always, and past it (`O_DIRECT`) where the file system can. Which way carries a byte is decided
-//! above, in `load`; here are the facts to decide by ([`SourceFile::direct`],
-//! [`cache::resident`]) and the two engines that move bytes: [`ring`], with many reads in flight on
-//! one io_uring, and [`pread`], one read at a time.
+//! always, and past it (`O_DIRECT`) where the file system can; a [`SinkFile`] is the same for writes, and a
+//! [`NewFile`] one that takes an old one's place when it is whole. Which way carries a byte is decided
+//! above, in `plan`; here are the facts to decide by ([`SourceFile::direct`], [`SinkFile::direct`],
+//! [`cache::resident`]) and the two engines that move bytes: [`ring`], with many reads and writes in flight on
+//! one io_uring, and [`pread`], one at a time.
 
 pub mod cache;
 mod direct;
+mod new_file;
 pub mod open_files;
 pub(crate) mod partial;
 pub(crate) mod patience;
 pub mod pread;
 pub mod ring;
+mod sink_file;
 mod stamps;
 pub mod wake;
 
@@ -25,8 +28,10 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
-use direct::Direct;
 pub use direct::{Alignment, Descriptor};
+use direct::{Direct, Use};
+pub use new_file::{NewFile, Uncommitted};
+pub use sink_file::SinkFile;
 use stamps::Stamps;
 pub use stamps::{Changed, Difference};
 
@@ -46,6 +51,15 @@ pub struct NotAFile {
 }
 
 impl NotAFile {
+    /// In the place of a new file.
+    const DIRECTORY: Self = Self { what: "a directory", fix: "name a file in it" };
+    /// In the place of a new file.
+    const DRIVE: Self =
+        Self { what: "a block device", fix: "it can be written in place alone (--in-place)" };
+    /// In the place of a new file.
+    const OTHER: Self =
+        Self { what: "a pipe, a socket or a character device", fix: "name a regular file" };
+
     fn of(kind: FileType) -> Self {
         let (what, fix) = if kind.is_dir() {
             ("a directory", "name a file in it, for a sharded model its `.safetensors.index.json`")
@@ -55,6 +69,18 @@ impl NotAFile {
             ("a character device or socket", "copy what it gives to a file first")
         };
         Self { what, fix }
+    }
+
+    /// The error of opening what is neither a regular file nor a block device.
+    fn error(kind: FileType) -> Option<io::Error> {
+        if kind.is_file() || kind.is_block_device() {
+            return None;
+        }
+        let error = match kind.is_dir() {
+            true => io::ErrorKind::IsADirectory,
+            false => io::ErrorKind::InvalidInput,
+        };
+        Some(io::Error::new(error, Self::of(kind)))
     }
 }
 
@@ -92,19 +118,15 @@ impl SourceFile {
             .open(&path)?;
         let metadata = buffered.metadata()?;
         let kind = metadata.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            let error = match kind.is_dir() {
-                true => io::ErrorKind::IsADirectory,
-                false => io::ErrorKind::InvalidInput,
-            };
-            return Err(io::Error::new(error, NotAFile::of(kind)));
+        if let Some(error) = NotAFile::error(kind) {
+            return Err(error);
         }
         let stamps = match kind.is_file() {
             true => Stamps::settled(&buffered)?,
             false => None,
         };
         let len = buffered.seek(SeekFrom::End(0))?;
-        let direct = Direct::of(&buffered, &path);
+        let direct = Direct::of(&buffered, &path, Use::Reads);
         let (device, drive) = (metadata.dev(), kind.is_block_device());
         Ok(Self { path, len, device, drive, stamps, buffered, direct })
     }
