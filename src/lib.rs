@@ -18,6 +18,7 @@
 //! | [`plan`] | which path each byte takes, and why not a better one |
 //! | [`engine`] | the loader that stays: many requests, from many threads, with priorities |
 //! | [`load`] | the call that plans, reads, checks and accounts |
+//! | [`save`] | the same the other way: a buffer into a file |
 #![deny(unsafe_code)]
 // What a system, a file or a peer can refuse is an error and no panic.
 #![cfg_attr(
@@ -46,5 +47,6 @@ mod nofault;
 pub mod pci;
 pub mod plan;
 pub mod remedy;
+pub mod save;
 pub mod storage;
 pub mod transfer;

@@ -16,6 +16,12 @@ pub enum Call {
     Open,
     /// To read a file.
     Read,
+    /// To open a file that is there, to be written in place.
+    OpenToWrite,
+    /// To make a file, or to give it the name of another.
+    Create,
+    /// To write a file, to lengthen it, or to put what was written in the drive.
+    Write,
     /// To set up an io_uring.
     Ring,
     /// To keep memory pinned for an io_uring.
@@ -45,6 +51,9 @@ fn of_call(call: Call, error: &io::Error) -> &'static str {
     let for_call = match call {
         Call::Open => open(code),
         Call::Read => read(code),
+        Call::OpenToWrite => open_to_write(code).or_else(|| open(code)),
+        Call::Create => create(code).or_else(|| write(code)),
+        Call::Write => write(code),
         Call::Ring => ring(code),
         Call::Register => register(code),
         Call::Thread => Some(THREADS),
@@ -110,6 +119,64 @@ fn read(code: i32) -> Option<&'static str> {
         libc::EBUSY => "another program has the drive to itself: load it again when that is done",
         libc::EOPNOTSUPP => {
             "the file system cannot read it so: load it through the page cache (--require buffered)"
+        }
+        _ => return None,
+    })
+}
+
+fn open_to_write(code: i32) -> Option<&'static str> {
+    Some(match code {
+        libc::ENOENT => "in place, a file must be there already: check the path",
+        libc::EACCES => "ask its owner for the right to write it",
+        libc::EBUSY => "it is mounted, or part of a volume: end that first",
+        libc::EROFS => READ_ONLY,
+        _ => return None,
+    })
+}
+
+fn create(code: i32) -> Option<&'static str> {
+    Some(match code {
+        libc::ENOENT => "make its directory first",
+        libc::ENOTDIR => "check the path: a part of it is no directory",
+        libc::ELOOP => "check the path: its symbolic links lead to each other",
+        libc::ENAMETOOLONG => "give a shorter name",
+        libc::EACCES | libc::EPERM => {
+            "it takes the right to write to its directory, and to a file that is replaced"
+        }
+        _ => return None,
+    })
+}
+
+const READ_ONLY: &str =
+    "its file system is read-only: mount it anew (mount -o remount,rw), or name another place";
+
+fn write(code: i32) -> Option<&'static str> {
+    Some(match code {
+        libc::EAGAIN => {
+            "the file system put each try off: see whether its server or its drive is overloaded, and save again"
+        }
+        libc::EINTR => "the file system broke each try off: see whether it still works",
+        libc::ENOSPC => "its file system is full: delete something on it, or name another place",
+        libc::EDQUOT => "this user's quota is used up: delete something",
+        libc::EFBIG => {
+            "it is longer than its file system can have it, or than this process may write: raise that limit (`ulimit -f`)"
+        }
+        libc::EROFS => READ_ONLY,
+        libc::EFAULT => {
+            "the kernel cannot read the buffer's memory: save it by way of the CPU (--require bounce)"
+        }
+        libc::EBADF | libc::EPERM => {
+            "a sandbox or an attribute of the file (chattr) forbids it: see the audit log"
+        }
+        libc::ECANCELED => {
+            "the kernel could not start a thread for the io_uring: raise `ulimit -u` or pids.max"
+        }
+        libc::EBUSY => "another program has the drive to itself: save again when that is done",
+        libc::EOPNOTSUPP | libc::EINVAL => {
+            "the file system cannot write it so: save it through the page cache (--require buffered)"
+        }
+        libc::ENODATA | libc::EILSEQ | libc::EREMOTEIO => {
+            "the drive cannot write these blocks: look at its health (smartctl)"
         }
         _ => return None,
     })
@@ -222,7 +289,7 @@ mod tests {
         }
     }
 
-    /// What open(2), statx(2), read(2), io_uring_setup(2), io_uring_register(2) and pthread_create(3) list,
+    /// What open(2), statx(2), read(2), write(2), fallocate(2), linkat(2), rename(2), io_uring_setup(2), io_uring_register(2) and pthread_create(3) list,
     /// and what block devices and network file systems add.
     #[test]
     fn what_the_manual_pages_list_has_an_answer_of_its_own() {
@@ -262,6 +329,23 @@ mod tests {
             libc::ENOSYS,
         ];
         let opening = [libc::ENOENT, libc::ENOTDIR, libc::ELOOP, libc::ENAMETOOLONG, libc::ETXTBSY];
+        let writing = [
+            libc::EAGAIN,
+            libc::EBADF,
+            libc::EDQUOT,
+            libc::EFAULT,
+            libc::EFBIG,
+            libc::EINTR,
+            libc::EINVAL,
+            libc::EIO,
+            libc::ENODEV,
+            libc::ENOSPC,
+            libc::EOPNOTSUPP,
+            libc::EPERM,
+            libc::EROFS,
+            libc::ECANCELED,
+        ];
+        let creating = [libc::ENOENT, libc::ENOTDIR, libc::ELOOP, libc::ENAMETOOLONG, libc::EACCES];
         let reading = [libc::EFAULT, libc::ECANCELED, libc::EBADF];
         let ring = [
             libc::EPERM,
@@ -280,6 +364,11 @@ mod tests {
             (Call::Open, &opening),
             (Call::Read, &files),
             (Call::Read, &reading),
+            (Call::Write, &writing),
+            (Call::OpenToWrite, &opening),
+            (Call::OpenToWrite, &files),
+            (Call::Create, &writing),
+            (Call::Create, &creating),
             (Call::Ring, &ring),
             (Call::Register, &register),
             (Call::Thread, &thread),

@@ -12,6 +12,8 @@
 //! | [`gpu`](Destination::gpu) | a GPU's queue, which copies into it what the drive cannot bring |
 //! | [`is_present`](Destination::is_present) | everybody: whether the memory has gone away |
 //!
+//! A buffer that is saved into a file is asked for the same facets: what brings bytes into it can take them out of it.
+//!
 //! Each source of buffers implements the trait in its own module; system memory does here.
 
 use std::fmt;
@@ -25,7 +27,7 @@ use crate::export::{Export, PhyrSource, Provider};
 use crate::vfio::Mappable;
 use crate::vulkan::Buffer;
 
-/// A buffer that can be filled.
+/// A buffer that can be filled, and whose bytes can be saved.
 ///
 /// A program's own buffer has the facets of what it is made of:
 ///

@@ -82,13 +82,14 @@ fn same<S: Source>(
     })
 }
 
-/// Reads a destination's bytes back, as whoever uses the buffer sees them.
-enum Reader<'a> {
+/// Reads a buffer's bytes.
+pub(crate) enum Reader<'a> {
     Cpu(&'a dyn Destination, BufMap<'a>),
     Gpu(Transfer, &'a Arc<Buffer>),
 }
 
 impl<'a> Reader<'a> {
+    /// As whoever uses the buffer sees them: by its GPU, if it has one.
     fn of(destination: &'a dyn Destination) -> Result<Self, TransferError> {
         Ok(match destination.gpu() {
             Ok(buffer) => Self::Gpu(buffer.device().transfer()?, buffer),
@@ -96,7 +97,16 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn read(&mut self, offset: u64, out: &mut [u8]) -> Result<(), TransferError> {
+    /// By the CPU, unless only a GPU reaches them.
+    pub(crate) fn nearest(source: &'a dyn Destination) -> Result<Self, TransferError> {
+        match source.cpu_map() {
+            Ok(map) => Ok(Self::Cpu(source, map)),
+            Err(_) => Self::of(source),
+        }
+    }
+
+    /// Reads all of `out`, from `offset` on.
+    pub(crate) fn read(&mut self, offset: u64, out: &mut [u8]) -> Result<(), TransferError> {
         match self {
             Self::Cpu(destination, map) => nofault::copy_to_slice(map, offset as usize, out)
                 .map_err(|fault| match fault {

@@ -4,6 +4,6 @@ mod compare;
 mod filled;
 mod fingerprints;
 
-pub(crate) use compare::{SecondRead, compare};
+pub(crate) use compare::{Reader, SecondRead, compare};
 pub(crate) use filled::{Filled, lost, map_of, present};
 pub(crate) use fingerprints::{Fingerprints, Part, Parts, meets};

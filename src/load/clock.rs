@@ -3,17 +3,17 @@
 use std::time::{Duration, Instant};
 
 /// When a load began, and how much of the processor the process had taken by then.
-pub(super) struct Clock {
+pub(crate) struct Clock {
     started: Instant,
     cpu: Duration,
 }
 
 impl Clock {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { started: Instant::now(), cpu: cpu_time() }
     }
 
-    pub(super) fn elapsed(&self) -> (Duration, Duration) {
+    pub(crate) fn elapsed(&self) -> (Duration, Duration) {
         (self.started.elapsed(), cpu_time().saturating_sub(self.cpu))
     }
 }

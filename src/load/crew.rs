@@ -10,7 +10,7 @@ use std::thread::{Builder, Scope, ScopedJoinHandle};
 use crate::remedy::{Call, remedy};
 
 /// Threads that do the same work.
-pub(super) struct Crew<'scope, T> {
+pub(crate) struct Crew<'scope, T> {
     threads: Vec<ScopedJoinHandle<'scope, T>>,
     /// What came of the work that the caller did.
     own: Option<T>,
@@ -20,7 +20,7 @@ pub(super) struct Crew<'scope, T> {
 impl<'scope, T: Send + 'scope> Crew<'scope, T> {
     /// Starts up to `count` threads, each of which is told its number. Where not even one can be started,
     /// returns only when the caller has done the work.
-    pub(super) fn start<W>(scope: &'scope Scope<'scope, '_>, count: usize, work: W) -> Self
+    pub(crate) fn start<W>(scope: &'scope Scope<'scope, '_>, count: usize, work: W) -> Self
     where
         W: FnOnce(usize) -> T + Clone + Send + 'scope,
     {
@@ -42,7 +42,7 @@ impl<'scope, T: Send + 'scope> Crew<'scope, T> {
     }
 
     /// Waits for all of them. Returns what came of the work, and who did it.
-    pub(super) fn join(self) -> (Vec<T>, Hands) {
+    pub(crate) fn join(self) -> (Vec<T>, Hands) {
         let why = |error| format!("{error}: {}", remedy(Call::Thread, &error));
         let hands = Hands { threads: self.threads.len(), refusal: self.refusal.map(why) };
         // A thread that panicked has left its work undone, which the accounts of the load show.
@@ -53,7 +53,7 @@ impl<'scope, T: Send + 'scope> Crew<'scope, T> {
 
 /// Who did the work.
 #[derive(Clone, Debug)]
-pub(super) struct Hands {
+pub(crate) struct Hands {
     threads: usize,
     /// Why there are fewer than there should be, and what to do.
     refusal: Option<String>,
@@ -61,7 +61,7 @@ pub(super) struct Hands {
 
 impl Hands {
     /// Whether there are fewer threads than there should be.
-    pub(super) const fn are_few(&self) -> bool {
+    pub(crate) const fn are_few(&self) -> bool {
         self.refusal.is_some()
     }
 }

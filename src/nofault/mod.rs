@@ -54,6 +54,11 @@ pub(super) fn copy_from(map: &BufMap<'_>, source: &BufMap<'_>) -> Result<(), Fau
     touch(map, || map.copy_from(source))
 }
 
+/// [`BufMap::copy_to`]. The destination is system memory.
+pub(super) fn copy_to(map: &BufMap<'_>, destination: &BufMap<'_>) -> Result<(), Fault> {
+    touch(map, || map.copy_to(destination))
+}
+
 /// Touches `map` by one of its own methods.
 fn touch(map: &BufMap<'_>, copy: impl FnOnce() -> Result<(), MapError>) -> Result<(), Fault> {
     if map.location() == Location::System {
@@ -121,6 +126,8 @@ mod tests {
             let middle = map.subrange(1000..1000 + PAGE).expect("inside");
             copy_from(&middle, &BufMap::from_slice(&[7; PAGE])).expect("it is there");
             assert_eq!(map.read::<u8>(1000 + PAGE - 1), Ok(7));
+            copy_to(&middle, &BufMap::from_mut_slice(&mut found)).expect("it is there");
+            assert_eq!(found, [7; PAGE]);
             let outside = MapError::OutOfBounds { offset: PAGE + 1, len: PAGE, map_len: 2 * PAGE };
             assert_eq!(copy_to_slice(&map, PAGE + 1, &mut found), Err(Fault::Map(outside)));
         }
@@ -139,6 +146,7 @@ mod tests {
                 assert_eq!(copy_to_slice(&map, 0, &mut bytes), Err(Fault::Gone));
                 assert_eq!(copy_from_slice(&map, 0, &bytes), Err(Fault::Gone));
                 assert_eq!(copy_from(&map, &BufMap::from_slice(&bytes)), Err(Fault::Gone));
+                assert_eq!(copy_to(&map, &BufMap::from_mut_slice(&mut bytes)), Err(Fault::Gone));
                 let first = copy_to_slice(&map, 0, &mut bytes[..PAGE]);
                 assert_eq!(first.is_ok(), kept == 1, "{first:?}");
             }

@@ -7,7 +7,8 @@
 //! * `peer`: whether a drive may write into another device's memory, and the proof of it;
 //! * `fit`: what a buffer allows; `by_kernel` and `by_driver`: the decision, for the kernel's drivers and the
 //!   driver in user space; `decided`: what was decided;
-//! * [`Explain`]: the same decision for a transfer that nobody runs.
+//! * `out`: the same decision the other way, out of a buffer into a file;
+//! * [`Explain`]: the decision for a load that nobody runs.
 //!
 //! Nothing here moves data but a proof and, for a file of many gigabytes in the page cache, a sample of it.
 
@@ -20,6 +21,7 @@ pub(crate) mod decided;
 mod explain;
 mod fit;
 pub(crate) mod job;
+pub(crate) mod out;
 pub(crate) mod peer;
 mod place;
 pub(crate) mod requested;

@@ -5,16 +5,16 @@ use std::time::Duration;
 use super::data_path::DataPath;
 use super::error::TransferError;
 
-/// How to load.
+/// How to load, or to save.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The one path to take, or an error if it cannot be had; the best one for each byte if absent.
     pub require: Option<DataPath>,
     /// How thoroughly to check.
     pub verify: Verify,
-    /// The most reads in flight, 1 to 4096.
+    /// The most reads or writes in flight, 1 to 4096.
     pub depth: u32,
-    /// The most bytes of one read, a power of two from 4 KiB to 1 GiB.
+    /// The most bytes of one of them, a power of two from 4 KiB to 1 GiB.
     pub block: u64,
     /// How long a read of a drive that this process drives itself may take, before it is ended and
     /// the load with it. The kernel has a limit of its own for its drives.
@@ -34,7 +34,7 @@ impl Options {
     pub(crate) fn validate(&self) -> Result<(), TransferError> {
         let &Options { depth, block, .. } = self;
         if !(1..=4096).contains(&depth) {
-            return Err(TransferError::Options("the depth is 1 to 4096 reads in flight"));
+            return Err(TransferError::Options("the depth is 1 to 4096 reads or writes in flight"));
         }
         if !block.is_power_of_two() || !(4 << 10..=1 << 30).contains(&block) {
             return Err(TransferError::Options("the block is a power of two from 4 KiB to 1 GiB"));
@@ -43,16 +43,18 @@ impl Options {
     }
 }
 
-/// How thoroughly a load is checked.
+/// How thoroughly a load or a save is checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verify {
     /// Not at all.
     None,
-    /// Fingerprints, compared with the checksums that the file's format records, if it does.
+    /// Fingerprints, compared with the checksums that the file's format records, if it does; of a save, with
+    /// those of the requests.
     #[default]
     Hash,
     /// Fingerprints, and every byte of the buffer is compared with a second read of the file,
-    /// through the page cache where the kernel has it. Device memory is read back by the GPU.
+    /// through the page cache where the kernel has it. Device memory is read back by the GPU. After a save, all that
+    /// was written is read from the drive, past the page cache, and its fingerprints compared.
     Full,
 }

@@ -1,10 +1,11 @@
-//! What a load did.
+//! What a load or a save did.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::data_path::DataPath;
+use super::direction::Direction;
 use super::options::Verify;
 
 /// The bytes that took one path.
@@ -37,9 +38,11 @@ pub struct Proof {
     pub provider: String,
     /// The PCI address of the drive.
     pub drive: String,
-    /// Whether the drive's bytes arrive.
+    /// Which way the bytes went.
+    pub direction: Direction,
+    /// Whether they arrive.
     pub arrives: bool,
-    /// How many bytes were moved and compared for this load; 0 if it was found out by an earlier one
+    /// How many bytes were moved and compared for this transfer; 0 if it was found out by an earlier one
     /// since the machine booted.
     pub bytes: u64,
 }
@@ -59,7 +62,7 @@ pub struct LeftOut {
     pub why: String,
 }
 
-/// What was found out about the bytes of a load.
+/// What was found out about the bytes of a load or a save.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Checked {
@@ -69,18 +72,19 @@ pub struct Checked {
     pub fingerprints: Vec<u32>,
     /// How many requests met the checksum of their file's format.
     pub format_checksums: usize,
-    /// How many bytes were compared with a second, independent read.
+    /// How many bytes were compared with a second, independent read: after a load, of the file; after a save, of what
+    /// was written, past the page cache where that is possible.
     pub compared: u64,
     /// How many bytes the CPU read out of a device's memory for it, which is slow: none without a
     /// check.
     pub read_back: u64,
 }
 
-/// The account of a load.
+/// The account of a load, or of a save.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Receipt {
-    /// The bytes requested and loaded.
+    /// The bytes requested, and loaded or saved.
     pub bytes: u64,
     /// What the files hold beside what was requested. A load does not know: it is empty until
     /// [`Manifest::complete`](crate::format::Manifest::complete) adds it.
@@ -89,20 +93,21 @@ pub struct Receipt {
     pub paths: Vec<Share>,
     /// Why not a better path.
     pub step_downs: Vec<StepDown>,
-    /// How the reads were issued, and the reason if not in the best way.
+    /// How the reads or writes were issued, and the reason if not in the best way.
     pub engine: String,
-    /// How many reads the files took.
+    /// How many reads the files took; of a save, how many writes.
     pub reads: u64,
     /// Bytes that the CPU moved: on the bounce, cached and buffered paths all (twice where they
     /// reach a device's memory through the page cache), on the others the heads and tails that
     /// alignment leaves and what a caller's placement shifts. What was moved to check or to prove
     /// something is counted there ([`Checked::read_back`], [`Proof::bytes`]).
     pub cpu_copied: u64,
-    /// Bytes that the GPU moved from the ring into its memory.
+    /// Bytes that the GPU moved from the ring into its memory, or out of it.
     pub gpu_copied: u64,
-    /// The most memory that the load itself held beside the buffer, in bytes.
+    /// The most memory that it held itself beside the buffer, in bytes.
     pub slots: u64,
-    /// From the first read to the last byte in place, fingerprints included.
+    /// From the first read to the last byte in place, fingerprints included; of a save, from the first write until all
+    /// is in the drive.
     #[serde(serialize_with = "seconds", rename = "elapsed_s")]
     pub elapsed: Duration,
     /// The CPU time of the whole process in that time.
@@ -120,7 +125,7 @@ impl Receipt {
         self.gib() / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE)
     }
 
-    /// CPU seconds for each GiB loaded; 0 if nothing was.
+    /// CPU seconds for each GiB moved; 0 if nothing was.
     pub fn cpu_seconds_per_gib(&self) -> f64 {
         match self.bytes {
             0 => 0.0,

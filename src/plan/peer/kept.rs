@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use exporters::outside::outside;
 
 use crate::pci::Address;
+use crate::transfer::Direction;
 
 const DIRECTORY: &str = "bufmap";
 const FILE: &str = "peer-paths.json";
@@ -28,15 +29,6 @@ const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
 /// More than all pairs of a machine take, in bytes.
 const LONGEST: u64 = 1 << 20;
-
-/// Which way the bytes go: each is a verdict of its own, because some machines pass one and not the
-/// other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Direction {
-    /// The drive writes into the memory.
-    FromDrive,
-}
 
 /// Whose driver the drive obeys: each maps memory its own way, and a verdict about one says nothing of the
 /// other.
@@ -257,6 +249,17 @@ mod tests {
         kept(&place, BOOT).keep(&own, &Err("it lied".into()));
         let both = kept(&place, BOOT);
         assert!(matches!(both.verdict(&own), Some(Err(_))));
+        assert_eq!(both.verdict(&pair("0000:04:00.0", "a")), Some(Ok(())));
+    }
+
+    #[test]
+    fn each_direction_has_verdicts_of_its_own() {
+        let place = filled();
+        let out = Pair { direction: Direction::ToDrive, ..pair("0000:04:00.0", "a") };
+        assert_eq!(kept(&place, BOOT).verdict(&out), None);
+        kept(&place, BOOT).keep(&out, &Err("it lied".into()));
+        let both = kept(&place, BOOT);
+        assert!(matches!(both.verdict(&out), Some(Err(_))));
         assert_eq!(both.verdict(&pair("0000:04:00.0", "a")), Some(Ok(())));
     }
 

@@ -16,10 +16,14 @@
 //! depends on: so only the functions on the ways of the two devices are read, and a device that was
 //! unplugged and plugged in again is another one.
 //!
+//! The other way, out of the memory into a file, the questions are the same, and the last has a proof and a verdict of
+//! its own ([`outward`]): some machines pass one and not the other.
+//!
 //! What is not shown to this user (configuration space, addresses) is not held against the pair: the
 //! kernel knows it and decides by it, and the fourth question is asked in any case.
 
 mod kept;
+pub(crate) mod outward;
 pub(crate) mod proof;
 
 use std::collections::BTreeMap;
@@ -35,8 +39,8 @@ use crate::pci::{
 };
 use crate::storage::file::SourceFile;
 use crate::storage::stack::Stack;
-use crate::transfer::Proof;
-use kept::{Direction, Driver, Kept, Pair};
+use crate::transfer::{Direction, Proof};
+use kept::{Driver, Kept, Pair};
 use proof::{Proved, To};
 
 /// The pairs that a load has met: its memory and the drives of its files.
@@ -90,10 +94,8 @@ impl<'a> Pairs<'a> {
     /// Whether the drive below `file` may write into the memory by the kernel's driver, or why not.
     /// `reads` are those of the file that would: some of them are carried out for a proof.
     pub fn may_write(&mut self, file: &SourceFile, reads: &Batch) -> Result<(), String> {
-        let provider = self.provider.as_ref().map_err(String::clone)?;
-        let stack = Stack::below(file);
-        let drive = stack.drive().map_err(|why| format!("{why} (the file lies on {stack})"))?;
-        if provider.access == PeerAccess::Vfio {
+        let drive = self.drive_below(file)?;
+        if self.access()? == PeerAccess::Vfio {
             return Err(format!(
                 "the memory is behind a BAR, and the kernel's nvme driver, which has {drive}, writes \
                  only into what other drivers publish; the driver in user space can: write down where the file lies (bufmap extents), unmount it, then bufmap bind \
@@ -101,7 +103,7 @@ impl<'a> Pairs<'a> {
             ));
         }
         let direct = file.open_direct().map_err(|error| error.to_string())?;
-        self.verdict(drive, Driver::Kernel, |memory| {
+        self.verdict(drive, Driver::Kernel, Direction::FromDrive, |memory| {
             let spare = Memory::anonymous(proof::SAMPLE as usize, PageSize::Base)
                 .map_err(|error| format!("there is no memory to prove it by: {error}"))?;
             let samples = proof::samples(reads, |sample| proof::has_data(file, sample));
@@ -119,7 +121,34 @@ impl<'a> Pairs<'a> {
         drive: Address,
         prove: impl FnOnce(BufMap<'_>) -> Result<Proved, String>,
     ) -> Result<(), String> {
-        self.verdict(drive, Driver::UserSpace, prove)
+        self.verdict(drive, Driver::UserSpace, Direction::FromDrive, prove)
+    }
+
+    /// Whether the drive below `file` may read out of the memory by the kernel's driver, or why not. `prove` has it
+    /// do so, into a file that is nobody else's.
+    pub fn may_be_read(
+        &mut self,
+        file: &SourceFile,
+        prove: impl FnOnce(BufMap<'_>) -> Result<Proved, String>,
+    ) -> Result<(), String> {
+        let drive = self.drive_below(file)?;
+        if self.access()? == PeerAccess::Vfio {
+            return Err(format!(
+                "the memory is behind a BAR, and the kernel's nvme driver, which has {drive}, reads only out of what \
+                 other drivers publish"
+            ));
+        }
+        self.verdict(drive, Driver::Kernel, Direction::ToDrive, prove)
+    }
+
+    fn access(&self) -> Result<PeerAccess, String> {
+        self.provider.as_ref().map(|provider| provider.access).map_err(String::clone)
+    }
+
+    fn drive_below(&self, file: &SourceFile) -> Result<Address, String> {
+        self.access()?;
+        let stack = Stack::below(file);
+        stack.drive().map_err(|why| format!("{why} (the file lies on {stack})"))
     }
 
     /// What is known of the pair, or else what is found out now.
@@ -127,6 +156,7 @@ impl<'a> Pairs<'a> {
         &mut self,
         drive: Address,
         driver: Driver,
+        direction: Direction,
         prove: impl FnOnce(BufMap<'_>) -> Result<Proved, String>,
     ) -> Result<(), String> {
         let provider = self.provider.as_mut().map_err(|why| why.clone())?;
@@ -134,7 +164,7 @@ impl<'a> Pairs<'a> {
             provider: provider.address,
             drive,
             driver,
-            direction: Direction::FromDrive,
+            direction,
             circumstances: provider.circumstances(drive, driver)?,
         };
         if let Some(verdict) = provider.kept.verdict(&pair) {
@@ -149,10 +179,16 @@ impl<'a> Pairs<'a> {
             Some(lie) if !memory.is_present() => {
                 return Err(format!("{} does not answer any more, and {lie}", provider.address));
             }
-            Some(lie) => Err(format!(
-                "{drive} reported that it wrote {} bytes into the memory of {}, and {lie}",
-                proved.bytes, provider.address
-            )),
+            Some(lie) => Err(match direction {
+                Direction::FromDrive => format!(
+                    "{drive} reported that it wrote {} bytes into the memory of {}, and {lie}",
+                    proved.bytes, provider.address
+                ),
+                Direction::ToDrive => format!(
+                    "{drive} reported that it read {} bytes out of the memory of {}, and {lie}",
+                    proved.bytes, provider.address
+                ),
+            }),
         };
         provider.kept.keep(&pair, &verdict);
         self.note(&pair, verdict.is_ok(), proved.bytes);
@@ -161,10 +197,11 @@ impl<'a> Pairs<'a> {
 
     fn note(&mut self, pair: &Pair, arrives: bool, bytes: u64) {
         let (provider, drive) = (pair.provider.to_string(), pair.drive.to_string());
+        let direction = pair.direction;
         let known =
             self.proofs.iter().any(|proof| proof.provider == provider && proof.drive == drive);
         if !known {
-            self.proofs.push(Proof { provider, drive, arrives, bytes });
+            self.proofs.push(Proof { provider, drive, direction, arrives, bytes });
         }
     }
 }
