@@ -12,7 +12,7 @@ use bufmap::transfer::{DataPath, Verify};
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
 
-/// Moves files by DMA into memory that a GPU can use, and says how.
+/// Moves files by DMA into memory that a GPU can use, and out of it, and says how.
 #[derive(Parser)]
 #[command(version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Args {
@@ -29,6 +29,9 @@ Examples:
   bufmap load model.safetensors --to p2pmem:0000:03:00.0 --require peer
                                                  from drive to device, or not at all
   bufmap load disk.img --verify full --json      compare every byte, report for programs
+  sudo bufmap save bar:0000:04:00.0:2 vram.bin   a BAR's bytes into a new file
+  sudo bufmap save p2pmem:0000:03:00.0 copy.bin --from model.bin --verify full
+                                                 a file from drive to device to drive, read back from there
   bufmap explain model.safetensors --to p2pmem:0000:03:00.0
                                                  which path, and what would make it a better one
   bufmap extents model.safetensors > model.extents.json
@@ -38,12 +41,14 @@ Examples:
   sudo bufmap phyrs --of memory --size 64MiB     where a buffer lies on the memory bus
   sudo bufmap bind 0000:03:00.0                  take a drive from the kernel, for the user-space driver
 
-Exit status: 0 if all is done (loaded and checked), 1 if not, 2 for a wrong command line, 130 after Ctrl-C.";
+Exit status: 0 if all is done (loaded or saved, and checked), 1 if not, 2 for a wrong command line, 130 after Ctrl-C.";
 
 #[derive(Subcommand)]
 pub enum Command {
     /// Load files into a buffer by the best path there is
     Load(LoadArgs),
+    /// Save a buffer, or a file by way of one, into a file by the best path there is
+    Save(SaveArgs),
     /// Say which path a load would take, and why not a better one, without running it
     Explain(ExplainArgs),
     /// Write down where files lie on their drive, to load them by the user-space driver
@@ -74,7 +79,7 @@ pub struct LoadArgs {
     /// Where to load: `memory` is the system's, `vulkan` a buffer of a Vulkan device,
     /// `vram` one that the CPU sees, through the GPU's BAR if it has memory of its own,
     /// `p2pmem:ADDRESS` what the PCI function at an address has for peers (`p2pmem:0000:03:00.0`),
-    /// `vfio:ADDRESS` or `vfio:ADDRESS:N` a BAR of a function that is bound to vfio-pci, the longest
+    /// `vfio:ADDRESS` or `bar:ADDRESS:N` a BAR of a function that is bound to vfio-pci, the longest
     /// if no number is given, and `udmabuf`, `dma-heap`, `dma-heap:NAME` or `dumb:DRIVER` what /dev/udmabuf, a
     /// dma-heap or the DRM driver of a card makes
     #[arg(long, default_value = "memory", value_name = "WHERE")]
@@ -143,6 +148,85 @@ impl SelectionArgs {
         Selection { format: *format, items, skip_compressed: *skip_compressed }
     }
 }
+
+/// Saves a buffer into a file and reports which path each byte took and why not a better one.
+///
+/// The file is a new one, which takes the old one's place, with its rights, when it is whole and in the drive: a full disk,
+/// Ctrl-C or a lost drive leave the old file as it was, and nothing beside it. With --in-place the bytes go into the file
+/// itself.
+///
+/// A device's memory holds bytes already (a BAR; what a function has for peers). Every other buffer is made now, and a file
+/// is loaded into it first: --from FILE, byte for byte. So a file is copied by way of a device's memory, past the
+/// system's.
+#[derive(clap::Args)]
+#[command(after_help = DATA_PATHS_OUT)]
+pub struct SaveArgs {
+    /// The buffer: `bar:ADDRESS:N` or `vfio:ADDRESS` (a BAR of a function that is bound to vfio-pci; to read a register there
+    /// may act on the device), `p2pmem:ADDRESS` (what a PCI function has for peers), and with --from also `memory`, `vulkan`,
+    /// `vram`, `udmabuf`, `dma-heap`, `dma-heap:NAME` or `dumb:DRIVER`, as `bufmap load --to` has them
+    pub source: To,
+
+    /// The file to write
+    pub file: PathBuf,
+
+    /// Load this file into the buffer first, and save that
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
+
+    /// Where in the buffer to begin
+    #[arg(long, default_value = "0", value_name = "SIZE")]
+    pub offset: ByteSize,
+
+    /// How many bytes to save; all that the buffer holds if not given
+    #[arg(long, value_name = "SIZE")]
+    pub len: Option<ByteSize>,
+
+    /// Write into the file that is there, which gets no longer and no shorter. If that fails, it holds some old and some new
+    /// bytes. A block device can be written in no other way, and only if it is not mounted
+    #[arg(long)]
+    pub in_place: bool,
+
+    /// Where in the file to write
+    #[arg(long, value_name = "SIZE", requires = "in_place")]
+    pub at: Option<ByteSize>,
+
+    /// Take this path or fail; without it, the best one for each byte
+    #[arg(long, value_name = "DATA_PATH")]
+    pub require: Option<DataPath>,
+
+    /// How thoroughly to check: `hash` fingerprints what is saved, `full` also reads the file back, past the page cache, and
+    /// compares before the new file takes the old one's place
+    #[arg(long, value_enum, default_value_t = VerifyArg::Hash)]
+    pub verify: VerifyArg,
+
+    /// Which Vulkan device: its number in `bufmap probe`, or a part of its name
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
+
+    /// For `vram`: I know that the GPU's driver keeps the buffer where it is until the save ends
+    #[arg(long)]
+    pub assume_vram_stays: bool,
+
+    /// The most writes in flight
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub depth: u32,
+
+    /// The most bytes of one write, a power of two from 4 KiB to 1 GiB
+    #[arg(long, default_value = "1MiB", value_name = "SIZE", value_parser = block)]
+    pub block: u64,
+
+    /// Report as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+const DATA_PATHS_OUT: &str = "\
+Paths, best first:
+  peer      the drive reads the memory of another device by DMA, past system memory
+  direct    the drive reads the buffer's own pages by DMA
+  staged    the GPU copies into a ring of pages that it imports; the drive reads those
+  bounce    the CPU copies into a ring of pages; the drive reads those
+  buffered  the kernel copies into its page cache and writes from there";
 
 const DATA_PATHS: &str = "\
 Paths, best first:
@@ -379,6 +463,9 @@ impl FromStr for To {
             None if text == "vulkan" => Ok(Self::Vulkan),
             None if text == "vram" => Ok(Self::Vram),
             Some(("p2pmem", function)) => address(function).map(Self::P2pmem),
+            Some(("bar", rest)) => {
+                numbered_bar(rest).map(|(function, bar)| Self::Vfio(function, Some(bar)))
+            }
             Some(("vfio", rest)) => match rest.parse() {
                 Ok(function) => Ok(Self::Vfio(function, None)),
                 Err(_) => numbered_bar(rest).map(|(function, bar)| Self::Vfio(function, Some(bar))),
@@ -388,7 +475,7 @@ impl FromStr for To {
                     Ok(Self::Exported(source))
                 }
                 _ => {
-                    Err("memory, vulkan, vram, p2pmem:ADDRESS or vfio:ADDRESS (of a PCI function, \
+                    Err("memory, vulkan, vram, p2pmem:ADDRESS, vfio:ADDRESS or bar:ADDRESS:N (of a PCI function, \
                           0000:03:00.0), udmabuf, dma-heap, dma-heap:NAME or dumb:DRIVER"
                         .into())
                 }

@@ -1,6 +1,6 @@
 //! Ctrl-C.
 //!
-//! The first one ends a load in order, or the opening of a drive for it, the second one at once. Else nothing has to be
+//! The first one ends a load or a save in order, or the opening of a drive for it, the second one at once. Else nothing has to be
 //! undone, and the first ends the program at once too.
 //!
 //! `SIGINT` is blocked in every thread but one, which takes it from a file (signalfd(2)). A handler would not
@@ -29,7 +29,7 @@ use crate::output::say;
 /// What a shell expects of a program that Ctrl-C ended.
 pub const INTERRUPTED: u8 = 130;
 
-/// How long a load may take to end in order, before it is said what it waits for.
+/// How long a load or a save may take to end in order, before it is said what it waits for.
 const SOON: Duration = Duration::from_secs(1);
 
 /// Programs such as timeout(1) send a signal twice, to their child and to its group: what comes so soon
@@ -50,7 +50,9 @@ struct Shared {
 }
 
 struct Work {
-    /// What its files are called.
+    /// What its files are asked for: reads or writes.
+    what: &'static str,
+    /// What they are called.
     files: Vec<String>,
     pending: Option<Pending>,
 }
@@ -62,7 +64,7 @@ impl Interrupts {
         let interrupts = Self::default();
         if let Err(error) = interrupts.listen() {
             let fix = remedy(Call::Thread, &error);
-            say(&format!("Ctrl-C will end the load at once and not in order ({error}: {fix})"));
+            say(&format!("Ctrl-C will end this at once and not in order ({error}: {fix})"));
         }
         interrupts
     }
@@ -84,9 +86,9 @@ impl Interrupts {
         &self.shared.stop
     }
 
-    /// From now on there is something to end in order, with files that are called so.
-    pub fn begin(&self, files: Vec<String>) {
-        self.set(Some(Work { files, pending: None }));
+    /// From now on there is something to end in order, with a `read` or a `write` of files that are called so.
+    pub fn begin(&self, what: &'static str, files: Vec<String>) {
+        self.set(Some(Work { what, files, pending: None }));
     }
 
     /// Notes how far it has come.
@@ -123,7 +125,7 @@ impl Shared {
         }
         if let Some(what) = self.waits_for() {
             say(&format!(
-                "stopping: {what}; Ctrl-C again ends the load at once, or as soon as the kernel lets go of the read (a dead file system: umount -f)"
+                "stopping: {what}; Ctrl-C again ends it at once, or as soon as the kernel gives it up (a dead file system: umount -f)"
             ));
         }
         if pressed(signals, None) {
@@ -131,10 +133,10 @@ impl Shared {
         }
     }
 
-    /// What the load waits for, in words; nothing if there is none.
+    /// What is waited for, in words; nothing if there is nothing to end.
     fn waits_for(&self) -> Option<String> {
         let work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
-        let Work { files, pending } = work.as_ref()?;
+        let Work { what, files, pending } = work.as_ref()?;
         let Some(Pending { file, offset, since, .. }) = pending else {
             return Some(format!(
                 "the kernel or a device has not answered yet, for {}",
@@ -144,7 +146,9 @@ impl Shared {
         let name = outside(files.get(*file).map_or("", String::as_str));
         let waited = since.elapsed();
         let waited = waited.as_secs_f32();
-        Some(format!("{name}: a read at offset {offset} has not come back for {waited:.1} seconds"))
+        Some(format!(
+            "{name}: a {what} at offset {offset} has not come back for {waited:.1} seconds"
+        ))
     }
 }
 

@@ -4,19 +4,18 @@ use std::sync::Arc;
 
 use bufmap::exporters::outside::outside;
 use bufmap::exporters::vfio::Container;
-use bufmap::exporters::vulkan::{Device, VulkanError};
 use bufmap::format::{ExtentMap, ExtentMapError, Manifest};
-use bufmap::iomap::PageSize;
 use bufmap::load::{Load, Target};
 use bufmap::storage::nvme::{Controller, ControllerOptions, DriveFile, NvmeError};
 use bufmap::transfer::{
-    Around, Options, Progress, Proof, Receipt, Source, StepDown, TransferError, Verify,
+    Around, Options, Progress, Receipt, Source, StepDown, TransferError, Verify,
 };
 use serde_json::json;
 
-use crate::args::{LoadArgs, To};
+use crate::account::{self, add_account, read_back};
+use crate::args::LoadArgs;
+use crate::buffer::Wanted;
 use crate::caveats::{add_left_out, add_notes};
-use crate::exporter::exporter;
 use crate::failure::Failure;
 use crate::interrupt::Interrupts;
 use crate::json;
@@ -33,7 +32,7 @@ pub fn run(args: &LoadArgs) -> Result<(), Failure> {
         };
         let map = ExtentMap::read(map)?;
         let container = Arc::new(Container::new()?);
-        interrupts.begin(vec![map.drive.address.clone()]);
+        interrupts.begin("read", vec![map.drive.address.clone()]);
         let manifest = on_its_drive(&map, args, &container, &interrupts);
         interrupts.end();
         let manifest = manifest.map_err(|error| match error {
@@ -87,7 +86,8 @@ fn report<S: Source>(
         stop: interrupts.stop(),
     };
     let bar = bar(0);
-    interrupts.begin(load.files.iter().map(|file| outside(file.path()).to_string()).collect());
+    interrupts
+        .begin("read", load.files.iter().map(|file| outside(file.path()).to_string()).collect());
     let loaded = run(&load, &mut |progress| {
         interrupts.note(progress);
         bar.set_length(progress.total);
@@ -115,46 +115,14 @@ fn target(
     needed: u64,
     container: Option<&Arc<Container>>,
 ) -> Result<(Target, Option<StepDown>), Failure> {
-    let len = args.buffer.map_or(needed, |size| size.as_u64());
-    match &args.to {
-        To::Memory => Ok((Target::memory(len)?, None)),
-        To::P2pmem(function) => Ok((Target::p2pmem(&function.to_string(), len)?, None)),
-        To::Vfio(function, bar) => {
-            let own = match container {
-                Some(container) => Arc::clone(container),
-                None => Arc::new(Container::new()?),
-            };
-            Ok((Target::vfio(&own, &function.to_string(), *bar, len)?, None))
-        }
-        To::Exported(source) => {
-            Ok((Target::export(&*exporter(source, PageSize::Base)?, len)?, None))
-        }
-        To::Vram => Ok((vram(args, len)?, None)),
-        To::Vulkan => {
-            let device = Device::open(args.device.as_deref())?;
-            Ok(Target::vulkan(&device, len, args.require)?)
-        }
-    }
-}
-
-/// A buffer of a Vulkan device that the CPU sees and that stays where it is, as is known or promised.
-fn vram(args: &LoadArgs, len: u64) -> Result<Target, Failure> {
-    let device = Device::open(args.device.as_deref())?;
-    let buffer = Arc::new(device.allocate_host_visible(usize::try_from(len.max(1))?)?);
-    let steady = match buffer.steady() {
-        Err(VulkanError::MayMove { device }) if !args.assume_vram_stays => {
-            return Err(Failure::Error(format!(
-                "{device} may move a buffer in its own memory, and nobody would tell the drive that \
-                 writes there; if you know that it does not, say --assume-vram-stays, or load --to \
-                 vulkan"
-            )));
-        }
-        #[allow(unsafe_code)]
-        // SAFETY: who runs this promised it on the command line, under the option's name.
-        Err(VulkanError::MayMove { .. }) => unsafe { buffer.assume_it_stays() }?,
-        known => known?,
+    let wanted = Wanted {
+        to: &args.to,
+        device: args.device.as_deref(),
+        assume_vram_stays: args.assume_vram_stays,
+        require: args.require,
+        len: args.buffer.map_or(needed, |size| size.as_u64()),
     };
-    Ok(Target::Visible(steady))
+    wanted.make(container)
 }
 
 fn as_json<S: Source>(
@@ -175,19 +143,13 @@ fn as_json<S: Source>(
             "description": item.description,
         })
     });
-    let mut receipt_json = json!(receipt);
-    receipt_json["gib_per_s"] = json!(receipt.gib_per_second());
-    receipt_json["cpu_s_per_gib"] = json!(receipt.cpu_seconds_per_gib());
-    if let Some(checked) = receipt_json["checked"].as_object_mut() {
-        checked.remove("fingerprints");
-    }
     json!({
         "to": target.to_string(),
         "no_udmabuf": target.no_udmabuf(),
         "notes": manifest.notes(),
         "buffer_len": target.destination().len(),
         "items": items.collect::<Vec<_>>(),
-        "receipt": receipt_json,
+        "receipt": account::as_json(receipt),
     })
 }
 
@@ -206,54 +168,14 @@ fn as_text<S: Source>(manifest: &Manifest<S>, target: &Target, receipt: &Receipt
     if let Some(why) = target.no_udmabuf() {
         facts.add_row(["why not", &format!("udmabuf import: {why}")]);
     }
-    for share in &receipt.paths {
-        facts.add_row(["path", &format!("{}: {}", share.path, size(share.bytes))]);
-    }
-    for step in &receipt.step_downs {
-        let why = format!("{} for {}: {}", step.path, size(step.bytes), step.why);
-        facts.add_row(["why not", &why]);
-    }
-    for proof in &receipt.proofs {
-        facts.add_row(["proof", &proved(proof)]);
-    }
-    let reads = if receipt.reads == 1 { "read" } else { "reads" };
-    let by = match receipt.engine.as_str() {
-        "" => "nothing to read".to_owned(),
-        engine => format!("{engine}, {} {reads}", receipt.reads),
-    };
-    facts.add_row(["by", &by]);
-    facts.add_row(["speed", &format!("{:.2} GiB/s", receipt.gib_per_second())]);
-    let cpu = format!("{:.3} CPU seconds per GiB", receipt.cpu_seconds_per_gib());
-    facts.add_row(["cost", &cpu]);
-    facts.add_row(["copied", &copied(receipt)]);
+    add_account(&mut facts, receipt, "read");
     facts.add_row(["check", &check(receipt)]);
     facts.text()
 }
 
-fn proved(proof: &Proof) -> String {
-    let Proof { provider, drive, arrives, bytes, .. } = proof;
-    let what = if *arrives { "arrives" } else { "does not arrive" };
-    let when = match bytes {
-        0 => "found out since the machine booted".to_owned(),
-        _ => format!("found out by {}", size(*bytes)),
-    };
-    format!("what {drive} writes into the memory of {provider} {what}, {when}")
-}
-
-fn copied(receipt: &Receipt) -> String {
-    let by_cpu = format!("{} by the CPU", size(receipt.cpu_copied));
-    match receipt.gpu_copied {
-        0 => by_cpu,
-        bytes => format!("{by_cpu}, {} by the GPU", size(bytes)),
-    }
-}
-
 fn check(receipt: &Receipt) -> String {
     let checked = &receipt.checked;
-    let read_back = match checked.read_back {
-        0 => String::new(),
-        bytes => format!("; the CPU read {} out of the device for it", size(bytes)),
-    };
+    let read_back = read_back(receipt);
     let formats = match checked.format_checksums {
         0 => "the format records no checksums".to_owned(),
         n => format!("{n} checksums of the format met"),

@@ -15,8 +15,10 @@
     )
 )]
 
+mod account;
 mod args;
 mod bind;
+mod buffer;
 mod caveats;
 mod explain;
 mod exporter;
@@ -30,6 +32,7 @@ mod peers;
 mod phyrs;
 mod probe;
 mod progress;
+mod save;
 mod table;
 
 use std::ffi::OsStr;
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
     };
     let done = match args.command {
         args::Command::Load(args) => load::run(&args),
+        args::Command::Save(args) => save::run(&args),
         args::Command::Explain(args) => explain::run(&args),
         args::Command::Extents(args) => extents::run(&args),
         args::Command::Probe(args) => probe::run(&args),
