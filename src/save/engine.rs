@@ -52,6 +52,9 @@ enum NoRing {
     Refused(io::Error),
     /// A device's pages cannot be registered with it.
     Unregistrable,
+    /// A program serves the file system, and takes writes in parts as it likes: the kernel (6.18) then goes on by itself,
+    /// with the rest of the bytes and the first one's place in the file.
+    OfAProgram,
 }
 
 impl fmt::Display for NoRing {
@@ -62,6 +65,9 @@ impl fmt::Display for NoRing {
                 f,
                 "because io_uring cannot be set up ({error}: {})",
                 remedy(Call::Ring, error)
+            ),
+            Self::OfAProgram => f.write_str(
+                "because a program serves the file system (FUSE), and of a write that it does in part the kernel puts the rest elsewhere by an io_uring",
             ),
             Self::Unregistrable => f.write_str(
                 "because the kernel does not keep a device's pages pinned for an io_uring, which then costs more",
@@ -94,7 +100,7 @@ impl Engine {
             },
         };
         let depth = means.options.depth as usize;
-        let ring = ring(stretches, depth as u32);
+        let ring = ring(stretches, means.sink, depth as u32);
         let gpu = means.source.cpu_map().is_err().then(|| means.source.gpu().ok()).flatten();
         let (pieces, in_slots) = counted(stretches, depth);
         let writers = match (&ring, gpu) {
@@ -154,10 +160,11 @@ fn counted(stretches: &Stretches, enough: usize) -> (usize, usize) {
 }
 
 /// Whether an io_uring does the writes; the reason, if not.
-fn ring(stretches: &Stretches, depth: u32) -> Result<(), NoRing> {
+fn ring(stretches: &Stretches, sink: &SinkFile, depth: u32) -> Result<(), NoRing> {
     match stretches.paths()[0] {
         DataPath::Buffered => Err(NoRing::Copies),
         DataPath::Peer => Err(NoRing::Unregistrable),
+        _ if sink.is_of_a_program() => Err(NoRing::OfAProgram),
         _ => Ring::new(depth).map(drop).map_err(NoRing::Refused),
     }
 }

@@ -1,5 +1,6 @@
 //! What can go wrong with a save.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use super::data_path::DataPath;
 use super::error::TransferError;
 use super::valid::Valid;
 use crate::remedy::{Call, remedy};
-use crate::storage::file::Uncommitted;
+use crate::storage::file::{NotAFile, Uncommitted};
 
 /// Why a save failed. Every variant says what failed, where, and what to do; those that end a save in the middle say what
 /// is left of the file.
@@ -21,7 +22,7 @@ pub enum SaveError {
     #[error(
         "{}: cannot be opened for writing: {source}; {}",
         outside(path),
-        remedy(Call::OpenToWrite, source)
+        fix(Call::OpenToWrite, source)
     )]
     Open {
         /// The file.
@@ -33,7 +34,7 @@ pub enum SaveError {
     #[error(
         "{}: no new file can be made beside it: {source}; {}",
         outside(path),
-        remedy(Call::Create, source)
+        fix(Call::Create, source)
     )]
     Create {
         /// The file that the new one was to become.
@@ -140,7 +141,7 @@ pub enum SaveError {
     #[error(
         "{}: {source}; {}; {}",
         outside(path),
-        remedy(Call::Create, &source.source),
+        fix(Call::Create, &source.source),
         if source.named { "the new file is there, and a loss of power may take it away" } else { "the old file is as it was" }
     )]
     Commit {
@@ -240,6 +241,12 @@ impl fmt::Display for Left {
             more => write!(f, " and {more} more ranges"),
         }
     }
+}
+
+/// What to do about an answer to opening or making a file.
+fn fix(call: Call, error: &io::Error) -> Cow<'static, str> {
+    let no_file = error.get_ref().and_then(|inner| inner.downcast_ref::<NotAFile>());
+    no_file.map_or_else(|| remedy(call, error), |no_file| no_file.fix.into())
 }
 
 #[cfg(test)]

@@ -82,6 +82,13 @@ impl SinkFile {
         self.drive
     }
 
+    /// Whether a program serves its file system (FUSE).
+    pub(crate) fn is_of_a_program(&self) -> bool {
+        /// `FUSE_SUPER_MAGIC` of `linux/magic.h`.
+        const FUSE: u64 = 0x6573_5546;
+        rustix::fs::fstatfs(&self.buffered).is_ok_and(|stat| stat.f_type as u64 == FUSE)
+    }
+
     /// What writes past the page cache must be aligned to, or why there can be none.
     pub fn direct(&self) -> Result<Alignment, &str> {
         self.direct.alignment.as_ref().copied().map_err(String::as_str)
