@@ -26,6 +26,7 @@ fn main() -> ExitCode {
             ("real_inputs_bounce_and_the_receipt_says_why", || {
                 peer::loads::real_inputs_bounce(&NO_PATH)
             }),
+            ("a_save_bounces_and_the_receipt_says_why", || peer::saves::bounce(&NO_PATH)),
             ("a_loader_bounces", || peer::loader::fills(DataPath::Bounce, NO_PATH[0])),
         ],
     )

@@ -15,6 +15,7 @@ fn main() -> ExitCode {
             ("a_read_into_peer_memory_is_a_lie", peer::is_a_lie),
             ("the_verdict_is_the_kernels_and_no_proof", verdict_is_the_kernels),
             ("a_load_finds_the_lie_and_bounces", a_load_finds_the_lie),
+            ("a_save_finds_the_lie_and_bounces", a_save_finds_the_lie),
         ],
     )
 }
@@ -29,6 +30,16 @@ fn a_load_finds_the_lie() -> Outcome {
     peer::loads::real_inputs_bounce(&[
         "not one of them arrived (found out since the machine booted",
     ])
+}
+
+/// The same the other way, by bytes that nobody can foretell.
+fn a_save_finds_the_lie() -> Outcome {
+    peer::loads::forget()?;
+    peer::saves::bounce(&[
+        "reported that it read 65536 bytes out of the memory of",
+        "and the file got none of them",
+    ])?;
+    peer::saves::bounce(&["the file got none of them (found out since the machine booted"])
 }
 
 /// The forecast is a bus address, and that is what the kernel gives the reader: the address at which

@@ -18,6 +18,9 @@ fn main() -> ExitCode {
             ("real_inputs_go_from_drive_to_device", peer::loads::real_inputs_arrive),
             ("a_loader_fills_peer_memory", || peer::loader::fills(DataPath::Peer, "")),
             ("a_check_reads_the_device_back", peer::loads::checks_read_the_device_back),
+            ("peer_memory_is_saved_by_the_drive", peer::saves::arrive),
+            ("a_save_in_place_harms_no_neighbour", peer::saves::in_place),
+            ("a_file_is_saved_from_drive_to_device_to_drive", peer::saves::by_the_tool),
             ("the_verdict_trusts_the_processor", verdict_trusts_the_processor),
         ],
     )

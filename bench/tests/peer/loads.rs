@@ -25,18 +25,26 @@ fn files() -> Result<Option<Vec<(PathBuf, PathBuf)>>, Failed> {
         skip("BUFMAP_INPUTS names no real inputs: run `cargo xtask test`");
         return Ok(None);
     };
+    let place = mounted()?;
+    for name in INPUTS {
+        if !place.join(name).exists() {
+            fs::copy(inputs.join(name), place.join(name))?;
+        }
+    }
+    said("sync", &[])?;
+    Ok(Some(INPUTS.map(|name| (place.join(name), inputs.join(name))).into()))
+}
+
+/// The drive `files`, with an ext4 on it.
+pub fn mounted() -> Result<&'static Path, Failed> {
     let place = Path::new("/tmp/files");
     if !place.exists() {
         let block = Drive::with_serial("files")?.block.display().to_string();
         said("mke2fs", &["-q", "-F", "-t", "ext4", &block])?;
         fs::create_dir(place)?;
         said("mount", &[&block, &place.display().to_string()])?;
-        for name in INPUTS {
-            fs::copy(inputs.join(name), place.join(name))?;
-        }
-        said("sync", &[])?;
     }
-    Ok(Some(INPUTS.map(|name| (place.join(name), inputs.join(name))).into()))
+    Ok(place)
 }
 
 /// A file with room for it in the provider's memory.

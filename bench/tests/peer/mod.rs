@@ -1,9 +1,11 @@
-//! Reads from one drive into the peer memory of another, as every machine with two drives does them.
+//! Reads from one drive into the peer memory of another, and writes out of it, as every machine with two drives does them.
 
 #[allow(dead_code)] // Not in every program.
 pub mod loader;
 #[allow(dead_code)] // Each machine uses its part.
 pub mod loads;
+#[allow(dead_code)] // Each machine uses its part.
+pub mod saves;
 
 use std::io;
 
