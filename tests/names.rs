@@ -18,7 +18,7 @@ use bufmap::exporters::{Absent, DmaHeap, P2pmem};
 use bufmap::format::ExtentMapError;
 use bufmap::format::{Format, FormatError, parse};
 use bufmap::pci::{Address, PciError, Process, User};
-use bufmap::transfer::{DataPath, TransferError, Valid};
+use bufmap::transfer::{DataPath, Left, SaveError, TransferError, Valid};
 
 /// What a terminal obeys, reorders or takes for the end of a message.
 const HOSTILE: &str =
@@ -74,6 +74,35 @@ fn an_error_shows_whatever_it_holds_harmlessly() {
                 valid: valid(),
             }),
             Box::new(TransferError::OtherDrive { path: path.clone() }),
+            Box::new(SaveError::Open { path: path.clone(), source: io() }),
+            Box::new(SaveError::Create { path: path.clone(), source: io() }),
+            Box::new(SaveError::Space {
+                path: path.clone(),
+                len: 1,
+                source: io(),
+                left: Left::AsItWas,
+            }),
+            Box::new(SaveError::PastEnd { path: path.clone(), offset: 1, len: 1, file_len: 1 }),
+            Box::new(SaveError::DataPath {
+                path: path.clone(),
+                data_path: DataPath::Peer,
+                why: "no".into(),
+            }),
+            Box::new(SaveError::Write {
+                path: path.clone(),
+                offset: 1,
+                source: io(),
+                left: Left::AsItWas,
+            }),
+            Box::new(SaveError::Sync { path: path.clone(), source: io(), left: Left::AsItWas }),
+            Box::new(SaveError::Mismatch {
+                path: path.clone(),
+                offset: 1,
+                len: 1,
+                what: "no".into(),
+                left: Left::AsItWas,
+            }),
+            Box::new(SaveError::SourceLost { device: name.clone(), left: Left::AsItWas }),
             Box::new(FormatError::Open { path: path.clone(), source: io() }),
             Box::new(FormatError::NotAFile { path: path.clone(), what: "a pipe", fix: "no" }),
             Box::new(FormatError::Shrank { path: path.clone(), offset: 0, len: 1 }),

@@ -17,6 +17,7 @@ use bufmap::transfer::{
     DataPath, Left, Options, Progress, Receipt, Request, SaveError, TransferError, Verify,
 };
 use exporters::Destination;
+use exporters::vulkan::CopyRegion;
 use iomap::{Borrowed, Memory, PageSize};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         }),
         anywhere("without_io_uring_threads_write", || in_child("no_io_uring")),
         anywhere("a_killed_process_leaves_the_old_file_and_nothing_else", killed),
+        trial("out_of_a_gpu_s_memory_by_slots", vulkan_device(), gpu),
         as_root("a_full_file_system_leaves_the_old_file", || in_child("full")),
         as_root("a_file_system_without_o_direct", || in_child("no_direct")),
         as_root("a_drive_that_fails_in_the_middle", drive_error),
@@ -309,6 +311,35 @@ fn bounced() {
     save(&own, To::InPlace(&path), &requests, buffered).expect("a save");
     let expected = expected(bytes_of(MIB), &requests, &bytes_of(MIB));
     assert_same(&fs::read(&path).expect("the file"), &expected);
+}
+
+/// The GPU copies into slots, from any place to any place, and the parts of blocks too.
+fn gpu(device: exporters::vulkan::Device) {
+    let dir = directory();
+    let path = dir.path().join("file");
+    let buffer = std::sync::Arc::new(device.allocate(3 * MIB, false).expect("a buffer"));
+    let memory = std::sync::Arc::new(filled(3 * MIB));
+    let staging = std::sync::Arc::new(device.import_memory(memory).expect("an import"));
+    let all = CopyRegion { src_offset: 0, dst_offset: 0, len: 3 * MIB };
+    let mut transfer = device.transfer().expect("a queue");
+    let ticket = transfer.copy(&staging, &buffer, &[all]).expect("a copy");
+    transfer.wait(ticket).expect("its end");
+
+    let requests = [
+        Request::new(0, 0, 2 * MIB as u64 + 77, 13),
+        Request::new(0, 2 * MIB as u64 + 5077, 500_000, 2_500_001),
+    ];
+    let bytes = 2 * MIB as u64 + 77 + 500_000;
+    let options = Options { verify: Verify::Full, block: 64 << 10, depth: 4, ..Options::default() };
+    let receipt = save(&buffer, To::NewFile(&path), &requests, options).expect("a save");
+    // The end of the first and the beginning of the second; the last block is written whole, and cut.
+    let parts = 77 + (4096 - 981);
+    let all = [(DataPath::Staged, bytes - parts), (DataPath::Buffered, parts)];
+    assert_eq!(paths(&receipt), all, "{receipt:?}");
+    assert_eq!((receipt.gpu_copied, receipt.cpu_copied), (bytes, parts));
+    assert_eq!(receipt.slots, 4 * (64 << 10));
+    let found = fs::read(&path).expect("the file");
+    assert_same(&found, &expected(vec![], &requests, &bytes_of(3 * MIB)));
 }
 
 fn required() {

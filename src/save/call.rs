@@ -16,7 +16,7 @@ use crate::load::clock::Clock;
 use crate::nofault;
 use crate::plan::Place;
 use crate::plan::asked::Buffer;
-use crate::plan::out::{Decided, Kind, Outward, Taken};
+use crate::plan::out::{Decided, Kind, Outward, Stretches, Taken};
 use crate::plan::peer::Pairs;
 use crate::storage::file::{NewFile, SinkFile, SourceFile};
 use crate::storage::work::Failure;
@@ -377,7 +377,7 @@ impl Save<'_> {
 
 /// How many bytes the CPU moved, and the GPU.
 fn copied(decided: &Decided, place: Place) -> (u64, u64) {
-    let of = |stretches: &crate::plan::out::Stretches, slots: bool| -> u64 {
+    let of = |stretches: &Stretches, slots: bool| -> u64 {
         stretches
             .pieces()
             .filter(|piece| !slots || matches!(piece.from, Taken::Slot(_)))

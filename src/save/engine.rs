@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-use exporters::vulkan::Buffer;
+use exporters::vulkan::{Buffer, VulkanError};
 use exporters::{Destination, PeerAccess};
 use iomap::{Access, BufMap, Location, Memory, MemoryError, PageSize, is_available};
 
@@ -41,7 +43,7 @@ pub(super) struct Means<'a> {
     pub source: &'a dyn Destination,
     pub sink: &'a SinkFile,
     pub options: &'a Options,
-    pub stop: &'a std::sync::atomic::AtomicBool,
+    pub stop: &'a AtomicBool,
 }
 
 /// Why an io_uring does not do the writes.
@@ -90,7 +92,7 @@ impl Engine {
         }
         let copied = stretches.paths()[0] == DataPath::Buffered;
         let file = match copied {
-            true => Descriptor::Cached(std::os::fd::AsFd::as_fd(means.sink)),
+            true => Descriptor::Cached(means.sink.as_fd()),
             false => match means.sink.open_direct() {
                 Ok(direct) => Descriptor::Direct(direct),
                 Err(error) => {
@@ -255,10 +257,7 @@ impl Slots {
         }
     }
 
-    fn filler<'m>(
-        &'m self,
-        gpu: Option<&'m Arc<Buffer>>,
-    ) -> Result<Filler<'m>, exporters::vulkan::VulkanError> {
+    fn filler<'m>(&'m self, gpu: Option<&'m Arc<Buffer>>) -> Result<Filler<'m>, VulkanError> {
         Ok(match (gpu, &self.imported) {
             (Some(buffer), Some(imported)) => Filler::Gpu(Gpu {
                 transfer: buffer.device().transfer()?,

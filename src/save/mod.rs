@@ -10,7 +10,8 @@
 //! [`To::NewFile`] writes a new file beside the old one and has it take the old one's place when all of it is in the
 //! drive. Before that, nobody sees it: a full disk, a lost drive, a stop, a killed process leave the old file whole, and
 //! nothing beside it (see [`NewFile`](crate::storage::file::NewFile) for what file systems there are that need a name
-//! meanwhile). The new file takes over the old one's owner and rights; links to the old file keep the old file.
+//! meanwhile). The new file takes over the old one's owner and rights, and not its access lists and other
+//! extended attributes; links to the old file keep the old file.
 //!
 //! [`To::InPlace`] writes into the file itself, the bytes that are asked for and no others. What fails then leaves some of
 //! them old and some new: the error says which are new ([`Left`](crate::transfer::Left)).

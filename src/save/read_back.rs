@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crc32fast::Hasher;
-use iomap::{Memory, PageSize};
+use iomap::{BufMap, Memory, MemoryError, PageSize};
 use rustix::fs::{Advice, fadvise};
 
+use crate::storage::file::partial::{Came, Partial};
 use crate::storage::file::{Descriptor, SinkFile, pread};
 use crate::storage::work::Failure;
 use crate::transfer::{Pending, Request};
@@ -21,7 +22,7 @@ pub(super) enum Unproved {
     /// It could not be read.
     Failed(Failure),
     /// There is no memory to read it into.
-    Memory(iomap::MemoryError),
+    Memory(MemoryError),
     /// A request has another fingerprint.
     Differs {
         request: usize,
@@ -87,12 +88,11 @@ fn fill(
     align: u64,
     stop: &AtomicBool,
 ) -> Result<(), Failure> {
-    use crate::storage::file::partial::{Came, Partial};
-    let map = iomap::BufMap::from_mut_slice(out);
+    let map = BufMap::from_mut_slice(out);
     let mut partial = Partial::default();
     loop {
         let got = partial.got();
-        let rest = map.subrange(got as usize..).unwrap_or(iomap::BufMap::null());
+        let rest = map.subrange(got as usize..).unwrap_or(BufMap::null());
         let result = pread::read_at(&file, offset + got, &rest);
         match partial.came(result, (offset, needed as u64), align) {
             Came::Whole => return Ok(()),

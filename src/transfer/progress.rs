@@ -10,12 +10,12 @@ pub struct Progress {
     pub done: u64,
     /// The bytes asked for.
     pub total: u64,
-    /// The read that has been waited for longest, if one is under way: a file system or drive that does not
-    /// answer keeps a load from ending, even when it is [stopped](crate::load::Load::stop).
+    /// The read or write that has been waited for longest, if one is under way: a file system or drive that does not
+    /// answer keeps a load or a save from ending, even when it is [stopped](crate::load::Load::stop).
     pub pending: Option<Pending>,
 }
 
-/// A read that has not come back.
+/// A read or a write that has not come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pending {

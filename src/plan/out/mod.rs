@@ -62,6 +62,8 @@ pub(crate) struct Decided {
 const PART_OF_A_BLOCK: &str =
     "a drive writes whole blocks, and these bytes are a part of one that holds others as well";
 
+const BEHIND_A_BAR: &str = "the memory is behind a BAR, and the kernel's drivers read only out of what other drivers publish";
+
 const SHIFTED: &str = "these bytes lie elsewhere in the buffer's blocks than in the drive's, or in a block with others";
 
 impl Outward<'_> {
@@ -166,6 +168,7 @@ impl Outward<'_> {
         let mut proofs = Vec::new();
         let mut step_down = match (self.buffer.place, &self.buffer.no_pages) {
             (Place::Cpu, Some(why)) => Some((DataPath::Direct, why.clone())),
+            (Place::Bar, _) => Some((DataPath::Peer, BEHIND_A_BAR.to_owned())),
             _ => None,
         };
         let required = self.options.require;

@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use iomap::{BufMap, Memory, PageSize};
 
@@ -33,7 +34,7 @@ pub(crate) struct Way<'w> {
 /// Proves the path by a file beside the one called `path`, which is on the same drive.
 pub(crate) fn prove_beside(
     memory: BufMap<'_>,
-    path: &std::path::Path,
+    path: &Path,
     samples: &[Sample],
 ) -> Result<Proved, String> {
     let scratch = NewFile::beside(path)
