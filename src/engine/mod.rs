@@ -57,9 +57,11 @@
 //! ```
 
 mod buffer;
+pub(crate) mod clock;
 mod completions;
 mod copier;
 mod counters;
+pub(crate) mod crew;
 mod driver;
 mod file;
 mod held;

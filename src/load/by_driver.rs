@@ -17,13 +17,13 @@ use iomap::{BufMap, Memory, PageSize};
 
 use super::accounts::Accounts;
 use super::call::Load;
-use super::clock::Clock;
-use super::crew::Crew;
 use super::fill::{Engine, Jobs, SlotMemory};
 use super::run::direct::Direct;
 use super::run::{Flight, Queue, Report};
 use crate::check::{Fingerprints, map_of};
 use crate::dma::{DmaError, DmaKind, DmaList, DmaRange, Iommu, Mapped, Mapper};
+use crate::engine::clock::Clock;
+use crate::engine::crew::Crew;
 use crate::pci::PciError;
 use crate::plan::Place;
 use crate::plan::asked::{Asked, Buffer};

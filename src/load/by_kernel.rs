@@ -4,8 +4,8 @@ use exporters::Intent;
 
 use super::accounts::Accounts;
 use super::call::Load;
-use super::clock::Clock;
 use crate::check::Fingerprints;
+use crate::engine::clock::Clock;
 use crate::plan::Place;
 use crate::plan::asked::Buffer;
 use crate::plan::by_kernel::decide;

@@ -69,8 +69,6 @@ mod ahead;
 mod by_driver;
 mod by_kernel;
 mod call;
-pub(crate) mod clock;
-pub(crate) mod crew;
 mod fill;
 mod run;
 mod settle;

@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 
 use super::accounts::Accounts;
 use super::call::Load;
-use super::clock::Clock;
 use super::fill::Engine;
 use crate::check::{self, SecondRead};
+use crate::engine::clock::Clock;
 use crate::plan::Place;
 use crate::plan::decided::Decided;
 use crate::transfer::{Checked, Progress, Receipt, Source, TransferError, Valid, Verify};

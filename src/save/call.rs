@@ -12,7 +12,7 @@ use super::engine::{Engine, Means};
 use super::prints::Prints;
 use super::read_back::{Unproved, read_back};
 use crate::check::{self, map_of};
-use crate::load::clock::Clock;
+use crate::engine::clock::Clock;
 use crate::nofault;
 use crate::plan::Place;
 use crate::plan::asked::Buffer;
