@@ -14,7 +14,7 @@ use bufmap::transfer::{DataPath, Options, Request, Verify};
 use iomap::{Memory, PageSize};
 
 const FILE: u64 = 1 << 30;
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 5;
 const DEPTH: u32 = 32;
 const BLOCK: u64 = 1 << 20;
 
@@ -40,9 +40,7 @@ fn main() {
             "O_DIRECT",
             &mut [
                 ("fio, io_uring", &mut || fio(&path, &[])),
-                ("fio, fixed buffers in huge pages", &mut || {
-                    fio(&path, &["--fixedbufs", "--mem=shmhuge"])
-                }),
+                ("fio, io_uring with fixed buffers", &mut || fio(&path, &["--fixedbufs"])),
                 ("bufmap, no check", &mut direct),
                 ("bufmap, fingerprints", &mut hashed),
             ],
