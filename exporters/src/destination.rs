@@ -19,11 +19,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use iomap::{Borrowed, BufMap, Location, Memory, MemoryError, PageSize, PhyrList, Pinned};
+use iomap::{Borrowed, BufMap, Memory, MemoryError, PageSize, PhyrList};
 
 use crate::Absent;
 use crate::dmabuf::{CpuAccess, DmaBufError, Intent};
 use crate::export::{Export, PhyrSource, Provider};
+use crate::pages::can_be_pinned;
 use crate::vfio::Mappable;
 use crate::vulkan::Buffer;
 
@@ -267,23 +268,6 @@ impl Destination for Export {
             PhyrSource::Fixed(_) | PhyrSource::Absent(_) => Ok(0),
         }
     }
-}
-
-/// Whether the kernel pins the pages of a driver's mapping, found out of its first.
-fn can_be_pinned(map: BufMap<'_>) -> Result<(), Absent> {
-    if map.location() == Location::Io {
-        return Err(Absent::new(
-            "it is mapped as a device's memory, of which the kernel pins no pages",
-            "take a memfd, of which /dev/udmabuf makes a dma-buf, or memory published for peers",
-        ));
-    }
-    let first = map.subrange(..map.len().min(PageSize::Base.bytes())).unwrap_or(map);
-    Pinned::new(first).map(drop).map_err(|error| {
-        Absent::new(
-            format!("the kernel does not pin its pages: {error}"),
-            "take a memfd, of which /dev/udmabuf makes a dma-buf",
-        )
-    })
 }
 
 /// What is behind a pointer has the facets of the buffer.

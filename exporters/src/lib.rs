@@ -85,6 +85,7 @@ pub mod gbm;
 pub mod movable;
 pub mod outside;
 pub mod p2pmem;
+mod pages;
 mod present;
 mod ready;
 pub mod socket;

@@ -138,6 +138,9 @@ pub enum VulkanError {
     /// A dma-buf failed.
     #[error(transparent)]
     DmaBuf(#[from] DmaBufError),
+    /// The lock of a program's queue did not call what it was given, so that nothing was submitted.
+    #[error("the queue's lock returned without a call of what it was given (QueueLock::locked)")]
+    NotSubmitted,
     /// A Vulkan call failed.
     #[error("{call} failed: {result}")]
     Call {

@@ -123,12 +123,14 @@ pub struct DeviceInfo {
     pub kind: DeviceKind,
     /// Its driver and the driver's version, in the driver's words.
     pub driver: String,
-    /// The version of Vulkan it has. At least 1.2 is needed to open it.
+    /// The version of Vulkan it has, of a program's own device no more than its instance was made for. At least 1.2
+    /// is needed to open it.
     pub api_version: ApiVersion,
     /// Whether its memory is the system's own, so that imported pages are as good as any buffer and
     /// copying them would gain nothing. True for integrated GPUs and software drivers.
     pub shares_system_memory: bool,
-    /// The extensions that bring memory and fences in and out, and why one is not there.
+    /// The extensions that bring memory and fences in and out, and why one is not there: the driver has it not, or a
+    /// program's own device was created without it.
     pub extensions: Vec<(&'static str, Result<(), Absent>)>,
     /// `minImportedHostPointerAlignment` in bytes: what address and length of imported pages must be
     /// multiples of. Absent if pages cannot be imported.
@@ -179,25 +181,66 @@ pub fn devices() -> Result<Vec<DeviceInfo>, VulkanError> {
     devices
         .into_iter()
         .enumerate()
-        .map(|(index, device)| describe(&instance, index, device))
+        .map(|(index, device)| describe(&instance.raw, index, device, Scope::Driver))
         .collect()
+}
+
+/// What a device is asked about.
+#[derive(Clone, Copy)]
+pub(super) enum Scope<'a> {
+    /// All that its driver offers.
+    Driver,
+    /// What a program's own device was created with, by an instance for a version of Vulkan.
+    Created { version: u32, extensions: &'a [&'a CStr] },
+}
+
+impl Scope<'_> {
+    /// Whether an extension is there, of those that the driver offers.
+    fn has(
+        self,
+        available: &[vk::ExtensionProperties],
+        (extension, called, purpose): (&CStr, &str, &str),
+        device: &str,
+    ) -> Result<(), Absent> {
+        if !has(available, extension) {
+            return Err(Absent::new(
+                format!("the driver of {device} has no {called} to {purpose}"),
+                "update the driver or take another device",
+            ));
+        }
+        match self {
+            Self::Created { extensions, .. } if !extensions.contains(&extension) => {
+                Err(Absent::new(
+                    format!("the program's device was created without {called} to {purpose}"),
+                    "switch it on (VkDeviceCreateInfo) and say so to Device::adopt",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Asks a device what it is.
 pub(super) fn describe(
-    instance: &Instance,
+    instance: &ash::Instance,
     index: usize,
     device: vk::PhysicalDevice,
+    scope: Scope<'_>,
 ) -> Result<DeviceInfo, VulkanError> {
     // SAFETY: the instance is alive and the device is one of its own.
-    let available = unsafe { instance.raw.enumerate_device_extension_properties(device) }
+    let available = unsafe { instance.enumerate_device_extension_properties(device) }
         .map_err(failed("vkEnumerateDeviceExtensionProperties"))?;
     // SAFETY: as above.
     let (version, memory) = unsafe {
         (
-            instance.raw.get_physical_device_properties(device).api_version,
-            instance.raw.get_physical_device_memory_properties(device),
+            instance.get_physical_device_properties(device).api_version,
+            instance.get_physical_device_memory_properties(device),
         )
+    };
+    // What a newer version has may be asked for only if the instance is for it too.
+    let version = match scope {
+        Scope::Driver => version,
+        Scope::Created { version: instance, .. } => version.min(instance),
     };
     let mut names: Vec<_> =
         available.iter().map(|extension| text(extension.extension_name_as_c_str().ok())).collect();
@@ -227,7 +270,7 @@ pub(super) fn describe(
         query = query.push_next(&mut pci);
     }
     // SAFETY: as above, and the chain obeys the module's law.
-    unsafe { instance.raw.get_physical_device_properties2(device, &mut query) };
+    unsafe { instance.get_physical_device_properties2(device, &mut query) };
     let properties = query.properties;
 
     let kind = DeviceKind::from(properties.device_type);
@@ -237,6 +280,8 @@ pub(super) fn describe(
         .into_iter()
         .filter(|&limit| limit > 0)
         .fold(isize::MAX as u64, u64::min);
+    let extensions: Vec<_> =
+        EXTENSIONS.map(|named| (named.1, scope.has(&available, named, &name))).into();
     Ok(DeviceInfo {
         index,
         kind,
@@ -247,13 +292,11 @@ pub(super) fn describe(
             .to_owned(),
         api_version: ApiVersion(version),
         shares_system_memory: matches!(kind, DeviceKind::Integrated | DeviceKind::Cpu),
-        extensions: EXTENSIONS
-            .map(|(extension, called, purpose)| {
-                (called, offered(&available, extension, called, purpose, &name))
-            })
-            .into(),
-        host_import_alignment: imports_host
+        host_import_alignment: extensions
+            .iter()
+            .any(|(called, there)| *called == "VK_EXT_external_memory_host" && there.is_ok())
             .then_some(host.min_imported_host_pointer_alignment as usize),
+        extensions,
         pci_address: tells_pci.then(|| {
             let (bus, device, function) = (pci.pci_bus, pci.pci_device, pci.pci_function);
             format!("{:04x}:{bus:02x}:{device:02x}.{function:x}", pci.pci_domain)
@@ -264,22 +307,6 @@ pub(super) fn describe(
         offered: names,
         name,
     })
-}
-
-fn offered(
-    available: &[vk::ExtensionProperties],
-    extension: &CStr,
-    called: &str,
-    purpose: &str,
-    device: &str,
-) -> Result<(), Absent> {
-    if has(available, extension) {
-        return Ok(());
-    }
-    Err(Absent::new(
-        format!("the driver of {device} has no {called} to {purpose}"),
-        "update the driver or take another device",
-    ))
 }
 
 /// A name that a driver gave itself.

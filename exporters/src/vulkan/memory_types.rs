@@ -35,6 +35,11 @@ pub(super) const READ_BACK: &[Flags] = &[
     COHERENT,
 ];
 
+/// Wishes for memory that the CPU or a drive fills and the device copies from: coherent, because what a drive writes
+/// could not be flushed; cached if possible, because what it holds is read by the CPU too, for fingerprints.
+pub(super) const STAGING: &[Flags] =
+    &[Flags::from_raw(COHERENT.as_raw() | Flags::HOST_CACHED.as_raw()), COHERENT];
+
 /// Wishes for imported pages of this process: coherent, because they are written without Vulkan's
 /// knowledge and so without a flush.
 pub(super) const HOST_PAGES: &[Flags] = &[COHERENT];

@@ -5,15 +5,18 @@
 //!
 //! * `info`: [`devices`] lists what there is, [`DeviceInfo`] says what each can do;
 //! * `heap`: its memories, and the types in which buffers lie there;
-//! * `device`: [`Device::open`] opens one; `capabilities`: what more its driver is asked then;
+//! * `open`: [`Device::open`] opens one; `adopt`: [`Device::adopt`] takes a program's own;
+//! * `device`: what either is from then on; `capabilities`: what it can do; `queue`: who may submit to it, and when;
 //! * `import`: [`Device::import_memory`] and [`Device::import_dma_buf`] make existing memory a
 //!   [`Buffer`], without a copy;
 //! * `buffer`: [`Device::allocate`] makes a buffer in the device's own memory,
 //!   [`Device::allocate_host_visible`] one that the CPU reaches through the device's BAR;
 //! * `allocation`: the memory behind it; what of it is not coherent, the CPU sees in turns
 //!   ([`Buffer::begin_cpu_access`]);
+//! * `staging`: [`Device::staging`] makes what is filled first and copied from then;
 //! * `transfer`, `copy`: [`Transfer`] copies between buffers, and between buffers and images, by the
 //!   device's transfer queue, and reads back;
+//! * `progress`: how many of the copies are done;
 //! * `fence`: the copies' turns with those of other devices, by sync files ([`Device::sync_files`]);
 //! * `layout`, `format`: [`Device::image_layouts`] says which pictures it shares, and in which layouts;
 //! * `image`: [`Device::import_image`] makes a frame of anybody's an [`Image`], [`Device::image`] a new
@@ -29,12 +32,13 @@
 //! With `BUFMAP_VULKAN_VALIDATION=1` in the environment Khronos' validation layer watches every call
 //! (`validation`); the tests run under it.
 
+mod adopt;
 mod allocation;
 mod buffer;
 mod capabilities;
 mod copy;
 mod destination;
-pub(crate) mod device;
+mod device;
 pub(crate) mod error;
 mod export;
 mod fence;
@@ -47,10 +51,15 @@ pub(crate) mod instance;
 pub(crate) mod layout;
 pub(crate) mod memory_fd;
 pub(crate) mod memory_types;
+pub(crate) mod open;
+mod progress;
+mod queue;
+mod staging;
 mod steady;
 mod transfer;
 mod validation;
 
+pub use adopt::Handles;
 pub use ash;
 pub use buffer::{Buffer, Way};
 pub use copy::CopyRegion;
@@ -60,6 +69,8 @@ pub use heap::{Heap, MemoryType};
 pub use image::Image;
 pub use info::{ApiVersion, DeviceInfo, DeviceKind, devices};
 pub use layout::{ImageLayout, ImageUse};
+pub use queue::QueueLock;
+pub use staging::Staging;
 pub use steady::SteadyBuffer;
 pub use transfer::{Ticket, Transfer, When};
 pub use validation::{ValidationLog, ValidationMessage};

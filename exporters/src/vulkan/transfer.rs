@@ -1,6 +1,6 @@
 //! Copies by the device, on its transfer queue.
 //!
-//! Each [`Transfer::copy`] is one submission; a timeline semaphore counts those that are done, and
+//! Each [`Transfer::copy`] is one submission; those that are done are counted (`progress`), and
 //! a [`Ticket`] is the count to wait for. Copies of one transfer take effect in the order they were
 //! submitted.
 //!
@@ -20,13 +20,14 @@
 //!
 //! The laws of this module:
 //!
-//! 1. A submission's buffers, images, semaphores and commands are kept in `in_flight` until the timeline has passed its
-//!    count. If that cannot be learned (the device is lost), they are leaked rather than freed: the
+//! 1. A submission's buffers, images, semaphores and commands are kept in `in_flight` until it is counted as done. If that cannot be learned (the device is lost), they are leaked rather than freed: the
 //!    device may still write them.
 //! 2. The command pool is used through `&mut self` only (it is externally synchronised).
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -39,6 +40,7 @@ use super::device::Device;
 use super::error::{VulkanError, failed};
 use super::fence::{Semaphore, settled, signalled, sync_file};
 use super::image::Image;
+use super::progress::{Mark, Progress};
 use crate::frame::{Frame, FrameError};
 use crate::{DmaBuf, DmaBufError, Intent, SyncFile};
 
@@ -49,7 +51,8 @@ const STAGING: usize = 4 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use = "the copy is done only when its ticket has been waited for"]
 pub struct Ticket {
-    timeline: vk::Semaphore,
+    /// The transfer's, which no other has.
+    pool: vk::CommandPool,
     count: u64,
 }
 
@@ -86,11 +89,10 @@ pub enum When<'a> {
 /// transfer.wait(ticket)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct Transfer {
     device: Device,
     pool: vk::CommandPool,
-    timeline: vk::Semaphore,
+    progress: ManuallyDrop<Progress>,
     submitted: u64,
     in_flight: VecDeque<InFlight>,
     idle: Vec<vk::CommandBuffer>,
@@ -120,36 +122,25 @@ impl Device {
     /// # Errors
     /// [`VulkanError::Call`] if the device is lost or out of memory.
     pub fn transfer(&self) -> Result<Transfer, VulkanError> {
-        let mut transfer = Transfer {
-            device: self.clone(),
-            pool: vk::CommandPool::null(),
-            timeline: vk::Semaphore::null(),
-            submitted: 0,
-            in_flight: VecDeque::new(),
-            idle: Vec::new(),
-            idle_semaphores: Vec::new(),
-            staging: None,
-        };
+        let progress = Progress::new(self)?;
         let pool =
             vk::CommandPoolCreateInfo::default().queue_family_index(self.queue_family()).flags(
                 vk::CommandPoolCreateFlags::TRANSIENT
                     | vk::CommandPoolCreateFlags::RESET_COMMAND_BUFFER,
             );
-        let mut timeline =
-            vk::SemaphoreTypeCreateInfo::default().semaphore_type(vk::SemaphoreType::TIMELINE);
-        let semaphore = vk::SemaphoreCreateInfo::default().push_next(&mut timeline);
-        // SAFETY: the device is alive and has timeline semaphores; dropping `transfer` frees both.
-        unsafe {
-            transfer.pool = self
-                .ash()
-                .create_command_pool(&pool, None)
-                .map_err(failed("vkCreateCommandPool"))?;
-            transfer.timeline = self
-                .ash()
-                .create_semaphore(&semaphore, None)
-                .map_err(failed("vkCreateSemaphore"))?;
-        }
-        Ok(transfer)
+        // SAFETY: the device is alive; dropping the transfer frees the pool.
+        let pool = unsafe { self.ash().create_command_pool(&pool, None) }
+            .map_err(failed("vkCreateCommandPool"))?;
+        Ok(Transfer {
+            device: self.clone(),
+            pool,
+            progress: ManuallyDrop::new(progress),
+            submitted: 0,
+            in_flight: VecDeque::new(),
+            idle: Vec::new(),
+            idle_semaphores: Vec::new(),
+            staging: None,
+        })
     }
 }
 
@@ -300,7 +291,7 @@ impl Transfer {
     /// device is lost.
     pub fn wait(&mut self, ticket: Ticket) -> Result<(), VulkanError> {
         self.check_ticket(ticket)?;
-        self.wait_for(ticket.count)?;
+        self.progress.wait(ticket.count)?;
         self.retire()
     }
 
@@ -439,11 +430,11 @@ impl Transfer {
     }
 
     fn ticket(&self) -> Ticket {
-        Ticket { timeline: self.timeline, count: self.submitted }
+        Ticket { pool: self.pool, count: self.submitted }
     }
 
     fn check_ticket(&self, ticket: Ticket) -> Result<(), VulkanError> {
-        if ticket.timeline == self.timeline && ticket.count <= self.submitted {
+        if ticket.pool == self.pool && ticket.count <= self.submitted {
             return Ok(());
         }
         Err(VulkanError::OtherTransfer)
@@ -508,40 +499,52 @@ impl Transfer {
 
     fn submit(&mut self, work: Work) -> Result<Ticket, VulkanError> {
         let count = self.submitted + 1;
+        let mark = self.progress.mark()?;
         let raw = |semaphores: &[Semaphore]| semaphores.iter().map(Semaphore::raw).collect();
         let (waits, mut signals): (Vec<_>, Vec<_>) = (raw(&work.waits), raw(&work.signals));
-        signals.insert(0, self.timeline);
-        let stages = vec![PipelineStageFlags::TRANSFER; waits.len()];
         // Those of binary semaphores are not looked at.
         let (waited, mut counts) = (vec![0; waits.len()], vec![0; signals.len()]);
-        counts[0] = count;
-        let mut timeline = vk::TimelineSemaphoreSubmitInfo::default()
+        let fence = match mark {
+            Mark::Timeline(timeline) => {
+                signals.push(timeline);
+                counts.push(count);
+                vk::Fence::null()
+            }
+            Mark::Fence(fence) => fence,
+        };
+        let stages = vec![PipelineStageFlags::TRANSFER; waits.len()];
+        let mut values = vk::TimelineSemaphoreSubmitInfo::default()
             .wait_semaphore_values(&waited)
             .signal_semaphore_values(&counts);
-        let submit = vk::SubmitInfo::default()
+        let mut submit = vk::SubmitInfo::default()
             .command_buffers(work.commands.as_slice())
             .wait_semaphores(&waits)
             .wait_dst_stage_mask(&stages)
-            .signal_semaphores(&signals)
-            .push_next(&mut timeline);
-        let queue = self.device.lock_queue();
-        // SAFETY: the queue is locked; what the work needs is kept until it is done (law 1).
-        let result =
-            unsafe { self.device.ash().queue_submit(*queue, &[submit], vk::Fence::null()) };
-        drop(queue);
+            .signal_semaphores(&signals);
+        if self.device.timelines().is_ok() {
+            submit = submit.push_next(&mut values);
+        }
+        // SAFETY: what the work needs is kept until it is done (law 1).
+        let result = unsafe { self.device.queue().submit(self.device.ash(), submit, fence) };
         match result {
             Ok(()) => {
                 self.submitted = count;
+                self.progress.submitted(mark, count);
                 self.in_flight.push_back(InFlight { count, work });
                 Ok(self.ticket())
             }
-            Err(vk::Result::ERROR_DEVICE_LOST) => {
-                std::mem::forget(work);
-                Err(failed("vkQueueSubmit")(vk::Result::ERROR_DEVICE_LOST))
-            }
-            Err(result) => {
-                self.idle.extend(work.commands);
-                Err(failed("vkQueueSubmit")(result))
+            Err(error) => {
+                match error {
+                    VulkanError::Call { result: vk::Result::ERROR_DEVICE_LOST, .. } => {
+                        // What of it was begun is not known.
+                        std::mem::forget(work);
+                    }
+                    _ => {
+                        self.progress.refused(mark);
+                        self.idle.extend(work.commands);
+                    }
+                }
+                Err(error)
             }
         }
     }
@@ -551,9 +554,7 @@ impl Transfer {
         if self.in_flight.is_empty() {
             return Ok(());
         }
-        // SAFETY: the semaphore is ours and a timeline.
-        let done = unsafe { self.device.ash().get_semaphore_counter_value(self.timeline) }
-            .map_err(failed("vkGetSemaphoreCounterValue"))?;
+        let done = self.progress.done()?;
         while self.in_flight.front().is_some_and(|oldest| oldest.count <= done) {
             let Some(InFlight { work, .. }) = self.in_flight.pop_front() else { break };
             self.idle.extend(work.commands);
@@ -561,33 +562,31 @@ impl Transfer {
         }
         Ok(())
     }
+}
 
-    fn wait_for(&self, count: u64) -> Result<(), VulkanError> {
-        let (semaphores, counts) = ([self.timeline], [count]);
-        let wait = vk::SemaphoreWaitInfo::default().semaphores(&semaphores).values(&counts);
-        loop {
-            // SAFETY: the semaphore is ours and a timeline.
-            match unsafe { self.device.ash().wait_semaphores(&wait, u64::MAX) } {
-                Err(vk::Result::TIMEOUT) => continue,
-                result => return result.map_err(failed("vkWaitSemaphores")),
-            }
-        }
+impl fmt::Debug for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transfer")
+            .field("device", &self.device)
+            .field("submitted", &self.submitted)
+            .field("in_flight", &self.in_flight.len())
+            .finish_non_exhaustive()
     }
 }
 
 impl Drop for Transfer {
     fn drop(&mut self) {
-        if !self.in_flight.is_empty() && self.wait_for(self.submitted).is_err() {
+        if !self.in_flight.is_empty() && self.progress.wait(self.submitted).is_err() {
             // Law 1: the device may still be at it.
             std::mem::forget(std::mem::take(&mut self.in_flight));
             std::mem::forget(self.device.clone());
             return;
         }
-        let ash = self.device.ash();
-        // SAFETY: both are ours or null, and nothing of theirs is in flight any more.
+        // SAFETY: the pool and the progress are ours, nothing of theirs is in flight any more, and nothing uses them
+        // after this.
         unsafe {
-            ash.destroy_semaphore(self.timeline, None);
-            ash.destroy_command_pool(self.pool, None);
+            ManuallyDrop::drop(&mut self.progress);
+            self.device.ash().destroy_command_pool(self.pool, None);
         }
     }
 }

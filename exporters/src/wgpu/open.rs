@@ -16,9 +16,9 @@ use wgpu::hal::vulkan as hal;
 use super::device::{Device, EXTENSIONS, beyond};
 use super::error::{WgpuError, lacks};
 use crate::Absent;
-use crate::vulkan::device::select;
 use crate::vulkan::error::failed;
 use crate::vulkan::instance::{Instance, entry, has};
+use crate::vulkan::open::select;
 
 impl Device {
     /// Opens a device by wgpu on Vulkan: by its index in [`devices`](crate::vulkan::devices) or a part
