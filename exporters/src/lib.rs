@@ -74,6 +74,7 @@
 
 mod absent;
 mod apart;
+mod blocks;
 pub mod destination;
 pub mod dma_heap;
 pub mod dmabuf;

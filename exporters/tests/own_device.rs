@@ -3,6 +3,8 @@
 mod common;
 #[path = "common/program.rs"]
 mod program;
+#[path = "common/texture.rs"]
+mod texture;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,9 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{Outcome, Stop, check, noise, open_fds, run, trial};
 use exporters::vulkan::ash::vk;
-use exporters::vulkan::{Buffer, CopyRegion, Device, Handles, VulkanError, Way};
+use exporters::vulkan::{
+    Buffer, BufferRange, CopyRegion, Device, Handles, Handover, ImageRegion, Region, Transfer,
+    VulkanError, Way, When,
+};
 use iomap::{Memory, PageSize};
 use program::{ALL, BARE, Program, Wishes};
+use texture::{ProgramBuffer, Texture, level_of};
 
 fn main() -> ExitCode {
     run(vec![
@@ -26,6 +32,25 @@ fn main() -> ExitCode {
         }),
         trial("a_lock_that_calls_nothing_is_told", a_lock_that_calls_nothing_is_told),
         trial("what_cannot_be_adopted_is_refused", what_cannot_be_adopted_is_refused),
+        trial("a_range_of_a_program_s_buffer_is_filled", || {
+            on_each(a_range_of_a_program_s_buffer_is_filled)
+        }),
+        trial("bad_ranges_are_refused", || on(ALL, bad_ranges_are_refused)),
+        trial("levels_layers_and_depth_are_filled_in_any_pieces", || {
+            on_each(levels_layers_and_depth_are_filled_in_any_pieces)
+        }),
+        trial("a_box_is_filled_and_nothing_beside_it", || {
+            on_each(a_box_is_filled_and_nothing_beside_it)
+        }),
+        trial("stencil_is_filled_beside_depth", || on(ALL, stencil_is_filled_beside_depth)),
+        trial("bad_regions_are_refused", || on(ALL, bad_regions_are_refused)),
+        trial("what_is_another_family_s_passes_and_comes_back", || {
+            on_each(what_is_another_family_s_passes_and_comes_back)
+        }),
+        trial("a_renderer_waits_for_a_value", a_renderer_waits_for_a_value),
+        trial("a_copy_waits_for_a_renderer", a_copy_waits_for_a_renderer),
+        trial("values_only_rise", || on(ALL, values_only_rise)),
+        trial("transfers_share_a_region", || on_each(transfers_share_a_region)),
         trial("validation_sees_what_is_left_behind", validation_sees_what_is_left_behind),
         trial("no_descriptor_leaks", no_descriptor_leaks),
     ])
@@ -246,6 +271,555 @@ fn what_cannot_be_adopted_is_refused() -> Outcome {
     check(read(&ours, &src)? == noise(4096, 3), "other bytes")?;
     drop((src, ours));
     program.end()
+}
+
+const COPIES: vk::BufferUsageFlags = vk::BufferUsageFlags::from_raw(
+    vk::BufferUsageFlags::TRANSFER_SRC.as_raw() | vk::BufferUsageFlags::TRANSFER_DST.as_raw(),
+);
+
+/// A range of the program's buffer, as it was created.
+fn range(
+    device: &Device,
+    buffer: &ProgramBuffer,
+    (offset, len): (u64, usize),
+    handover: Handover,
+) -> Result<Arc<Buffer>, Stop> {
+    let range = BufferRange::new(buffer.raw, offset, len, COPIES).handover(handover);
+    // SAFETY: the program's buffer of this usage, at least as long, in use by nobody else.
+    #[allow(unsafe_code)]
+    Ok(unsafe { device.adopt_buffer(range) }?)
+}
+
+fn a_range_of_a_program_s_buffer_is_filled(program: &Program, device: &Device) -> Outcome {
+    const LEN: usize = 100_000;
+    let buffer = program.buffer(LEN, COPIES)?;
+    let part = range(device, &buffer, (1001, 50_000), Handover::default())?;
+    check(part.len() == 50_000 && *part.way() == Way::Lent, part.way())?;
+    check((part.ash(), part.ash_offset()) == (buffer.raw, 1001), "another place")?;
+    check(part.export_dma_buf().is_err() && part.steady().is_err(), "it is the program's")?;
+    let bytes = noise(50_000, 21);
+    let src = filled(device, &bytes)?;
+    let mut transfer = device.transfer()?;
+    for (at, len) in [(0, 17), (17, 30_000), (30_017, 19_983)] {
+        let region = CopyRegion { src_offset: at, dst_offset: at, len };
+        let _ = transfer.copy(&src, &part, &[region])?;
+    }
+    let done = transfer.finish(&part)?;
+    transfer.wait(done)?;
+    let seen = program.read(&buffer)?;
+    check(seen[1001..51_001] == bytes, "other bytes")?;
+    check(seen[..1001].iter().chain(&seen[51_001..]).all(|&byte| byte == 0), "its neighbours")?;
+    // What passes from nobody to nobody may come again, and is read as well.
+    let region = CopyRegion { src_offset: 5, dst_offset: 0, len: 100 };
+    let _ = transfer.copy(&src, &part, &[region])?;
+    let mut back = vec![0; 200];
+    transfer.read_back(&part, 0, &mut back)?;
+    check(back == [&bytes[5..105], &bytes[100..200]].concat(), "read otherwise")?;
+    drop((part, transfer));
+    program.free(buffer);
+    Ok(())
+}
+
+fn bad_ranges_are_refused(program: &Program, device: &Device) -> Outcome {
+    let buffer = program.buffer(4096, vk::BufferUsageFlags::TRANSFER_SRC)?;
+    let adopt = |offset, len, usage| {
+        let range = BufferRange::new(buffer.raw, offset, len, usage);
+        // SAFETY: the program's buffer of this usage; what is longer is refused, or not copied.
+        #[allow(unsafe_code)]
+        unsafe {
+            device.adopt_buffer(range)
+        }
+    };
+    for (offset, len) in [(0, 0), (u64::MAX, 2)] {
+        let refused = adopt(offset, len, COPIES);
+        check(matches!(refused, Err(VulkanError::Length { .. })), format!("{refused:?}"))?;
+    }
+    let src = filled(device, &noise(4096, 3))?;
+    let mut transfer = device.transfer()?;
+    let source = adopt(0, 4096, vk::BufferUsageFlags::TRANSFER_SRC)?;
+    match transfer.copy(&src, &source, &whole(4096)) {
+        Err(VulkanError::Unavailable(absent)) => {
+            check(absent.why.contains("without TRANSFER_DST"), absent)?;
+        }
+        other => return Err(Stop::Failed(format!("{other:?}"))),
+    }
+    // Two ranges of one buffer meet.
+    let [one, other] = [adopt(0, 2048, COPIES)?, adopt(1024, 2048, COPIES)?];
+    let refused = transfer.copy(&one, &other, &whole(2048));
+    check(matches!(refused, Err(VulkanError::Overlap)), format!("{refused:?}"))?;
+    let refused = transfer.copy(&src, &one, &whole(2049));
+    check(matches!(refused, Err(VulkanError::OutOfBounds { .. })), format!("{refused:?}"))?;
+    drop((source, one, other, transfer));
+    program.free(buffer);
+    Ok(())
+}
+
+/// The block of a format in bytes and texels.
+fn block(format: vk::Format) -> (usize, [u32; 2]) {
+    match format {
+        vk::Format::R8_UNORM => (1, [1, 1]),
+        vk::Format::R16_UNORM => (2, [1, 1]),
+        vk::Format::R8G8B8A8_UNORM => (4, [1, 1]),
+        vk::Format::R16G16B16A16_SFLOAT => (8, [1, 1]),
+        vk::Format::BC1_RGBA_UNORM_BLOCK => (8, [4, 4]),
+        vk::Format::BC7_SRGB_BLOCK => (16, [4, 4]),
+        other => unreachable!("{other:?}"),
+    }
+}
+
+const FORMATS: [vk::Format; 6] = [
+    vk::Format::R8_UNORM,
+    vk::Format::R16_UNORM,
+    vk::Format::R8G8B8A8_UNORM,
+    vk::Format::R16G16B16A16_SFLOAT,
+    vk::Format::BC1_RGBA_UNORM_BLOCK,
+    vk::Format::BC7_SRGB_BLOCK,
+];
+
+/// The sides of a level in blocks, layers as depth.
+fn blocks_of(texture: &Texture, level: u32) -> [usize; 3] {
+    let [width, height, depth] = level_of(texture.extent, level);
+    let (_, [across, down]) = block(texture.format);
+    [width.div_ceil(across), height.div_ceil(down), depth.max(texture.layers)].map(|n| n as usize)
+}
+
+fn colour(texture: &Texture, level: u32) -> vk::ImageSubresourceLayers {
+    vk::ImageSubresourceLayers::default()
+        .aspect_mask(vk::ImageAspectFlags::COLOR)
+        .mip_level(level)
+        .layer_count(texture.layers)
+}
+
+fn level(texture: &Texture, level: u32) -> Region {
+    let [width, height, depth] = level_of(texture.extent, level);
+    let extent = vk::Extent3D { width, height, depth };
+    Region::new(texture.image, texture.format, colour(texture, level), extent)
+}
+
+fn adopt(device: &Device, region: Region) -> Result<Arc<ImageRegion>, Stop> {
+    // SAFETY: the program's image, as it was created, in use by nobody else.
+    #[allow(unsafe_code)]
+    Ok(unsafe { device.adopt_region(region) }?)
+}
+
+/// Where the bytes are cut, and the order of the pieces.
+fn pieces(len: usize, granule: usize, seed: u64) -> Vec<(usize, usize)> {
+    let draws = noise(8 * 6, seed);
+    let mut cuts: Vec<_> = draws
+        .chunks_exact(8)
+        .map(|draw| u64::from_le_bytes(draw.try_into().expect("eight")) as usize % len)
+        .map(|at| at / granule * granule)
+        .chain([0, len])
+        .collect();
+    cuts.sort_unstable();
+    let mut pieces: Vec<_> = cuts
+        .windows(2)
+        .map(|pair| (pair[0], pair[1] - pair[0]))
+        .filter(|piece| piece.1 > 0)
+        .collect();
+    pieces.reverse();
+    pieces
+}
+
+/// Fills a region piece by piece, each at an offset of its own in the source, and several in one copy.
+fn fill(transfer: &mut Transfer, region: &Arc<ImageRegion>, bytes: &[u8], seed: u64) -> Outcome {
+    let device = region.device().clone();
+    for (at, len) in pieces(bytes.len(), region.granule(), seed) {
+        // As unaligned as it can be.
+        let shift = (seed as usize * 3 + at) % 13;
+        let src = filled(&device, &[&vec![0xee; shift], &bytes[at..at + len]].concat())?;
+        let half = len / region.granule() / 2 * region.granule();
+        let copies = [(0, half), (half, len - half)].map(|(from, len)| CopyRegion {
+            src_offset: shift + from,
+            dst_offset: at + from,
+            len,
+        });
+        let _ = transfer.copy_to_region(&src, region, &copies, When::AtOnce)?;
+    }
+    Ok(())
+}
+
+fn levels_layers_and_depth_are_filled_in_any_pieces(program: &Program, device: &Device) -> Outcome {
+    let mut seed = 1;
+    let mut transfer = device.transfer()?;
+    for format in FORMATS {
+        let shapes = [([101, 61, 1], 7, 1), ([37, 20, 1], 4, 5), ([33, 18, 7], 3, 1)];
+        for (extent, levels, layers) in shapes {
+            let kind = [vk::ImageType::TYPE_2D, vk::ImageType::TYPE_3D][usize::from(extent[2] > 1)];
+            if !program.has(format, kind) {
+                println!("without {format:?} in {kind:?}");
+                continue;
+            }
+            let texture = program.texture(format, extent, levels, layers)?;
+            for index in 0..levels {
+                seed += 1;
+                let region = adopt(device, level(&texture, index))?;
+                let len = blocks_of(&texture, index).iter().product::<usize>() * block(format).0;
+                check(region.len() == len, format!("{format:?}: {} for {len}", region.len()))?;
+                check(region.granule() == block(format).0, region.granule())?;
+                let bytes = noise(len, seed);
+                fill(&mut transfer, &region, &bytes, seed)?;
+                let done = transfer.finish_region(&region)?;
+                transfer.wait(done)?;
+                let aspect = vk::ImageAspectFlags::COLOR;
+                let layout = vk::ImageLayout::SHADER_READ_ONLY_OPTIMAL;
+                let seen = program.texels(&texture, (index, aspect), layout, len, None)?;
+                check(seen == bytes, format!("level {index} of {format:?} {extent:?} x {layers}"))?;
+            }
+            program.free_texture(texture);
+        }
+    }
+    Ok(())
+}
+
+fn a_box_is_filled_and_nothing_beside_it(program: &Program, device: &Device) -> Outcome {
+    let mut transfer = device.transfer()?;
+    for (seed, format) in (100..).zip(FORMATS) {
+        // A part of three of five layers, and a part of a volume that reaches its far edge.
+        let cases = [
+            ([40, 28, 1], 5, [8, 4, 0], [20, 12, 1], (1, 3)),
+            ([37, 26, 6], 1, [16, 12, 2], [21, 14, 4], (0, 1)),
+        ];
+        for (extent, layers, offset, size, (base, count)) in cases {
+            let kind = [vk::ImageType::TYPE_2D, vk::ImageType::TYPE_3D][usize::from(extent[2] > 1)];
+            if !program.has(format, kind) {
+                println!("without {format:?} in {kind:?}");
+                continue;
+            }
+            let texture = program.texture(format, extent, 1, layers)?;
+            let [columns, rows, slices] = blocks_of(&texture, 0);
+            let (bytes, [across, down]) = block(format);
+            let mut expected = noise(columns * rows * slices * bytes, seed);
+            let during = vk::ImageLayout::TRANSFER_DST_OPTIMAL;
+            let all = level(&texture, 0).layouts(vk::ImageLayout::UNDEFINED, during);
+            let all = adopt(device, all)?;
+            fill(&mut transfer, &all, &expected, seed)?;
+            let _ = transfer.finish_region(&all)?;
+
+            let subresource = colour(&texture, 0).base_array_layer(base).layer_count(count);
+            let [x, y, z] = offset.map(|at: u32| at as i32);
+            let [width, height, depth] = size;
+            let extent = vk::Extent3D { width, height, depth };
+            let part = Region::new(texture.image, format, subresource, extent)
+                .at(vk::Offset3D { x, y, z })
+                .layouts(during, during);
+            let part = adopt(device, part)?;
+            let texels = noise(part.len(), seed + 50);
+            fill(&mut transfer, &part, &texels, seed)?;
+            let done = transfer.finish_region(&part)?;
+            transfer.wait(done)?;
+
+            let [left, top] = [offset[0] / across, offset[1] / down].map(|n| n as usize);
+            let [wide, high] = [width.div_ceil(across), height.div_ceil(down)].map(|n| n as usize);
+            let first = (offset[2] + base) as usize;
+            let mut rest = texels.as_slice();
+            for slice in first..first + depth.max(count) as usize {
+                for row in top..top + high {
+                    let at = ((slice * rows + row) * columns + left) * bytes;
+                    let (now, later) = rest.split_at(wide * bytes);
+                    expected[at..at + wide * bytes].copy_from_slice(now);
+                    rest = later;
+                }
+            }
+            check(rest.is_empty(), "the box has another length")?;
+            let aspect = vk::ImageAspectFlags::COLOR;
+            let seen = program.texels(&texture, (0, aspect), during, expected.len(), None)?;
+            check(seen == expected, format!("{format:?}: a box of {extent:?} at {offset:?}"))?;
+            program.free_texture(texture);
+        }
+    }
+    Ok(())
+}
+
+fn stencil_is_filled_beside_depth(program: &Program, device: &Device) -> Outcome {
+    use vk::ImageAspectFlags as Aspect;
+    let format = vk::Format::D32_SFLOAT_S8_UINT;
+    if !program.has(format, vk::ImageType::TYPE_2D) {
+        return Err(Stop::Absent(format!("the device has no {format:?}")));
+    }
+    let texture = program.texture(format, [33, 17, 1], 1, 1)?;
+    let mut transfer = device.transfer()?;
+    let general = vk::ImageLayout::GENERAL;
+    let mut before = vk::ImageLayout::UNDEFINED;
+    let depths = (0..33 * 17).flat_map(|n| (n as f32 / 1000.0).to_le_bytes());
+    let planes = [(Aspect::DEPTH, depths.collect()), (Aspect::STENCIL, noise(33 * 17, 5))];
+    for (aspect, bytes) in &planes {
+        let subresource = colour(&texture, 0).aspect_mask(*aspect);
+        let extent = vk::Extent3D { width: 33, height: 17, depth: 1 };
+        let region = Region::new(texture.image, format, subresource, extent);
+        let region = adopt(device, region.layouts(before, general))?;
+        fill(&mut transfer, &region, bytes, 7)?;
+        let done = transfer.finish_region(&region)?;
+        transfer.wait(done)?;
+        before = general;
+    }
+    for (aspect, bytes) in &planes {
+        let seen = program.texels(&texture, (0, *aspect), general, bytes.len(), None)?;
+        check(seen == *bytes, format!("{aspect:?} is otherwise"))?;
+    }
+    program.free_texture(texture);
+    Ok(())
+}
+
+fn bad_regions_are_refused(program: &Program, device: &Device) -> Outcome {
+    let texture = program.texture(vk::Format::R8G8B8A8_UNORM, [16, 16, 1], 1, 2)?;
+    let extent = |width, height, depth| vk::Extent3D { width, height, depth };
+    let (image, rgba) = (texture.image, vk::Format::R8G8B8A8_UNORM);
+    let two = colour(&texture, 0);
+    let depth = two.aspect_mask(vk::ImageAspectFlags::DEPTH);
+    let planes = vk::Format::G8_B8R8_2PLANE_420_UNORM;
+    for (region, why) in [
+        (Region::new(image, rgba, two, extent(0, 16, 1)), "no region"),
+        (Region::new(image, rgba, two.layer_count(0), extent(16, 16, 1)), "no region"),
+        (Region::new(image, rgba, two, extent(16, 16, 2)), "a depth of 2"),
+        (Region::new(image, rgba, depth, extent(16, 16, 1)), "no blocks of the aspect DEPTH"),
+        (Region::new(image, planes, two, extent(16, 16, 1)), "no blocks of the aspect COLOR"),
+        (Region::new(image, rgba, two, extent(u32::MAX, u32::MAX, 1)), "no region"),
+    ] {
+        // SAFETY: refused before it is used.
+        #[allow(unsafe_code)]
+        let refused = unsafe { device.adopt_region(region) };
+        match refused {
+            Err(VulkanError::Region(absent)) => check(absent.why.contains(why), absent)?,
+            other => return Err(Stop::Failed(format!("{why}: {other:?}"))),
+        }
+    }
+
+    let region = adopt(device, level(&texture, 0))?;
+    let src = filled(device, &noise(4096, 3))?;
+    let mut transfer = device.transfer()?;
+    let mut copy = |src_offset, dst_offset, len| {
+        let copies = [CopyRegion { src_offset, dst_offset, len }];
+        transfer.copy_to_region(&src, &region, &copies, When::AtOnce).map(drop)
+    };
+    for (at, len) in [(2, 16), (0, 18), (1, 1)] {
+        let refused = copy(0, at, len);
+        check(matches!(refused, Err(VulkanError::Cut { granule: 4, .. })), format!("{refused:?}"))?;
+    }
+    for (from, at, len) in [(0, 2044, 8), (0, 2048, 4), (4095, 0, 4), (0, usize::MAX, 4)] {
+        let refused = copy(from, at, len);
+        check(matches!(refused, Err(VulkanError::OutOfBounds { .. })), format!("{refused:?}"))?;
+    }
+    copy(0, 0, 2048)?;
+    copy(0, 2048, 0)?;
+    let done = transfer.finish_region(&region)?;
+    transfer.wait(done)?;
+    let copies = [CopyRegion { src_offset: 0, dst_offset: 0, len: 4 }];
+    let late = transfer.copy_to_region(&src, &region, &copies, When::AtOnce);
+    check(matches!(late, Err(VulkanError::GivenBack)), format!("{late:?}"))?;
+    let twice = transfer.finish_region(&region);
+    check(matches!(twice, Err(VulkanError::GivenBack)), format!("{twice:?}"))?;
+    let other = program.adopt()?;
+    let refused = other.transfer()?.finish_region(&region);
+    check(matches!(refused, Err(VulkanError::OtherDevice)), format!("{refused:?}"))?;
+    drop((region, transfer, other));
+    program.free_texture(texture);
+    Ok(())
+}
+
+/// The family that every device has beside those of its queues.
+fn what_is_another_family_s_passes_and_comes_back(program: &Program, device: &Device) -> Outcome {
+    let theirs = vk::QUEUE_FAMILY_EXTERNAL;
+    let handover = || Handover::default().acquired_from(theirs).released_to(theirs);
+    let buffer = program.buffer(4096, COPIES)?;
+    let pass = |from, to, next| {
+        vk::BufferMemoryBarrier::default()
+            .buffer(buffer.raw)
+            .size(vk::WHOLE_SIZE)
+            .src_queue_family_index(from)
+            .dst_queue_family_index(to)
+            .dst_access_mask(next)
+    };
+    let submit = |barrier: vk::BufferMemoryBarrier<'static>| {
+        program.submit(None, |device, commands| {
+            let (all, none) = (vk::PipelineStageFlags::ALL_COMMANDS, vk::DependencyFlags::empty());
+            // SAFETY: the program's own buffer, in nobody's use.
+            #[allow(unsafe_code)]
+            unsafe {
+                device.cmd_pipeline_barrier(commands, all, all, none, &[], &[barrier], &[]);
+            }
+        })
+    };
+    submit(pass(program.family, theirs, vk::AccessFlags::empty()))?;
+    let lent = range(device, &buffer, (0, 4096), handover())?;
+    let bytes = noise(4096, 31);
+    let src = filled(device, &bytes)?;
+    let mut transfer = device.transfer()?;
+    for at in [0, 2048] {
+        let region = CopyRegion { src_offset: at, dst_offset: at, len: 2048 };
+        let _ = transfer.copy(&src, &lent, &[region])?;
+    }
+    let done = transfer.finish(&lent)?;
+    transfer.wait(done)?;
+    let late = transfer.copy(&src, &lent, &whole(1));
+    check(matches!(late, Err(VulkanError::GivenBack)), format!("{late:?}"))?;
+    submit(pass(theirs, program.family, vk::AccessFlags::MEMORY_READ))?;
+    check(program.read(&buffer)? == bytes, "other bytes")?;
+
+    // One that nothing was copied into is given back all the same.
+    let texture = program.texture(vk::Format::R8G8B8A8_UNORM, [16, 16, 1], 1, 1)?;
+    let region =
+        adopt(device, level(&texture, 0).handover(Handover::default().released_to(theirs)))?;
+    let done = transfer.finish_region(&region)?;
+    transfer.wait(done)?;
+    drop((lent, region, transfer));
+    program.free_texture(texture);
+    program.free(buffer);
+    Ok(())
+}
+
+/// A timeline of the program's, at zero.
+fn timeline(program: &Program) -> Result<vk::Semaphore, Stop> {
+    let mut kind =
+        vk::SemaphoreTypeCreateInfo::default().semaphore_type(vk::SemaphoreType::TIMELINE);
+    let create = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
+    // SAFETY: the device has timeline semaphores.
+    #[allow(unsafe_code)]
+    Ok(unsafe { program.device.create_semaphore(&create, None) }?)
+}
+
+fn destroy(program: &Program, semaphore: vk::Semaphore) {
+    // SAFETY: nothing uses it any more.
+    #[allow(unsafe_code)]
+    unsafe {
+        program.device.destroy_semaphore(semaphore, None);
+    }
+}
+
+/// The frame is submitted while the copies are under way, and no thread waits between.
+fn a_renderer_waits_for_a_value() -> Outcome {
+    for wishes in [ALL, BY_EXTENSION] {
+        on(wishes, |program, device| {
+            let semaphore = timeline(program)?;
+            // SAFETY: a timeline of the program's, which signals it nowhere.
+            #[allow(unsafe_code)]
+            let adopted = unsafe { device.adopt_timeline(semaphore) }?;
+            let texture = program.texture(vk::Format::R8G8B8A8_UNORM, [512, 512, 1], 1, 1)?;
+            let mut transfer = device.transfer()?;
+            for round in 0..5 {
+                let handover = Handover::default().signalling(&adopted, 10 * round + 10);
+                let region = adopt(device, level(&texture, 0).handover(handover))?;
+                let bytes = noise(region.len(), round + 3);
+                fill(&mut transfer, &region, &bytes, round)?;
+                let _ = transfer.finish_region(&region)?;
+                let after = Some((semaphore, 10 * round + 10));
+                let (aspect, layout) =
+                    (vk::ImageAspectFlags::COLOR, vk::ImageLayout::SHADER_READ_ONLY_OPTIMAL);
+                let seen = program.texels(&texture, (0, aspect), layout, bytes.len(), after)?;
+                check(seen == bytes, format!("frame {round} shows something else"))?;
+                check(adopted.value()? == 10 * round + 10, "another value")?;
+            }
+            let ticket = transfer.signal(&adopted, 1000)?;
+            transfer.wait(ticket)?;
+            check(adopted.value()? == 1000, "the value was not reached")?;
+            drop((adopted, transfer));
+            program.free_texture(texture);
+            destroy(program, semaphore);
+            Ok(())
+        })?;
+    }
+    on(NO_TIMELINES, |_, device| {
+        // SAFETY: refused before it is used.
+        #[allow(unsafe_code)]
+        match unsafe { device.adopt_timeline(vk::Semaphore::null()) } {
+            Err(VulkanError::Unavailable(absent)) => {
+                check(absent.why.contains("timelineSemaphore"), absent)
+            }
+            other => Err(Stop::Failed(format!("{other:?}"))),
+        }
+    })
+}
+
+fn a_copy_waits_for_a_renderer() -> Outcome {
+    on(ALL, |program, device| {
+        let semaphore = timeline(program)?;
+        // SAFETY: a timeline of the program's, which alone signals it.
+        #[allow(unsafe_code)]
+        let adopted = unsafe { device.adopt_timeline(semaphore) }?;
+        let texture = program.texture(vk::Format::R8G8B8A8_UNORM, [64, 64, 1], 1, 1)?;
+        let region = adopt(device, level(&texture, 0))?;
+        let src = filled(device, &noise(region.len(), 3))?;
+        let mut transfer = device.transfer()?;
+        let all = whole(region.len());
+        let ticket = transfer.copy_to_region(&src, &region, &all, When::Reached(&adopted, 5))?;
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        check(!transfer.is_done(ticket)?, "it did not wait")?;
+        let signal = vk::SemaphoreSignalInfo::default().semaphore(semaphore).value(5);
+        // SAFETY: the value is higher than all before it.
+        #[allow(unsafe_code)]
+        unsafe {
+            program.device.signal_semaphore(&signal)?;
+        }
+        transfer.wait(ticket)?;
+        let done = transfer.finish_region(&region)?;
+        transfer.wait(done)?;
+        drop((region, adopted, transfer));
+        program.free_texture(texture);
+        destroy(program, semaphore);
+        Ok(())
+    })
+}
+
+fn values_only_rise(program: &Program, device: &Device) -> Outcome {
+    let semaphore = timeline(program)?;
+    // SAFETY: a timeline of the program's, which signals it nowhere.
+    #[allow(unsafe_code)]
+    let adopted = unsafe { device.adopt_timeline(semaphore) }?;
+    let mut transfer = device.transfer()?;
+    let refused = transfer.signal(&adopted, 0);
+    check(matches!(refused, Err(VulkanError::Value { .. })), format!("{refused:?}"))?;
+    let _ = transfer.signal(&adopted, 3)?;
+    for value in [0, 2, 3] {
+        let refused = transfer.signal(&adopted, value);
+        let lower = matches!(refused, Err(VulkanError::Value { above: 3, .. }));
+        check(lower, format!("{value}: {refused:?}"))?;
+    }
+    let other = program.adopt()?;
+    let refused = other.transfer()?.signal(&adopted, 4);
+    check(matches!(refused, Err(VulkanError::OtherDevice)), format!("{refused:?}"))?;
+    let ticket = transfer.signal(&adopted, 4)?;
+    transfer.wait(ticket)?;
+    drop((adopted, transfer, other));
+    destroy(program, semaphore);
+    Ok(())
+}
+
+/// The level passes with the first copy, whoever's it is, and what the others copied before stays.
+fn transfers_share_a_region(program: &Program, device: &Device) -> Outcome {
+    for round in 0..10 {
+        let texture = program.texture(vk::Format::R8G8B8A8_UNORM, [64, 64, 1], 1, 1)?;
+        let region = adopt(device, level(&texture, 0))?;
+        let bytes = noise(region.len(), 40 + round);
+        let src = filled(device, &bytes)?;
+        let quarter = region.len() / 4;
+        std::thread::scope(|scope| -> Outcome {
+            let part = |index: usize| {
+                let (src, region) = (&src, &region);
+                move || -> Result<(), VulkanError> {
+                    let mut transfer = device.transfer()?;
+                    let at = index * quarter;
+                    let copies = [CopyRegion { src_offset: at, dst_offset: at, len: quarter }];
+                    let ticket = transfer.copy_to_region(src, region, &copies, When::AtOnce)?;
+                    transfer.wait(ticket)
+                }
+            };
+            let threads: Vec<_> = (0..4).map(|index| scope.spawn(part(index))).collect();
+            for thread in threads {
+                thread.join().map_err(|_| "a panic")??;
+            }
+            Ok(())
+        })?;
+        let mut transfer = device.transfer()?;
+        let done = transfer.finish_region(&region)?;
+        transfer.wait(done)?;
+        let (aspect, layout) =
+            (vk::ImageAspectFlags::COLOR, vk::ImageLayout::SHADER_READ_ONLY_OPTIMAL);
+        let seen = program.texels(&texture, (0, aspect), layout, bytes.len(), None)?;
+        check(seen == bytes, format!("round {round}: a part is missing"))?;
+        drop((region, transfer));
+        program.free_texture(texture);
+    }
+    Ok(())
 }
 
 /// The other trials stand on the layer counting what is left.

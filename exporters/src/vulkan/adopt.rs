@@ -184,7 +184,7 @@ impl Device {
                 "give a queue of a family for graphics, compute or transfers (Handles::queue)",
             ))
         })?;
-        let queue = Queue { raw, family, lock };
+        let queue = Queue { raw, family, properties: families[family as usize], lock };
         let enabled = Enabled { version, extensions, timelines };
         Ok(Self::new(instance, physical, device, queue, info, &enabled, None))
     }

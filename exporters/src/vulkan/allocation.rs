@@ -272,10 +272,17 @@ fn no_type(device: &Device) -> Absent {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::buffer::Buffer;
+    use super::super::buffer::{Behind, Buffer};
     use super::super::validation::ValidationLog;
     use super::*;
     use crate::dmabuf::Bytes;
+
+    fn allocation(buffer: &mut Buffer) -> &mut Allocation {
+        match &mut buffer.behind {
+            Behind::Own(raw) => &mut raw.memory,
+            Behind::Lent(_) => panic!("it was allocated"),
+        }
+    }
 
     /// A buffer on the driver that is installed here, whose memory is taken for what is not coherent.
     /// The calls are legal on memory of any type.
@@ -289,7 +296,7 @@ mod tests {
         };
         let log = device.validation().cloned().expect("it was asked for");
         let mut buffer = device.allocate(10_000, false).expect("10 kB");
-        let Some(host) = &mut buffer.raw.memory.host else {
+        let Some(host) = &mut allocation(&mut buffer).host else {
             println!(
                 "SKIPPED: needs a device whose first memory the CPU reaches, such as lavapipe"
             );
@@ -323,8 +330,9 @@ mod tests {
     #[test]
     fn a_turn_invalidates_first_and_flushes_what_was_written() {
         let Some((mut buffer, log)) = incoherent() else { return };
+        let memory = allocation(&mut buffer).memory;
         // SAFETY: mapped once; nothing touches the bytes from here on.
-        unsafe { buffer.device().ash().unmap_memory(buffer.raw.memory.memory) };
+        unsafe { buffer.device().ash().unmap_memory(memory) };
         let said = |invalidates: usize, flushes: usize| {
             let errors = log.errors();
             let of = |call: &str| errors.iter().filter(|error| error.contains(call)).count();
@@ -357,7 +365,7 @@ mod tests {
         begin(&buffer, Intent::Read);
         said(3, 2);
 
-        let host = buffer.raw.memory.host.as_mut().expect("it was mapped");
+        let host = allocation(&mut buffer).host.as_mut().expect("it was mapped");
         host.seen.coherent = true;
         assert!(buffer.turns().is_none(), "coherent memory needs no turns");
         let turn = buffer.begin_cpu_access(Intent::Write).expect("no call");

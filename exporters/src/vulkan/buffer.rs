@@ -1,4 +1,5 @@
-//! A Vulkan buffer and the memory behind it, made in one step and freed in one.
+//! A Vulkan buffer: with the memory behind it, made in one step and freed in one, or a range of a program's own, which
+//! is neither.
 //!
 //! # Safety
 //!
@@ -8,6 +9,7 @@
 //!    freed. Whoever submits work on a buffer keeps it until the work is done.
 //! 2. What was imported lives as long as the buffer: pages of this process because the buffer owns a
 //!    share of their [`Memory`], a dma-buf because the driver holds it.
+//! 3. A [`Lent`] range is the program's, which keeps it alive (`lent`); only its handle is here.
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -22,6 +24,7 @@ use super::allocation::{Allocation, Need, Origin};
 use super::capabilities::BUFFER_USAGE;
 use super::device::Device;
 use super::error::{VulkanError, failed};
+use super::handover::Holding;
 use super::memory_types::{self, DEVICE_LOCAL, HOST_VISIBLE, READ_BACK};
 use crate::dmabuf::{Bytes, Turns};
 use crate::{Absent, CpuAccess, DmaBuf, Intent};
@@ -35,6 +38,8 @@ pub enum Way {
     DmaBuf,
     /// Pages of this process, as a dma-buf that `/dev/udmabuf` made of them.
     Udmabuf,
+    /// It is the program's own ([`Device::adopt_buffer`]).
+    Lent,
     /// Pages of this process, by their address (`VK_EXT_external_memory_host`).
     HostPages {
         /// Why not as a dma-buf, which every driver takes that takes any.
@@ -48,6 +53,7 @@ impl fmt::Display for Way {
             Self::Allocated => f.write_str("device allocation"),
             Self::DmaBuf => f.write_str("dma-buf import"),
             Self::Udmabuf => f.write_str("udmabuf import"),
+            Self::Lent => f.write_str("the program's own"),
             Self::HostPages { .. } => f.write_str("host page import"),
         }
     }
@@ -56,10 +62,11 @@ impl fmt::Display for Way {
 /// A buffer that a Vulkan device can use.
 ///
 /// It is made by [`Device::import_memory`], [`Device::import_dma_buf`], [`Device::allocate`] or
-/// [`Device::allocate_host_visible`], and freed when dropped. [`Transfer`](super::Transfer) keeps the buffers that it works on.
+/// [`Device::allocate_host_visible`], and freed when dropped; or it is a range of a program's own
+/// ([`Device::adopt_buffer`]), which is not. [`Transfer`](super::Transfer) keeps the buffers that it works on.
 #[derive(Debug)]
 pub struct Buffer {
-    pub(super) raw: Raw,
+    pub(super) behind: Behind,
     pub(super) len: usize,
     pub(super) way: Way,
     pub(super) exportable: Result<(), Absent>,
@@ -81,7 +88,10 @@ impl Buffer {
 
     /// Its device.
     pub fn device(&self) -> &Device {
-        &self.raw.bare.device
+        match &self.behind {
+            Behind::Own(raw) => &raw.bare.device,
+            Behind::Lent(lent) => &lent.device,
+        }
     }
 
     /// How its memory came to the device.
@@ -122,7 +132,37 @@ impl Buffer {
     pub(super) fn bytes(&self) -> Option<BufMap<'_>> {
         match &self.memory {
             Some(memory) => Some(memory.map()),
-            None => self.raw.memory.bytes(self.len),
+            None => self.allocation()?.bytes(self.len),
+        }
+    }
+
+    /// The memory that was allocated for it; none behind a program's own.
+    pub(super) fn allocation(&self) -> Option<&Allocation> {
+        match &self.behind {
+            Behind::Own(raw) => Some(&raw.memory),
+            Behind::Lent(_) => None,
+        }
+    }
+
+    /// Whether the CPU may look at the memory, so that copies into it must be made visible to it: of a program's own
+    /// nobody knows.
+    pub(super) fn is_host_visible(&self) -> bool {
+        self.allocation().is_none_or(Allocation::is_host_visible)
+    }
+
+    /// What it was created for.
+    pub(super) fn usage(&self) -> vk::BufferUsageFlags {
+        match &self.behind {
+            Behind::Own(_) => BUFFER_USAGE,
+            Behind::Lent(lent) => lent.usage,
+        }
+    }
+
+    /// How it passes to the copies and back, if it is a program's own.
+    pub(super) fn holding(&self) -> Option<&Holding> {
+        match &self.behind {
+            Behind::Own(_) => None,
+            Behind::Lent(lent) => Some(&lent.holding),
         }
     }
 
@@ -135,9 +175,20 @@ impl Buffer {
 
     /// The buffer for users of `ash` (see [`Device::ash`]), who must not destroy it nor use it past
     /// this value's life. It may be copied from and to and be a storage buffer; it is owned by one
-    /// queue family at a time ([`Device::queue_family`] at first).
+    /// queue family at a time ([`Device::queue_family`] at first). A program's own is what the program made it.
     pub fn ash(&self) -> vk::Buffer {
-        self.raw.bare.buffer
+        match &self.behind {
+            Behind::Own(raw) => raw.bare.buffer,
+            Behind::Lent(lent) => lent.buffer,
+        }
+    }
+
+    /// Where it begins in [`ash`](Self::ash), in bytes: zero but for a range of a program's own.
+    pub fn ash_offset(&self) -> u64 {
+        match &self.behind {
+            Behind::Own(_) => 0,
+            Behind::Lent(lent) => lent.offset,
+        }
     }
 
     /// A buffer for the CPU to read what the device copies into it.
@@ -148,8 +199,18 @@ impl Buffer {
     }
 
     pub(super) fn allocated(raw: Raw, len: usize, exportable: Result<(), Absent>) -> Self {
-        let (way, shared) = (Way::Allocated, OnceLock::new());
-        Self { raw, len, way, exportable, memory: None, shared }
+        let (behind, way, shared) = (Behind::Own(raw), Way::Allocated, OnceLock::new());
+        Self { behind, len, way, exportable, memory: None, shared }
+    }
+
+    /// A range of a program's own.
+    pub(super) fn lent(lent: Lent, len: usize) -> Self {
+        let exportable = Err(Absent::new(
+            "the buffer is the program's own, and so is its memory",
+            "export it where it was allocated, or allocate it with Device::allocate(len, true)",
+        ));
+        let (behind, way, shared) = (Behind::Lent(lent), Way::Lent, OnceLock::new());
+        Self { behind, len, way, exportable, memory: None, shared }
     }
 
     /// Whether somebody outside this Vulkan instance may use the same memory through the kernel, so
@@ -250,7 +311,7 @@ impl Bytes for Buffer {
     }
 
     fn turns(&self) -> Option<&dyn Turns> {
-        self.raw.memory.turns()
+        self.allocation()?.turns()
     }
 }
 
@@ -260,6 +321,25 @@ pub(super) fn not_exportable() -> Absent {
         "the buffer was not allocated to be exported",
         "allocate it with Device::allocate(len, true)",
     )
+}
+
+/// What stands behind a buffer.
+#[derive(Debug)]
+pub(super) enum Behind {
+    /// A buffer of this crate's.
+    Own(Raw),
+    /// A range of a program's.
+    Lent(Lent),
+}
+
+/// A range of a program's buffer.
+#[derive(Debug)]
+pub(super) struct Lent {
+    pub(super) device: Device,
+    pub(super) buffer: vk::Buffer,
+    pub(super) offset: u64,
+    pub(super) usage: vk::BufferUsageFlags,
+    pub(super) holding: Holding,
 }
 
 /// A buffer and its memory.

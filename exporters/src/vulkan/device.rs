@@ -14,7 +14,7 @@
 #![allow(unsafe_code)]
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ash::vk::ExternalMemoryFeatureFlags as Features;
 use ash::vk::ExternalMemoryHandleTypeFlags as Handle;
@@ -57,6 +57,8 @@ struct Inner {
     memory: vk::PhysicalDeviceMemoryProperties,
     queue: Queue,
     abilities: Abilities,
+    /// Held while memory passes to this queue's family or from it, so that the copies that rely on it come after.
+    passing: Mutex<()>,
     /// Of a device that was opened here, what closes it.
     opened: Option<Opened>,
 }
@@ -95,6 +97,7 @@ impl Device {
             raw,
             info,
             queue,
+            passing: Mutex::new(()),
             opened,
         }))
     }
@@ -135,6 +138,11 @@ impl Device {
 
     pub(super) fn queue(&self) -> &Queue {
         &self.0.queue
+    }
+
+    /// Until it is dropped, no memory passes to the queue's family or from it by others.
+    pub(super) fn passing(&self) -> MutexGuard<'_, ()> {
+        self.0.passing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The family that stands for users outside this instance, in ownership transfers.

@@ -99,8 +99,42 @@ pub enum VulkanError {
     /// A copy within one buffer whose source and destination overlap.
     #[error("source and destination of a copy within one buffer overlap; copy in two steps")]
     Overlap,
+    /// A region of an image that cannot be copied into.
+    #[error("region of an image: {0}")]
+    Region(Absent),
+    /// A part of an image region that divides what belongs together.
+    #[error(
+        "{len} bytes at {offset:#x} of an image region do not begin and end at multiples of {granule} bytes \
+         (ImageRegion::granule)"
+    )]
+    Cut {
+        /// Where the part begins, in bytes.
+        offset: usize,
+        /// How long it is, in bytes.
+        len: usize,
+        /// The bytes that belong together.
+        granule: usize,
+    },
+    /// Something of the program's own that was given back to it.
+    #[error("it was given back to the program at the end of its copies (finish); adopt it anew")]
+    GivenBack,
+    /// A value that a timeline semaphore cannot be signalled with.
+    #[error(
+        "a timeline semaphore that has, or is to have, the value {above} cannot be signalled with {value}: take a \
+         higher one, up to {most}"
+    )]
+    Value {
+        /// What was asked for.
+        value: u64,
+        /// What it has, or was asked to have before.
+        above: u64,
+        /// The highest that the device takes (`maxTimelineSemaphoreValueDifference`).
+        most: u64,
+    },
     /// A buffer or an image that belongs to another device.
-    #[error("the buffer or image is another device's; share it by a dma-buf")]
+    #[error(
+        "the buffer, image or semaphore is another device's; share it by a dma-buf or a sync file"
+    )]
     OtherDevice,
     /// A buffer that may be moved under a device which was given its address.
     #[error(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ash::vk;
 
-use super::buffer::Buffer;
+use super::buffer::{Buffer, not_exportable};
 use super::device::Device;
 use super::error::VulkanError;
 use crate::export::{CpuView, Export, ExportError, Exporter, PhyrSource, Provider};
@@ -21,7 +21,8 @@ impl Buffer {
         if let Some(dma_buf) = self.shared.get() {
             return Ok(dma_buf.clone());
         }
-        let dma_buf = self.raw.memory.dma_buf()?;
+        let memory = self.allocation().ok_or_else(|| VulkanError::Unavailable(not_exportable()))?;
+        let dma_buf = memory.dma_buf()?;
         Ok(self.shared.get_or_init(|| dma_buf).clone())
     }
 }

@@ -19,7 +19,7 @@ use ash::vk::ExternalMemoryHandleTypeFlags as Handle;
 use iomap::Memory;
 
 use super::allocation::Origin;
-use super::buffer::{Bare, Buffer, Way, not_exportable};
+use super::buffer::{Bare, Behind, Buffer, Way, not_exportable};
 use super::device::Device;
 use super::error::{VulkanError, failed};
 use super::memory_types::{HOST_PAGES, IMPORTED};
@@ -66,7 +66,7 @@ impl Device {
         let exportable = Err(Absent::new("the buffer is an imported dma-buf", "share that one"));
         let shared = OnceLock::from(dma_buf.clone());
         let (len, way) = (dma_buf.len(), Way::DmaBuf);
-        Ok(Buffer { raw, len, way, exportable, memory: None, shared })
+        Ok(Buffer { behind: Behind::Own(raw), len, way, exportable, memory: None, shared })
     }
 
     fn import_udmabuf(&self, memory: &Arc<Memory>) -> Result<Buffer, Absent> {
@@ -125,7 +125,7 @@ impl Device {
             Some(Origin::Host { pages, size: len as u64, types: properties.memory_type_bits }),
         )?;
         Ok(Buffer {
-            raw,
+            behind: Behind::Own(raw),
             len,
             way: Way::HostPages { no_udmabuf },
             exportable: Err(not_exportable()),

@@ -14,8 +14,13 @@
 //! * `allocation`: the memory behind it; what of it is not coherent, the CPU sees in turns
 //!   ([`Buffer::begin_cpu_access`]);
 //! * `staging`: [`Device::staging`] makes what is filled first and copied from then;
-//! * `transfer`, `copy`: [`Transfer`] copies between buffers, and between buffers and images, by the
+//! * `lent`, `region`: [`Device::adopt_buffer`] and [`Device::adopt_region`] take a range of a program's buffer and a
+//!   region of its image to be filled; `texel`: the blocks of their formats; `handover`: how they pass to the copies
+//!   and back;
+//! * `transfer`, `copy`, `commands`: [`Transfer`] copies between buffers, and between buffers and images, by the
 //!   device's transfer queue, and reads back;
+//! * `timeline`: a value of a program's own semaphore that is reached when copies are done
+//!   ([`Device::adopt_timeline`]);
 //! * `progress`: how many of the copies are done;
 //! * `fence`: the copies' turns with those of other devices, by sync files ([`Device::sync_files`]);
 //! * `layout`, `format`: [`Device::image_layouts`] says which pictures it shares, and in which layouts;
@@ -36,6 +41,7 @@ mod adopt;
 mod allocation;
 mod buffer;
 mod capabilities;
+mod commands;
 mod copy;
 mod destination;
 mod device;
@@ -43,19 +49,24 @@ pub(crate) mod error;
 mod export;
 mod fence;
 pub(crate) mod format;
+mod handover;
 mod heap;
 mod image;
 mod import;
 mod info;
 pub(crate) mod instance;
 pub(crate) mod layout;
+mod lent;
 pub(crate) mod memory_fd;
 pub(crate) mod memory_types;
 pub(crate) mod open;
 mod progress;
 mod queue;
+mod region;
 mod staging;
 mod steady;
+mod texel;
+mod timeline;
 mod transfer;
 mod validation;
 
@@ -65,12 +76,16 @@ pub use buffer::{Buffer, Way};
 pub use copy::CopyRegion;
 pub use device::Device;
 pub use error::VulkanError;
+pub use handover::Handover;
 pub use heap::{Heap, MemoryType};
 pub use image::Image;
 pub use info::{ApiVersion, DeviceInfo, DeviceKind, devices};
 pub use layout::{ImageLayout, ImageUse};
+pub use lent::BufferRange;
 pub use queue::QueueLock;
+pub use region::{ImageRegion, Region};
 pub use staging::Staging;
 pub use steady::SteadyBuffer;
+pub use timeline::Timeline;
 pub use transfer::{Ticket, Transfer, When};
 pub use validation::{ValidationLog, ValidationMessage};

@@ -98,6 +98,7 @@ fn open(selector: Option<&str>, validate: bool) -> Result<Device, VulkanError> {
         // SAFETY: the device was created with this queue.
         raw: unsafe { raw.get_device_queue(family, 0) },
         family,
+        properties: families[family as usize],
         lock: Box::new(Mutex::new(())),
     };
     let version = vk::API_VERSION_1_2;

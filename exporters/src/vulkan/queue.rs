@@ -61,6 +61,8 @@ impl<F: Fn(&mut dyn FnMut()) + Send + Sync> QueueLock for F {
 pub(super) struct Queue {
     pub(super) raw: vk::Queue,
     pub(super) family: u32,
+    /// What its family does.
+    pub(super) properties: vk::QueueFamilyProperties,
     pub(super) lock: Box<dyn QueueLock>,
 }
 

@@ -35,12 +35,14 @@ use ash::vk;
 use ash::vk::PipelineStageFlags;
 
 use super::buffer::Buffer;
-use super::copy::{Copy, CopyRegion, check_bounds, record_first_layout};
+use super::copy::{Copy, CopyRegion, Side, check_bounds, record_end, record_first_layout};
 use super::device::Device;
 use super::error::{VulkanError, failed};
 use super::fence::{Semaphore, settled, signalled, sync_file};
 use super::image::Image;
 use super::progress::{Mark, Progress};
+use super::region::ImageRegion;
+use super::timeline::{Point, Timeline};
 use crate::frame::{Frame, FrameError};
 use crate::{DmaBuf, DmaBufError, Intent, SyncFile};
 
@@ -63,6 +65,8 @@ pub enum When<'a> {
     AtOnce,
     /// When each of these sync files is signalled: as [`Transfer::copy_after`].
     After(&'a [BorrowedFd<'a>]),
+    /// When a timeline of the program's own has reached a value: when a renderer is done with what is replaced, say.
+    Reached(&'a Arc<Timeline>, u64),
     /// When it is its turn with the dma-bufs behind both sides, on which it puts its own fence: as
     /// [`Transfer::copy_synced`].
     InTurn,
@@ -97,6 +101,8 @@ pub struct Transfer {
     in_flight: VecDeque<InFlight>,
     idle: Vec<vk::CommandBuffer>,
     idle_semaphores: Vec<Semaphore>,
+    /// Memory in which bytes are aligned for an image, of use again.
+    idle_scratch: Vec<Arc<Buffer>>,
     staging: Option<Arc<Buffer>>,
 }
 
@@ -113,7 +119,13 @@ struct Work {
     /// Of use again when it is done.
     waits: Vec<Semaphore>,
     signals: Vec<Semaphore>,
-    _copy: Option<Copy>,
+    copy: Option<Copy>,
+    /// What a program's timeline is to have reached before.
+    after: Option<Point>,
+    /// What a program's timeline reaches when it is done.
+    end: Option<Point>,
+    /// What is given back at its end.
+    _given: Option<Side>,
 }
 
 impl Device {
@@ -139,6 +151,7 @@ impl Device {
             in_flight: VecDeque::new(),
             idle: Vec::new(),
             idle_semaphores: Vec::new(),
+            idle_scratch: Vec::new(),
             staging: None,
         })
     }
@@ -255,6 +268,62 @@ impl Transfer {
         when: When<'_>,
     ) -> Result<Ticket, VulkanError> {
         self.run(Copy::from_image(src, dst, layout)?, when)
+    }
+
+    /// Submits a copy of `regions` from a buffer to a region of a program's image, after all earlier copies of this
+    /// transfer: `dst_offset` counts in the run of bytes that fills the region, of which each part begins and ends at
+    /// multiples of [`ImageRegion::granule`]. Both are kept until it is done.
+    ///
+    /// Bytes that lie at no multiple of a block and of four bytes in the source are copied by the device to where they
+    /// do first, which takes device memory as long as they are.
+    ///
+    /// # Errors
+    /// Nothing is copied with [`VulkanError::OutOfBounds`], [`VulkanError::Cut`], [`VulkanError::OtherDevice`],
+    /// [`VulkanError::GivenBack`], [`VulkanError::OutOfMemory`]. As [`copy_after`](Self::copy_after) and
+    /// [`copy_synced`](Self::copy_synced) for `when`.
+    pub fn copy_to_region(
+        &mut self,
+        src: &Arc<Buffer>,
+        dst: &Arc<ImageRegion>,
+        regions: &[CopyRegion],
+        when: When<'_>,
+    ) -> Result<Ticket, VulkanError> {
+        self.retire()?;
+        let copy = Copy::to_region(src, dst, regions, |len| self.take_scratch(len))?;
+        self.run(copy, when)
+    }
+
+    /// Ends the copies into a buffer that may be a program's own: after them it is given back, and the program's
+    /// timeline reaches its value, as its [`Handover`](super::Handover) says. The ticket is that of the end. A buffer of
+    /// this crate's stays as it is.
+    ///
+    /// # Errors
+    /// [`VulkanError::OtherDevice`], [`VulkanError::GivenBack`], [`VulkanError::Value`]; [`VulkanError::Call`] if the
+    /// device fails.
+    pub fn finish(&mut self, dst: &Arc<Buffer>) -> Result<Ticket, VulkanError> {
+        self.end(Side::Buffer(dst.clone()))
+    }
+
+    /// As [`finish`](Self::finish), for a region of a program's image: it gets its last layout.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub fn finish_region(&mut self, dst: &Arc<ImageRegion>) -> Result<Ticket, VulkanError> {
+        self.end(Side::Region(dst.clone()))
+    }
+
+    /// Has a program's timeline reach a value when all copies so far are done: a renderer waits for it on the GPU.
+    ///
+    /// # Errors
+    /// [`VulkanError::OtherDevice`]; [`VulkanError::Value`] for a value that is not higher than all before it, or higher
+    /// than the device takes; [`VulkanError::Call`] if the device fails.
+    pub fn signal(&mut self, timeline: &Arc<Timeline>, value: u64) -> Result<Ticket, VulkanError> {
+        let end = Point { timeline: timeline.clone(), value };
+        if !end.is_of(&self.device) {
+            return Err(VulkanError::OtherDevice);
+        }
+        self.retire()?;
+        self.submit(Work { end: Some(end), ..<_>::default() })
     }
 
     /// A sync file that is signalled when all copies so far are done: to be put on a dma-buf
@@ -390,8 +459,15 @@ impl Transfer {
             return Err(VulkanError::OtherDevice);
         }
         match when {
-            When::AtOnce => self.start(copy, &[]),
-            When::After(waits) => self.start(copy, waits),
+            When::AtOnce => self.start(copy, &[], None),
+            When::After(waits) => self.start(copy, waits, None),
+            When::Reached(timeline, value) => {
+                let after = Point { timeline: timeline.clone(), value };
+                if !after.is_of(&self.device) {
+                    return Err(VulkanError::OtherDevice);
+                }
+                self.start(copy, &[], Some(after))
+            }
             When::InTurn => self.run_in_turn(copy),
         }
     }
@@ -406,17 +482,28 @@ impl Transfer {
             waits.extend(self.fences(dma_buf, *intent)?);
         }
         let waits: Vec<_> = waits.iter().map(AsFd::as_fd).collect();
-        let ticket = self.start(copy, &waits)?;
+        let ticket = self.start(copy, &waits, None)?;
         if self.publish(&users).is_err() {
             self.wait(ticket)?;
         }
         Ok(ticket)
     }
 
-    fn start(&mut self, copy: Copy, waits: &[BorrowedFd<'_>]) -> Result<Ticket, VulkanError> {
+    fn start(
+        &mut self,
+        copy: Copy,
+        waits: &[BorrowedFd<'_>],
+        after: Option<Point>,
+    ) -> Result<Ticket, VulkanError> {
         self.retire()?;
         if copy.is_empty() {
             return Ok(self.ticket());
+        }
+        // What the first copy takes of the program's is taken before the next is submitted, by whichever transfer.
+        let device = self.device.clone();
+        let _passing = copy.lent().next().is_some().then(|| device.passing());
+        for (_, holding) in copy.lent() {
+            holding.take()?;
         }
         let waits = self.semaphores(waits)?;
         let commands = self.take_commands()?;
@@ -426,7 +513,57 @@ impl Transfer {
             self.idle.push(commands);
             return Err(e);
         }
-        self.submit(Work { commands: Some(commands), waits, _copy: Some(copy), ..<_>::default() })
+        let (commands, copy) = (Some(commands), Some(copy));
+        let ticket = self.submit(Work { commands, waits, copy, after, ..<_>::default() })?;
+        let copied = self.in_flight.back().and_then(|last| last.work.copy.as_ref());
+        copied.iter().flat_map(|copy| copy.lent()).for_each(|(_, holding)| holding.taken());
+        Ok(ticket)
+    }
+
+    /// Gives back what is a program's own.
+    fn end(&mut self, side: Side) -> Result<Ticket, VulkanError> {
+        if *side.device() != self.device {
+            return Err(VulkanError::OtherDevice);
+        }
+        self.retire()?;
+        let device = self.device.clone();
+        let _passing = device.passing();
+        let Some(holding) = side.holding() else { return Ok(self.ticket()) };
+        let (take, give, end) = (holding.take()?, holding.give(), holding.end.clone());
+        let commands = match give {
+            None if end.is_none() => return Ok(self.ticket()),
+            None => None,
+            Some(give) => {
+                let commands = self.take_commands()?;
+                // SAFETY: the commands are ours and idle (law 2), of the queue's own family; what is given is kept
+                // until that is done (law 1).
+                if let Err(e) = unsafe { record_end(&device, commands, &side, (take, give)) } {
+                    self.idle.push(commands);
+                    return Err(e);
+                }
+                Some(commands)
+            }
+        };
+        let ticket = self.submit(Work { commands, end, ..<_>::default() })?;
+        holding.given();
+        if let Some(last) = self.in_flight.back_mut() {
+            last.work._given = Some(side);
+        }
+        Ok(ticket)
+    }
+
+    /// Device memory of at least `len` bytes that nothing uses.
+    fn take_scratch(&mut self, len: usize) -> Result<Arc<Buffer>, VulkanError> {
+        let fits = |scratch: &Arc<Buffer>| scratch.len() >= len;
+        match self.idle_scratch.iter().position(fits) {
+            Some(index) => Ok(self.idle_scratch.swap_remove(index)),
+            None => {
+                // Somewhat longer, so that it is of use for others.
+                let roomy = len.checked_next_power_of_two().unwrap_or(len);
+                let len = roomy.min(self.device.info().max_buffer).max(len);
+                Ok(Arc::new(self.device.allocate(len, false)?))
+            }
+        }
     }
 
     fn ticket(&self) -> Ticket {
@@ -499,11 +636,20 @@ impl Transfer {
 
     fn submit(&mut self, work: Work) -> Result<Ticket, VulkanError> {
         let count = self.submitted + 1;
+        // What follows is submitted before anybody else signals a higher value.
+        let end = work.end.clone();
+        let mut signalled = end.as_ref().map(Point::claim).transpose()?;
         let mark = self.progress.mark()?;
         let raw = |semaphores: &[Semaphore]| semaphores.iter().map(Semaphore::raw).collect();
-        let (waits, mut signals): (Vec<_>, Vec<_>) = (raw(&work.waits), raw(&work.signals));
+        let (mut waits, mut signals): (Vec<_>, Vec<_>) = (raw(&work.waits), raw(&work.signals));
         // Those of binary semaphores are not looked at.
-        let (waited, mut counts) = (vec![0; waits.len()], vec![0; signals.len()]);
+        let (mut waited, mut counts) = (vec![0; waits.len()], vec![0; signals.len()]);
+        for (point, semaphores, values) in
+            [(&work.after, &mut waits, &mut waited), (&work.end, &mut signals, &mut counts)]
+        {
+            semaphores.extend(point.as_ref().map(Point::raw));
+            values.extend(point.as_ref().map(|point| point.value));
+        }
         let fence = match mark {
             Mark::Timeline(timeline) => {
                 signals.push(timeline);
@@ -512,7 +658,8 @@ impl Transfer {
             }
             Mark::Fence(fence) => fence,
         };
-        let stages = vec![PipelineStageFlags::TRANSFER; waits.len()];
+        // A barrier that takes an image begins before the copy does.
+        let stages = vec![PipelineStageFlags::ALL_COMMANDS; waits.len()];
         let mut values = vk::TimelineSemaphoreSubmitInfo::default()
             .wait_semaphore_values(&waited)
             .signal_semaphore_values(&counts);
@@ -528,6 +675,9 @@ impl Transfer {
         let result = unsafe { self.device.queue().submit(self.device.ash(), submit, fence) };
         match result {
             Ok(()) => {
+                if let (Some(last), Some(end)) = (&mut signalled, &end) {
+                    **last = end.value;
+                }
                 self.submitted = count;
                 self.progress.submitted(mark, count);
                 self.in_flight.push_back(InFlight { count, work });
@@ -559,6 +709,7 @@ impl Transfer {
             let Some(InFlight { work, .. }) = self.in_flight.pop_front() else { break };
             self.idle.extend(work.commands);
             self.idle_semaphores.extend(work.waits);
+            self.idle_scratch.extend(work.copy.as_ref().and_then(Copy::scratch).cloned());
         }
         Ok(())
     }
