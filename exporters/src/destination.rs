@@ -10,6 +10,7 @@
 //! | [`steady`](Destination::steady) | a driver in user space, to map the memory for its device |
 //! | [`peer`](Destination::peer) | the planner: the device whose own memory it is, and who gives others access to it |
 //! | [`gpu`](Destination::gpu) | a GPU's queue, which copies into it what the drive cannot bring |
+//! | [`upload`](Destination::upload) | the same for queues of any library, and for textures |
 //! | [`is_present`](Destination::is_present) | everybody: whether the memory has gone away |
 //!
 //! A buffer that is saved into a file is asked for the same facets: what brings bytes into it can take them out of it.
@@ -25,6 +26,7 @@ use crate::Absent;
 use crate::dmabuf::{CpuAccess, DmaBufError, Intent};
 use crate::export::{Export, PhyrSource, Provider};
 use crate::pages::can_be_pinned;
+use crate::upload::UploadTarget;
 use crate::vfio::Mappable;
 use crate::vulkan::Buffer;
 
@@ -111,6 +113,17 @@ pub trait Destination: fmt::Debug + Send + Sync {
     /// Absent for memory that no GPU knows.
     fn gpu(&self) -> Result<&Arc<Buffer>, Absent> {
         Err(Absent::new("no GPU has this buffer", "import it into a Vulkan device"))
+    }
+
+    /// What a queue of its device copies into, out of slots that a drive or the CPU fills.
+    ///
+    /// # Errors
+    /// Absent for memory that no such queue is needed for.
+    fn upload(&self) -> Result<&dyn UploadTarget, Absent> {
+        Err(Absent::new(
+            "no device's queue copies into it",
+            "take a buffer or a texture of Vulkan's or wgpu's",
+        ))
     }
 
     /// Where the memory claims to lie on the memory bus, if it is a device's own and this user may know.
@@ -300,6 +313,10 @@ macro_rules! by_deref {
 
             fn gpu(&self) -> Result<&Arc<Buffer>, Absent> {
                 T::gpu(self)
+            }
+
+            fn upload(&self) -> Result<&dyn UploadTarget, Absent> {
+                T::upload(self)
             }
 
             fn claims(&self) -> Option<PhyrList> {

@@ -26,7 +26,7 @@
 //! Nothing is linked and nothing need be there: what is missing is an error when it is opened.
 //!
 //! What fills a buffer asks it for the facets of a [`Destination`]: the CPU's view, pages that the kernel pins,
-//! memory that a device may be given, the device whose own it is, the GPU's queue.
+//! memory that a device may be given, the device whose own it is, the queue that copies into it ([`upload`]).
 //!
 //! A buffer that moves from one of them to another while it is held is a [`movable`] one.
 //!
@@ -93,6 +93,7 @@ pub mod socket;
 pub mod sync_file;
 pub mod system;
 pub mod udmabuf;
+pub mod upload;
 pub mod vfio;
 pub mod vulkan;
 #[cfg(feature = "wgpu")]

@@ -5,12 +5,16 @@ mod common;
 mod program;
 #[path = "common/texture.rs"]
 mod texture;
+#[path = "common/upload.rs"]
+mod upload;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{Outcome, Stop, check, noise, open_fds, run, trial};
+use exporters::Destination;
+use exporters::upload::UploadQueue;
 use exporters::vulkan::ash::vk;
 use exporters::vulkan::{
     Buffer, BufferRange, CopyRegion, Device, Handles, Handover, ImageRegion, Region, Transfer,
@@ -21,7 +25,7 @@ use program::{ALL, BARE, Program, Wishes};
 use texture::{ProgramBuffer, Texture, level_of};
 
 fn main() -> ExitCode {
-    run(vec![
+    let trials = vec![
         trial("every_call_works_on_a_program_s_own_device", || {
             on_each(every_call_works_on_a_program_s_own_device)
         }),
@@ -52,8 +56,15 @@ fn main() -> ExitCode {
         trial("values_only_rise", || on(ALL, values_only_rise)),
         trial("transfers_share_a_region", || on_each(transfers_share_a_region)),
         trial("validation_sees_what_is_left_behind", validation_sees_what_is_left_behind),
+        trial("a_queue_fills_targets_it_knows_nothing_of", || {
+            on_each(a_queue_fills_targets_it_knows_nothing_of)
+        }),
+        trial("a_queue_refuses_what_is_not_its_own", || {
+            on(ALL, a_queue_refuses_what_is_not_its_own)
+        }),
         trial("no_descriptor_leaks", no_descriptor_leaks),
-    ])
+    ];
+    run(trials)
 }
 
 /// Without timeline semaphores, with all else.
@@ -836,6 +847,56 @@ fn validation_sees_what_is_left_behind() -> Outcome {
         Err(Stop::Failed(said)) => check(said.contains("VkBuffer"), said),
         _ => Err(Stop::Failed("the layer overlooked a buffer that is left".into())),
     }
+}
+
+fn a_queue_fills_targets_it_knows_nothing_of(program: &Program, device: &Device) -> Outcome {
+    let mut queue = device.uploads(3, 9000)?;
+    check(UploadQueue::slot_len(&queue) == 12288, "not whole pages")?;
+    let buffer = program.buffer(100_000, COPIES)?;
+    let lent = range(device, &buffer, (404, 80_001), Handover::default())?;
+    let bytes = noise(80_001, 3);
+    upload::fill(&mut queue, lent.upload()?, &bytes)?;
+    let seen = program.read(&buffer)?;
+    check(seen[404..80_405] == bytes, "other bytes")?;
+    let texture = program.texture(vk::Format::R8G8B8A8_UNORM, [101, 61, 1], 3, 2)?;
+    for index in 0..3 {
+        let region = adopt(device, level(&texture, index))?;
+        check(region.cpu_map().is_err() && region.gpu().is_err(), "nobody else knows it")?;
+        let bytes = noise(region.len(), 50 + u64::from(index));
+        upload::fill(&mut queue, region.upload()?, &bytes)?;
+        let (aspect, layout) =
+            (vk::ImageAspectFlags::COLOR, vk::ImageLayout::SHADER_READ_ONLY_OPTIMAL);
+        let seen = program.texels(&texture, (index, aspect), layout, bytes.len(), None)?;
+        check(seen == bytes, format!("level {index} is otherwise"))?;
+    }
+    let downs = queue.step_downs();
+    let expected = match program.wishes.extensions.len() {
+        0 => 2,
+        1 => 1,
+        _ => usize::from(!program.wishes.timelines),
+    };
+    check(downs.len() == expected, format!("{downs:?}"))?;
+    drop((lent, queue));
+    program.free_texture(texture);
+    program.free(buffer);
+    Ok(())
+}
+
+fn a_queue_refuses_what_is_not_its_own(program: &Program, device: &Device) -> Outcome {
+    let other = program.adopt()?;
+    let foreign = Arc::new(other.allocate(4096, false)?);
+    let mut queue = device.uploads(2, 4096)?;
+    let texture = program.texture(vk::Format::R8G8B8A8_UNORM, [16, 16, 1], 1, 1)?;
+    let region = adopt(device, level(&texture, 0))?;
+    let buffer = Arc::new(device.allocate(4096, false)?);
+    upload::refusals(&mut queue, &region, &foreign)?;
+    upload::refusals(&mut queue, &buffer, &foreign)?;
+    if device.sync_files().is_err() {
+        check(queue.sync_file().is_err(), "a sync file without the extension")?;
+    }
+    drop((region, buffer, foreign, queue, other));
+    program.free_texture(texture);
+    Ok(())
 }
 
 fn no_descriptor_leaks() -> Outcome {

@@ -27,19 +27,8 @@ use super::image::Image;
 use super::layout::ImageUse;
 use super::region::ImageRegion;
 use crate::frame::{self, Frame};
+use crate::upload::CopyRegion;
 use crate::{Absent, DmaBuf};
-
-/// A part of one buffer to be copied to a part of another. Offsets and lengths are in bytes and
-/// need no alignment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CopyRegion {
-    /// Where it begins in the source.
-    pub src_offset: usize,
-    /// Where it begins in the destination.
-    pub dst_offset: usize,
-    /// How long it is. Zero copies nothing.
-    pub len: usize,
-}
 
 /// A side of a copy, kept until the copy is done.
 #[derive(Debug)]

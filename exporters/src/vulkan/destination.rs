@@ -5,9 +5,12 @@ use std::sync::Arc;
 use iomap::{BufMap, Location, MemoryError};
 
 use super::buffer::Buffer;
+use super::device::Device;
+use super::region::ImageRegion;
 use super::steady::SteadyBuffer;
 use crate::Absent;
 use crate::destination::{Destination, Peer, PeerAccess};
+use crate::upload::UploadTarget;
 use crate::vfio::Mappable;
 
 /// A buffer made of pages of this process is filled by filling those. Any other lies where its driver
@@ -33,6 +36,10 @@ impl Destination for Arc<Buffer> {
     }
 
     fn gpu(&self) -> Result<&Arc<Buffer>, Absent> {
+        Ok(self)
+    }
+
+    fn upload(&self) -> Result<&dyn UploadTarget, Absent> {
         Ok(self)
     }
 
@@ -88,9 +95,47 @@ impl Destination for SteadyBuffer {
         Ok(self.buffer())
     }
 
+    fn upload(&self) -> Result<&dyn UploadTarget, Absent> {
+        Ok(self.buffer())
+    }
+
     fn holder(&self) -> String {
         name(self.buffer())
     }
+}
+
+/// A region of a program's image is filled by the GPU alone, which knows where its texels are.
+impl Destination for Arc<ImageRegion> {
+    fn len(&self) -> usize {
+        ImageRegion::len(self)
+    }
+
+    fn cpu_map(&self) -> Result<BufMap<'_>, Absent> {
+        Err(texels(self))
+    }
+
+    fn pages(&self) -> Result<(), Absent> {
+        Err(texels(self))
+    }
+
+    fn steady(&self) -> Result<&dyn Mappable, Absent> {
+        Err(texels(self))
+    }
+
+    fn upload(&self) -> Result<&dyn UploadTarget, Absent> {
+        Ok(self)
+    }
+
+    fn holder(&self) -> String {
+        named(self.device())
+    }
+}
+
+fn texels(region: &ImageRegion) -> Absent {
+    Absent::new(
+        format!("only {} knows where the texels of its images lie", named(region.device())),
+        "have its queue copy into it (Destination::upload)",
+    )
 }
 
 fn of_its_driver(buffer: &Buffer) -> Absent {
@@ -101,6 +146,10 @@ fn of_its_driver(buffer: &Buffer) -> Absent {
 }
 
 fn name(buffer: &Buffer) -> String {
-    let info = buffer.device().info();
+    named(buffer.device())
+}
+
+fn named(device: &Device) -> String {
+    let info = device.info();
     info.pci_address.clone().unwrap_or_else(|| info.name.clone())
 }

@@ -21,6 +21,8 @@
 //!   device's transfer queue, and reads back;
 //! * `timeline`: a value of a program's own semaphore that is reached when copies are done
 //!   ([`Device::adopt_timeline`]);
+//! * `uploads`: the queue with slots of its own, for who fills a target and knows no device
+//!   ([`upload`](crate::upload));
 //! * `progress`: how many of the copies are done;
 //! * `fence`: the copies' turns with those of other devices, by sync files ([`Device::sync_files`]);
 //! * `layout`, `format`: [`Device::image_layouts`] says which pictures it shares, and in which layouts;
@@ -68,12 +70,13 @@ mod steady;
 mod texel;
 mod timeline;
 mod transfer;
+mod uploads;
 mod validation;
 
+pub use crate::upload::CopyRegion;
 pub use adopt::Handles;
 pub use ash;
 pub use buffer::{Buffer, Way};
-pub use copy::CopyRegion;
 pub use device::Device;
 pub use error::VulkanError;
 pub use handover::Handover;
@@ -88,4 +91,5 @@ pub use staging::Staging;
 pub use steady::SteadyBuffer;
 pub use timeline::Timeline;
 pub use transfer::{Ticket, Transfer, When};
+pub use uploads::Uploads;
 pub use validation::{ValidationLog, ValidationMessage};

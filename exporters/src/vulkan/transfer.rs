@@ -35,7 +35,7 @@ use ash::vk;
 use ash::vk::PipelineStageFlags;
 
 use super::buffer::Buffer;
-use super::copy::{Copy, CopyRegion, Side, check_bounds, record_end, record_first_layout};
+use super::copy::{Copy, Side, check_bounds, record_end, record_first_layout};
 use super::device::Device;
 use super::error::{VulkanError, failed};
 use super::fence::{Semaphore, settled, signalled, sync_file};
@@ -44,6 +44,7 @@ use super::progress::{Mark, Progress};
 use super::region::ImageRegion;
 use super::timeline::{Point, Timeline};
 use crate::frame::{Frame, FrameError};
+use crate::upload::CopyRegion;
 use crate::{DmaBuf, DmaBufError, Intent, SyncFile};
 
 /// The size of the buffer through which [`Transfer::read_back`] goes, in bytes.

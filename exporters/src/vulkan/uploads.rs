@@ -1,0 +1,294 @@
+//! Vulkan's transfer queue as one that fills whatever of its device, out of slots.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use iomap::{BufMap, PageSize};
+
+use super::buffer::Buffer;
+use super::device::Device;
+use super::error::VulkanError;
+use super::region::ImageRegion;
+use super::staging::Staging;
+use super::transfer::{self, Transfer, When};
+use crate::Absent;
+use crate::upload::{self, CopyRegion, UploadError, UploadQueue, UploadTarget};
+
+/// The transfer queue of a device with slots of staging memory ([`Device::staging`]): fills buffers and image regions.
+#[derive(Debug)]
+pub struct Uploads {
+    transfer: Transfer,
+    staging: Staging,
+    slot_len: usize,
+    slots: usize,
+    free: Vec<usize>,
+    /// Submitted, in order: the number, and the slot that is free when it is done.
+    copying: VecDeque<(u64, transfer::Ticket, Option<usize>)>,
+    last: u64,
+}
+
+/// A part of the staging memory, whose maps end with it.
+#[derive(Debug)]
+struct Slot {
+    staging: Staging,
+    index: usize,
+    len: usize,
+}
+
+impl upload::Slot for Slot {
+    fn map(&self) -> BufMap<'_> {
+        let all = self.staging.buffer().cpu().unwrap_or(BufMap::null());
+        let start = self.index * self.len;
+        all.subrange(start..start + self.len).unwrap_or(BufMap::null())
+    }
+
+    fn pages(&self) -> Result<(), Absent> {
+        self.staging.pages()
+    }
+}
+
+impl Device {
+    /// A queue with `slots` slots of `len` bytes, rounded up to whole pages; of either one at least.
+    ///
+    /// # Errors
+    /// [`VulkanError::Length`], [`VulkanError::OutOfMemory`], [`VulkanError::SystemMemory`]; [`VulkanError::Call`] if
+    /// the device is lost.
+    pub fn uploads(&self, slots: usize, len: usize) -> Result<Uploads, VulkanError> {
+        let max = self.info().max_buffer;
+        let (slots, too_long) = (slots.max(1), VulkanError::Length { len, max });
+        let Some(slot_len) = len.max(1).checked_next_multiple_of(PageSize::Base.bytes()) else {
+            return Err(too_long);
+        };
+        let Some(all) = slot_len.checked_mul(slots) else { return Err(too_long) };
+        Ok(Uploads {
+            transfer: self.transfer()?,
+            staging: self.staging(all)?,
+            slot_len,
+            slots,
+            free: (0..slots).rev().collect(),
+            copying: VecDeque::new(),
+            last: 0,
+        })
+    }
+}
+
+impl Uploads {
+    /// The transfer, for copies between buffers and for what a program's timelines are to reach.
+    pub fn transfer(&mut self) -> &mut Transfer {
+        &mut self.transfer
+    }
+
+    fn device(&self) -> &Device {
+        self.transfer.device()
+    }
+
+    fn failed(&self) -> impl Fn(VulkanError) -> UploadError + use<> {
+        failed(self.device())
+    }
+
+    fn submitted(&mut self, ticket: transfer::Ticket, slot: Option<usize>) -> upload::Ticket {
+        self.last += 1;
+        self.copying.push_back((self.last, ticket, slot));
+        upload::Ticket(self.last)
+    }
+
+    /// Frees the slots of what is done; waits for the oldest copy if `wait`.
+    fn retire(&mut self, mut wait: bool) -> Result<(), UploadError> {
+        while let Some(&(_, ticket, slot)) = self.copying.front() {
+            if wait {
+                self.transfer.wait(ticket).map_err(self.failed())?;
+                wait = slot.is_none();
+            } else if !self.transfer.is_done(ticket).map_err(self.failed())? {
+                break;
+            }
+            self.copying.pop_front();
+            self.free.extend(slot);
+        }
+        Ok(())
+    }
+
+    /// What of this device it is, if it is.
+    fn target<'a>(&self, target: &'a dyn UploadTarget) -> Option<Target<'a>> {
+        Target::of(target).filter(|target| target.device() == self.device())
+    }
+
+    /// Which slot it is, if it is one of these.
+    fn ours(&self, slot: Box<dyn upload::Slot>) -> Option<usize> {
+        let slot = (slot as Box<dyn Any>).downcast::<Slot>().ok()?;
+        Arc::ptr_eq(slot.staging.buffer(), self.staging.buffer()).then_some(slot.index)
+    }
+
+    fn copy_to(
+        &mut self,
+        slot: usize,
+        target: Target<'_>,
+        regions: &[CopyRegion],
+    ) -> Result<transfer::Ticket, VulkanError> {
+        let start = slot * self.slot_len;
+        let mut here = Vec::with_capacity(regions.len());
+        for region in regions {
+            let (offset, len, buffer_len) = (region.src_offset, region.len, self.slot_len);
+            if offset > buffer_len || len > buffer_len - offset {
+                return Err(VulkanError::OutOfBounds { side: "slot", offset, len, buffer_len });
+            }
+            here.push(CopyRegion { src_offset: start + offset, ..*region });
+        }
+        let from = self.staging.buffer();
+        match target {
+            Target::Buffer(buffer) => self.transfer.copy(from, buffer, &here),
+            Target::Region(region) => {
+                self.transfer.copy_to_region(from, region, &here, When::AtOnce)
+            }
+        }
+    }
+}
+
+impl UploadQueue for Uploads {
+    fn takes(&self, target: &dyn UploadTarget) -> bool {
+        self.target(target).is_some()
+    }
+
+    fn slot_len(&self) -> usize {
+        self.slot_len
+    }
+
+    fn slot(&mut self) -> Result<Option<Box<dyn upload::Slot>>, UploadError> {
+        if self.free.is_empty() {
+            self.retire(false)?;
+        }
+        let (staging, len) = (&self.staging, self.slot_len);
+        let slot = self.free.pop().map(|index| Slot { staging: staging.clone(), index, len });
+        Ok(slot.map(|slot| Box::new(slot) as Box<dyn upload::Slot>))
+    }
+
+    fn wait_for_slot(&mut self) -> Result<Box<dyn upload::Slot>, UploadError> {
+        loop {
+            if let Some(slot) = self.slot()? {
+                return Ok(slot);
+            }
+            if self.copying.is_empty() {
+                return Err(UploadError::AllTaken { slots: self.slots });
+            }
+            self.retire(true)?;
+        }
+    }
+
+    fn put_back(&mut self, slot: Box<dyn upload::Slot>) {
+        let ours = self.ours(slot);
+        self.free.extend(ours);
+    }
+
+    fn copy(
+        &mut self,
+        slot: Box<dyn upload::Slot>,
+        target: &dyn UploadTarget,
+        regions: &[CopyRegion],
+    ) -> Result<upload::Ticket, UploadError> {
+        let slot = self.ours(slot).ok_or(UploadError::OtherQueue)?;
+        let copied = match self.target(target) {
+            Some(target) => self.copy_to(slot, target, regions).map_err(self.failed()),
+            None => Err(UploadError::OtherQueue),
+        };
+        match copied {
+            Ok(ticket) => Ok(self.submitted(ticket, Some(slot))),
+            Err(error) => {
+                self.free.push(slot);
+                Err(error)
+            }
+        }
+    }
+
+    fn finish(&mut self, target: &dyn UploadTarget) -> Result<upload::Ticket, UploadError> {
+        let ended = match self.target(target).ok_or(UploadError::OtherQueue)? {
+            Target::Buffer(buffer) => self.transfer.finish(buffer),
+            Target::Region(region) => self.transfer.finish_region(region),
+        };
+        let ticket = ended.map_err(self.failed())?;
+        Ok(self.submitted(ticket, None))
+    }
+
+    fn is_done(&mut self, ticket: upload::Ticket) -> Result<bool, UploadError> {
+        self.retire(false)?;
+        Ok(self.copying.front().is_none_or(|&(oldest, ..)| oldest > ticket.0))
+    }
+
+    fn wait(&mut self, ticket: upload::Ticket) -> Result<(), UploadError> {
+        let wanted = self.copying.iter().rfind(|&&(number, ..)| number <= ticket.0);
+        if let Some(&(_, ticket, _)) = wanted {
+            self.transfer.wait(ticket).map_err(self.failed())?;
+        }
+        self.retire(false)
+    }
+
+    fn sync_file(&mut self) -> Result<Option<OwnedFd>, UploadError> {
+        self.transfer.sync_file().map_err(self.failed())
+    }
+
+    fn step_downs(&self) -> Vec<Absent> {
+        let staging = self.staging.not_imported().cloned();
+        let timelines = self.device().timelines().err();
+        staging.into_iter().chain(timelines).collect()
+    }
+}
+
+/// What of a device the queue fills.
+#[derive(Clone, Copy)]
+enum Target<'a> {
+    Buffer(&'a Arc<Buffer>),
+    Region(&'a Arc<ImageRegion>),
+}
+
+impl<'a> Target<'a> {
+    fn of(target: &'a dyn UploadTarget) -> Option<Self> {
+        let target: &dyn Any = target;
+        let region = || target.downcast_ref().map(Self::Region);
+        target.downcast_ref().map(Self::Buffer).or_else(region)
+    }
+
+    fn device(self) -> &'a Device {
+        match self {
+            Self::Buffer(buffer) => buffer.device(),
+            Self::Region(region) => region.device(),
+        }
+    }
+}
+
+/// Any byte of a buffer may follow any other.
+impl UploadTarget for Arc<Buffer> {
+    fn len(&self) -> usize {
+        Buffer::len(self)
+    }
+
+    fn granule(&self) -> usize {
+        1
+    }
+
+    fn open(&self, slots: usize, len: usize) -> Result<Box<dyn UploadQueue>, UploadError> {
+        open(self.device(), slots, len)
+    }
+}
+
+impl UploadTarget for Arc<ImageRegion> {
+    fn len(&self) -> usize {
+        ImageRegion::len(self)
+    }
+
+    fn granule(&self) -> usize {
+        ImageRegion::granule(self)
+    }
+
+    fn open(&self, slots: usize, len: usize) -> Result<Box<dyn UploadQueue>, UploadError> {
+        open(self.device(), slots, len)
+    }
+}
+
+fn open(device: &Device, slots: usize, len: usize) -> Result<Box<dyn UploadQueue>, UploadError> {
+    Ok(Box::new(device.uploads(slots, len).map_err(failed(device))?))
+}
+
+fn failed(device: &Device) -> impl Fn(VulkanError) -> UploadError + use<> {
+    let name = device.info().name.clone();
+    move |error| UploadError::new(&name, error)
+}
