@@ -1,6 +1,9 @@
 //! A program's own Vulkan device: adopted, copied into by this crate, and left as it was.
 
 mod common;
+#[cfg(feature = "wgpu")]
+#[path = "common/own_wgpu.rs"]
+mod own_wgpu;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/texture.rs"]
@@ -25,6 +28,20 @@ use program::{ALL, BARE, Program, Wishes};
 use texture::{ProgramBuffer, Texture, level_of};
 
 fn main() -> ExitCode {
+    #[cfg(feature = "wgpu")]
+    if let Some(outcome) = own_wgpu::child() {
+        return match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(Stop::Absent(why)) => {
+                println!("absent: {why}");
+                ExitCode::SUCCESS
+            }
+            Err(Stop::Failed(why)) => {
+                println!("{why}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let trials = vec![
         trial("every_call_works_on_a_program_s_own_device", || {
             on_each(every_call_works_on_a_program_s_own_device)
@@ -64,6 +81,8 @@ fn main() -> ExitCode {
         }),
         trial("no_descriptor_leaks", no_descriptor_leaks),
     ];
+    #[cfg(feature = "wgpu")]
+    let trials = trials.into_iter().chain(own_wgpu::trials()).collect();
     run(trials)
 }
 

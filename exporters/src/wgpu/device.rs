@@ -14,14 +14,12 @@
 
 use std::ffi::CStr;
 use std::fmt;
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
 use ash::{ext, khr, vk};
 use wgpu::hal::api::Vulkan;
 
+use super::caught::caught;
 use super::error::{WgpuError, lacks};
 use crate::Absent;
 use crate::vulkan::ValidationLog;
@@ -108,16 +106,7 @@ impl Device {
         doing: &'static str,
         run: impl FnOnce() -> T,
     ) -> Result<T, WgpuError> {
-        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
-        let scopes = [Internal, OutOfMemory, Validation]
-            .map(|filter| self.device().push_error_scope(filter));
-        let done = run();
-        // The last that was pushed is popped first.
-        let caught = scopes.into_iter().rev().map(|scope| at_once(scope.pop()).flatten());
-        match caught.fold(None, Option::or) {
-            None => Ok(done),
-            Some(error) => Err(WgpuError::Wgpu { doing, why: error.to_string() }),
-        }
+        caught(self.device(), doing, run)
     }
 
     /// Records commands that wgpu does not see.
@@ -197,14 +186,6 @@ impl Hal {
 impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Device").field(self.device()).finish()
-    }
-}
-
-/// What a future that is ready has: with Vulkan, wgpu's are when they are made.
-pub(super) fn at_once<F: Future>(future: F) -> Option<F::Output> {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(output) => Some(output),
-        Poll::Pending => None,
     }
 }
 

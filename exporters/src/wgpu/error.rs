@@ -64,6 +64,20 @@ pub enum WgpuError {
          it anew"
     )]
     NeverGivenBack,
+    /// A part of what is to be filled, or of a slot, that is not inside it or divides what belongs together.
+    #[error(
+        "{len} bytes at {offset:#x} of {of} are not inside, or do not begin and end at multiples of {granule} bytes"
+    )]
+    Cut {
+        /// Where the part begins, in bytes.
+        offset: usize,
+        /// How long it is, in bytes.
+        len: usize,
+        /// The bytes that belong together.
+        granule: usize,
+        /// How many there are in all.
+        of: usize,
+    },
     /// wgpu refused, or its device is lost.
     #[error("wgpu, while {doing}: {why}")]
     Wgpu {

@@ -12,6 +12,12 @@
 //!   [`SharedTexture`] and a [`Frame`](crate::Frame);
 //! * `turn`: wgpu uses either in turns ([`SharedBuffer::acquire`], [`Turn`]).
 //!
+//! A program that only wants its own buffers and textures filled needs none of this:
+//!
+//! * `target`: of an [`OwnDevice`], of any backend, [`BufferRange`] and [`TextureLevel`] are a range of a buffer and a mip
+//!   level of a texture;
+//! * `uploads`: [`Uploads`] copies into them ([`upload`](crate::upload)).
+//!
 //! Between turns the memory is everybody's: the CPU looks at it in brackets
 //! ([`Mapping`](crate::dmabuf::Mapping)), other devices and processes import it. A turn keeps what
 //! they wrote. It is exclusive, because it borrows what it is a turn with; and wgpu's handle dies with
@@ -54,6 +60,7 @@
 //! buffer is not mapped through wgpu: the CPU maps its dma-buf.
 
 mod buffer;
+mod caught;
 mod device;
 mod error;
 mod format;
@@ -61,12 +68,16 @@ mod format;
 mod listener;
 mod memory;
 mod open;
+mod target;
 mod texture;
 mod turn;
+mod uploads;
 
 pub use ::wgpu;
 pub use buffer::SharedBuffer;
 pub use device::Device;
 pub use error::WgpuError;
+pub use target::{BufferRange, OwnDevice, TextureLevel};
 pub use texture::SharedTexture;
 pub use turn::Turn;
+pub use uploads::Uploads;
