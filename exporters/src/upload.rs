@@ -79,7 +79,7 @@ pub trait UploadTarget: Any + fmt::Debug + Send + Sync {
     fn open(&self, slots: usize, len: usize) -> Result<Box<dyn UploadQueue>, UploadError>;
 }
 
-/// Memory to be filled and copied from.
+/// Memory to be filled and copied from. A slot that is dropped instead of handed in is free again.
 pub trait Slot: Any + fmt::Debug + Send {
     /// All of it. It may be slow to read: of a device's own memory it is not cached.
     fn map(&self) -> BufMap<'_>;
@@ -112,9 +112,6 @@ pub trait UploadQueue: fmt::Debug + Send {
     /// # Errors
     /// The device's answer; [`UploadError::AllTaken`] if all slots are with those who fill them.
     fn wait_for_slot(&mut self) -> Result<Box<dyn Slot>, UploadError>;
-
-    /// Takes a slot back from which nothing is to be copied.
-    fn put_back(&mut self, slot: Box<dyn Slot>);
 
     /// Copies `regions` of a slot, which is free again when that is done, or failed.
     ///

@@ -692,7 +692,18 @@ fn what_is_another_family_s_passes_and_comes_back(program: &Program, device: &De
         adopt(device, level(&texture, 0).handover(Handover::default().released_to(theirs)))?;
     let done = transfer.finish_region(&region)?;
     transfer.wait(done)?;
+    drop(region);
+    // And one whose last layout is that of copies.
+    let during = vk::ImageLayout::TRANSFER_DST_OPTIMAL;
+    let other = program.texture(vk::Format::R8G8B8A8_UNORM, [16, 16, 1], 1, 1)?;
+    let region = level(&other, 0).layouts(vk::ImageLayout::UNDEFINED, during);
+    let region = adopt(device, region)?;
+    let done = transfer.finish_region(&region)?;
+    transfer.wait(done)?;
+    // The layer complains if it is in another.
+    program.texels(&other, (0, vk::ImageAspectFlags::COLOR), during, 1024, None)?;
     drop((lent, region, transfer));
+    program.free_texture(other);
     program.free_texture(texture);
     program.free(buffer);
     Ok(())

@@ -351,7 +351,7 @@ impl Copy {
     }
 }
 
-/// Gives something of a program's own back: to its queue family, in its layout.
+/// Gives something of a program's own back: to its queue family, in its layout. What no copy took is taken first.
 ///
 /// # Safety
 /// As [`Copy::record`].
@@ -359,8 +359,24 @@ pub(super) unsafe fn record_end(
     device: &Device,
     commands: vk::CommandBuffer,
     side: &Side,
-    (take_first, step): (Option<Step>, Step),
+    (taken, given): (Option<Step>, Option<Step>),
 ) -> Result<(), VulkanError> {
+    // SAFETY: the caller's promises.
+    unsafe {
+        begin(device, commands)?;
+        if let Some(step) = taken {
+            take(device, commands, side, step);
+        }
+        if let Some(step) = given {
+            give(device, commands, side, step);
+        }
+        end(device, commands)
+    }
+}
+
+/// # Safety
+/// As [`Copy::record`], between [`begin`] and [`end`].
+unsafe fn give(device: &Device, commands: vk::CommandBuffer, side: &Side, step: Step) {
     let next = match step.families {
         // A release makes nothing visible to anybody: the acquire does.
         Some(_) => AccessFlags::empty(),
@@ -369,14 +385,7 @@ pub(super) unsafe fn record_end(
     let given = side.step(step, AccessFlags::TRANSFER_WRITE, next);
     let stages = (PipelineStageFlags::TRANSFER, PipelineStageFlags::ALL_COMMANDS);
     // SAFETY: the caller's promises.
-    unsafe {
-        begin(device, commands)?;
-        if let Some(step) = take_first {
-            take(device, commands, side, step);
-        }
-        barrier(device, commands, stages, &[], &given);
-        end(device, commands)
-    }
+    unsafe { barrier(device, commands, stages, &[], &given) };
 }
 
 /// Takes something of a program's own: from its queue family, out of its layout.

@@ -262,8 +262,8 @@ impl ImageRegion {
         let ([x, y, z], [columns, rows, slices]) = (part.origin, part.size);
         let (x, y) = (x * across, y * down);
         // The last block of a row or column may reach past the edge.
-        let width = (columns * across).min(extent.width - x);
-        let height = (rows * down).min(extent.height - y);
+        let width = columns.saturating_mul(across).min(extent.width - x);
+        let height = rows.saturating_mul(down).min(extent.height - y);
         let mut copy = vk::BufferImageCopy {
             buffer_offset: offset,
             image_subresource: subresource,

@@ -500,13 +500,13 @@ impl Transfer {
         if copy.is_empty() {
             return Ok(self.ticket());
         }
+        let waits = self.semaphores(waits)?;
         // What the first copy takes of the program's is taken before the next is submitted, by whichever transfer.
         let device = self.device.clone();
         let _passing = copy.lent().next().is_some().then(|| device.passing());
         for (_, holding) in copy.lent() {
             holding.take()?;
         }
-        let waits = self.semaphores(waits)?;
         let commands = self.take_commands()?;
         // SAFETY: the commands are ours and idle (law 2), of the queue's own family; the copy is kept
         // until it is done (law 1).
@@ -530,15 +530,15 @@ impl Transfer {
         let device = self.device.clone();
         let _passing = device.passing();
         let Some(holding) = side.holding() else { return Ok(self.ticket()) };
-        let (take, give, end) = (holding.take()?, holding.give(), holding.end.clone());
-        let commands = match give {
-            None if end.is_none() => return Ok(self.ticket()),
-            None => None,
-            Some(give) => {
+        let (steps, end) = ((holding.take()?, holding.give()), holding.end.clone());
+        let commands = match steps {
+            (None, None) if end.is_none() => return Ok(self.ticket()),
+            (None, None) => None,
+            steps => {
                 let commands = self.take_commands()?;
                 // SAFETY: the commands are ours and idle (law 2), of the queue's own family; what is given is kept
                 // until that is done (law 1).
-                if let Err(e) = unsafe { record_end(&device, commands, &side, (take, give)) } {
+                if let Err(e) = unsafe { record_end(&device, commands, &side, steps) } {
                     self.idle.push(commands);
                     return Err(e);
                 }

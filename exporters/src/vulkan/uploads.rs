@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use iomap::{BufMap, PageSize};
 
@@ -23,11 +23,14 @@ pub struct Uploads {
     staging: Staging,
     slot_len: usize,
     slots: usize,
-    free: Vec<usize>,
-    /// Submitted, in order: the number, and the slot that is free when it is done.
-    copying: VecDeque<(u64, transfer::Ticket, Option<usize>)>,
+    free: Arc<Free>,
+    /// Submitted, in order: the number, and the slot that is kept until it is done.
+    copying: VecDeque<(u64, transfer::Ticket, Option<Slot>)>,
     last: u64,
 }
+
+/// The slots that nobody has.
+type Free = Mutex<Vec<usize>>;
 
 /// A part of the staging memory, whose maps end with it.
 #[derive(Debug)]
@@ -35,6 +38,13 @@ struct Slot {
     staging: Staging,
     index: usize,
     len: usize,
+    free: Arc<Free>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.index);
+    }
 }
 
 impl upload::Slot for Slot {
@@ -67,7 +77,7 @@ impl Device {
             staging: self.staging(all)?,
             slot_len,
             slots,
-            free: (0..slots).rev().collect(),
+            free: Arc::new(Mutex::new((0..slots).rev().collect())),
             copying: VecDeque::new(),
             last: 0,
         })
@@ -88,25 +98,28 @@ impl Uploads {
         failed(self.device())
     }
 
-    fn submitted(&mut self, ticket: transfer::Ticket, slot: Option<usize>) -> upload::Ticket {
+    fn submitted(&mut self, ticket: transfer::Ticket, slot: Option<Slot>) -> upload::Ticket {
         self.last += 1;
         self.copying.push_back((self.last, ticket, slot));
         upload::Ticket(self.last)
     }
 
-    /// Frees the slots of what is done; waits for the oldest copy if `wait`.
-    fn retire(&mut self, mut wait: bool) -> Result<(), UploadError> {
-        while let Some(&(_, ticket, slot)) = self.copying.front() {
-            if wait {
-                self.transfer.wait(ticket).map_err(self.failed())?;
-                wait = slot.is_none();
-            } else if !self.transfer.is_done(ticket).map_err(self.failed())? {
+    /// Frees the slots of what is done.
+    fn retire(&mut self) -> Result<(), UploadError> {
+        while let Some(&(_, ticket, _)) = self.copying.front() {
+            if !self.transfer.is_done(ticket).map_err(self.failed())? {
                 break;
             }
             self.copying.pop_front();
-            self.free.extend(slot);
         }
         Ok(())
+    }
+
+    /// A slot that nobody has.
+    fn take(&self) -> Option<Slot> {
+        let index = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+        let (staging, len, free) = (self.staging.clone(), self.slot_len, self.free.clone());
+        Some(Slot { staging, index, len, free })
     }
 
     /// What of this device it is, if it is.
@@ -114,10 +127,10 @@ impl Uploads {
         Target::of(target).filter(|target| target.device() == self.device())
     }
 
-    /// Which slot it is, if it is one of these.
-    fn ours(&self, slot: Box<dyn upload::Slot>) -> Option<usize> {
+    /// The slot, if it is one of these.
+    fn ours(&self, slot: Box<dyn upload::Slot>) -> Option<Slot> {
         let slot = (slot as Box<dyn Any>).downcast::<Slot>().ok()?;
-        Arc::ptr_eq(slot.staging.buffer(), self.staging.buffer()).then_some(slot.index)
+        Arc::ptr_eq(&slot.free, &self.free).then_some(*slot)
     }
 
     fn copy_to(
@@ -155,29 +168,24 @@ impl UploadQueue for Uploads {
     }
 
     fn slot(&mut self) -> Result<Option<Box<dyn upload::Slot>>, UploadError> {
-        if self.free.is_empty() {
-            self.retire(false)?;
-        }
-        let (staging, len) = (&self.staging, self.slot_len);
-        let slot = self.free.pop().map(|index| Slot { staging: staging.clone(), index, len });
+        let slot = match self.take() {
+            None => {
+                self.retire()?;
+                self.take()
+            }
+            slot => slot,
+        };
         Ok(slot.map(|slot| Box::new(slot) as Box<dyn upload::Slot>))
     }
 
     fn wait_for_slot(&mut self) -> Result<Box<dyn upload::Slot>, UploadError> {
-        loop {
-            if let Some(slot) = self.slot()? {
-                return Ok(slot);
-            }
-            if self.copying.is_empty() {
-                return Err(UploadError::AllTaken { slots: self.slots });
-            }
-            self.retire(true)?;
+        if let Some(slot) = self.slot()? {
+            return Ok(slot);
         }
-    }
-
-    fn put_back(&mut self, slot: Box<dyn upload::Slot>) {
-        let ours = self.ours(slot);
-        self.free.extend(ours);
+        let oldest = self.copying.iter().find(|(.., slot)| slot.is_some());
+        let oldest = oldest.map(|&(number, ..)| upload::Ticket(number));
+        self.wait(oldest.ok_or(UploadError::AllTaken { slots: self.slots })?)?;
+        self.slot()?.ok_or(UploadError::AllTaken { slots: self.slots })
     }
 
     fn copy(
@@ -187,17 +195,9 @@ impl UploadQueue for Uploads {
         regions: &[CopyRegion],
     ) -> Result<upload::Ticket, UploadError> {
         let slot = self.ours(slot).ok_or(UploadError::OtherQueue)?;
-        let copied = match self.target(target) {
-            Some(target) => self.copy_to(slot, target, regions).map_err(self.failed()),
-            None => Err(UploadError::OtherQueue),
-        };
-        match copied {
-            Ok(ticket) => Ok(self.submitted(ticket, Some(slot))),
-            Err(error) => {
-                self.free.push(slot);
-                Err(error)
-            }
-        }
+        let target = self.target(target).ok_or(UploadError::OtherQueue)?;
+        let ticket = self.copy_to(slot.index, target, regions).map_err(self.failed())?;
+        Ok(self.submitted(ticket, Some(slot)))
     }
 
     fn finish(&mut self, target: &dyn UploadTarget) -> Result<upload::Ticket, UploadError> {
@@ -210,16 +210,16 @@ impl UploadQueue for Uploads {
     }
 
     fn is_done(&mut self, ticket: upload::Ticket) -> Result<bool, UploadError> {
-        self.retire(false)?;
+        self.retire()?;
         Ok(self.copying.front().is_none_or(|&(oldest, ..)| oldest > ticket.0))
     }
 
     fn wait(&mut self, ticket: upload::Ticket) -> Result<(), UploadError> {
-        let wanted = self.copying.iter().rfind(|&&(number, ..)| number <= ticket.0);
+        let wanted = self.copying.iter().rfind(|(number, ..)| *number <= ticket.0);
         if let Some(&(_, ticket, _)) = wanted {
             self.transfer.wait(ticket).map_err(self.failed())?;
         }
-        self.retire(false)
+        self.retire()
     }
 
     fn sync_file(&mut self) -> Result<Option<OwnedFd>, UploadError> {

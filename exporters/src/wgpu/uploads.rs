@@ -9,10 +9,10 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use iomap::{BufMap, Memory, MemoryError, PageSize};
+use iomap::{BufMap, Memory, PageSize};
 
 use super::caught::caught;
 use super::error::{WgpuError, lacks};
@@ -25,15 +25,18 @@ use crate::{Absent, Destination};
 #[derive(Debug)]
 pub struct Uploads {
     owner: OwnDevice,
-    free: Vec<Slot>,
+    free: Arc<Free>,
     slot_len: usize,
     slots: usize,
     in_flight: VecDeque<InFlight>,
     /// The number of the last copy.
     last: u64,
-    /// The number of the last that is done. No other queue has it.
+    /// The number of the last that is done.
     done: Arc<AtomicU64>,
 }
+
+/// The slots' memory that nobody has.
+type Free = Mutex<Vec<Memory>>;
 
 /// A copy that wgpu has, and the slot that is free again when it is done: what wgpu holds of staging memory is no more
 /// than the slots are.
@@ -41,23 +44,30 @@ pub struct Uploads {
 struct InFlight {
     number: u64,
     submission: wgpu::SubmissionIndex,
-    slot: Slot,
+    _slot: Slot,
 }
 
-/// Pages of this process.
+/// Pages of this process, which are there until it is dropped.
 #[derive(Debug)]
 struct Slot {
-    memory: Memory,
-    queue: Arc<AtomicU64>,
+    memory: Option<Memory>,
+    free: Arc<Free>,
 }
 
 impl upload::Slot for Slot {
     fn map(&self) -> BufMap<'_> {
-        self.memory.map()
+        self.memory.as_ref().map_or(BufMap::null(), Memory::map)
     }
 
     fn pages(&self) -> Result<(), Absent> {
         Ok(())
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.extend(self.memory.take());
     }
 }
 
@@ -67,21 +77,18 @@ impl OwnDevice {
     /// # Errors
     /// [`WgpuError::Unavailable`] if there is not so much memory.
     pub fn uploads(&self, slots: usize, len: usize) -> Result<Uploads, WgpuError> {
-        let (slots, done) = (slots.max(1), Arc::new(AtomicU64::new(0)));
-        let slot = |_| {
-            let memory = Memory::anonymous(len.max(1), PageSize::Base)?;
-            Ok::<_, MemoryError>(Slot { memory, queue: done.clone() })
-        };
-        let free = (0..slots).map(slot).collect::<Result<Vec<_>, _>>();
+        let slots = slots.max(1);
+        let memory = |_| Memory::anonymous(len.max(1), PageSize::Base);
+        let free = (0..slots).map(memory).collect::<Result<Vec<_>, _>>();
         let free = free.map_err(|error| lacks(error.to_string(), "take fewer or shorter slots"))?;
         Ok(Uploads {
             owner: self.clone(),
-            slot_len: free.first().map_or(0, |slot| slot.memory.len()),
-            free,
+            slot_len: free.first().map_or(0, Memory::len),
+            free: Arc::new(Mutex::new(free)),
             slots,
             in_flight: VecDeque::new(),
             last: 0,
-            done,
+            done: Arc::new(AtomicU64::new(0)),
         })
     }
 }
@@ -100,7 +107,7 @@ impl Uploads {
         self.owner.queue().on_submitted_work_done(move || {
             done.fetch_max(number, Ordering::AcqRel);
         });
-        self.in_flight.push_back(InFlight { number, submission, slot });
+        self.in_flight.push_back(InFlight { number, submission, _slot: slot });
         Ticket(number)
     }
 
@@ -110,26 +117,34 @@ impl Uploads {
         polled.map_err(|error| UploadError::new(&self.owner.name(), error))?;
         let done = self.done.load(Ordering::Acquire);
         while self.in_flight.front().is_some_and(|oldest| oldest.number <= done) {
-            self.free.extend(self.in_flight.pop_front().map(|oldest| oldest.slot));
+            self.in_flight.pop_front();
         }
         Ok(done)
     }
 
-    /// Which slot it is, if it is one of these.
+    /// A slot that nobody has.
+    fn take(&self) -> Option<Box<dyn upload::Slot>> {
+        let memory = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let slot = memory.map(|memory| Slot { memory: Some(memory), free: self.free.clone() });
+        slot.map(|slot| Box::new(slot) as Box<dyn upload::Slot>)
+    }
+
+    /// The slot, if it is one of these.
     fn ours(&self, slot: Box<dyn upload::Slot>) -> Option<Slot> {
         let slot = (slot as Box<dyn Any>).downcast::<Slot>().ok()?;
-        Arc::ptr_eq(&slot.queue, &self.done).then_some(*slot)
+        Arc::ptr_eq(&slot.free, &self.free).then_some(*slot)
     }
 
     fn copy_from(
         &self,
-        memory: &mut Memory,
+        slot: &mut Slot,
         target: Target<'_>,
         regions: &[CopyRegion],
     ) -> Result<(), WgpuError> {
-        let bytes = memory
-            .as_mut_slice()
-            .map_err(|error| lacks(error.to_string(), "hand in a slot that this queue gave out"))?;
+        let bytes: &[u8] = match slot.memory.as_mut().map(Memory::as_mut_slice) {
+            Some(bytes) => bytes.map_err(|error| lacks(error.to_string(), "take another slot"))?,
+            None => &[],
+        };
         let write = || self.write(bytes, target, regions);
         caught(self.owner.device(), "writing into a buffer or a texture", write)?
     }
@@ -210,10 +225,11 @@ impl UploadQueue for Uploads {
     }
 
     fn slot(&mut self) -> Result<Option<Box<dyn upload::Slot>>, UploadError> {
-        if self.free.is_empty() {
-            self.poll(wgpu::PollType::Poll)?;
+        if let Some(slot) = self.take() {
+            return Ok(Some(slot));
         }
-        Ok(self.free.pop().map(|slot| Box::new(slot) as Box<dyn upload::Slot>))
+        self.poll(wgpu::PollType::Poll)?;
+        Ok(self.take())
     }
 
     fn wait_for_slot(&mut self) -> Result<Box<dyn upload::Slot>, UploadError> {
@@ -225,11 +241,6 @@ impl UploadQueue for Uploads {
         self.slot()?.ok_or(UploadError::AllTaken { slots: self.slots })
     }
 
-    fn put_back(&mut self, slot: Box<dyn upload::Slot>) {
-        let ours = self.ours(slot);
-        self.free.extend(ours);
-    }
-
     fn copy(
         &mut self,
         slot: Box<dyn upload::Slot>,
@@ -237,19 +248,9 @@ impl UploadQueue for Uploads {
         regions: &[CopyRegion],
     ) -> Result<Ticket, UploadError> {
         let mut slot = self.ours(slot).ok_or(UploadError::OtherQueue)?;
-        let copied = match Target::of(target, &self.owner) {
-            Some(target) => {
-                self.copy_from(&mut slot.memory, target, regions).map_err(self.failed())
-            }
-            None => Err(UploadError::OtherQueue),
-        };
-        match copied {
-            Ok(()) => Ok(self.submit(slot)),
-            Err(error) => {
-                self.free.push(slot);
-                Err(error)
-            }
-        }
+        let target = Target::of(target, &self.owner).ok_or(UploadError::OtherQueue)?;
+        self.copy_from(&mut slot, target, regions).map_err(self.failed())?;
+        Ok(self.submit(slot))
     }
 
     /// wgpu knows itself in which state its resources are.

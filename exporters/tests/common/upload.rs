@@ -37,7 +37,7 @@ pub fn refusals(
 ) -> Outcome {
     let (granule, slot_len) = (target.granule(), queue.slot_len());
     check(!queue.takes(foreign), "another device's")?;
-    // All slots and no more, which are free again when they are handed in, copied from or not.
+    // All slots and no more, which are free again when they are handed in or dropped.
     let mut slots = Vec::new();
     while let Some(slot) = queue.slot()? {
         check(slot.map().len() == slot_len, slot.map().len())?;
@@ -73,8 +73,8 @@ pub fn refusals(
     let mut other = target.open(1, 4096)?;
     let refused = queue.copy(other.wait_for_slot()?, target, &[region]);
     check(matches!(refused, Err(UploadError::OtherQueue)), format!("{refused:?}"))?;
-    slots.into_iter().for_each(|slot| queue.put_back(slot));
+    check(other.slot()?.is_some(), "the other queue has lost its slot")?;
+    drop(slots);
     let free = (0..count).map(|_| queue.wait_for_slot()).collect::<Result<Vec<_>, _>>()?;
-    free.into_iter().for_each(|slot| queue.put_back(slot));
-    Ok(())
+    check(free.len() == count, "a slot is lost")
 }
