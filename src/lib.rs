@@ -49,4 +49,5 @@ pub mod plan;
 pub mod remedy;
 pub mod save;
 pub mod storage;
+mod traced;
 pub mod transfer;

@@ -15,7 +15,7 @@ use super::counters::Counts;
 use super::driver::Driver;
 use super::file::{File, Remembered};
 use super::options::LoaderOptions;
-use super::order::Order;
+use super::order::{Order, bytes_of};
 use super::outcome::Outcome;
 use super::planned::{Planned, Reads};
 use super::request::Request;
@@ -25,6 +25,7 @@ use super::ticket::Ticket;
 use super::{reader, worker};
 use crate::storage::file::SourceFile;
 use crate::storage::file::wake::WakeFd;
+use crate::traced::Traced;
 use crate::transfer::{TransferError, Valid};
 
 /// An engine that stays: it takes requests from any number of threads, and answers each once.
@@ -208,9 +209,12 @@ impl Loader {
         };
         let submitted = Instant::now();
         shared.counters.submitted();
+        let traced = Traced::request(request.priority, request.tag, request.bytes());
         let outcome = worker::read_at_once(request, &job);
         let paths = outcome.as_ref().map(|landed| landed.paths).unwrap_or_default();
-        shared.counters.ended(&outcome, &paths, submitted.elapsed());
+        let elapsed = submitted.elapsed();
+        shared.counters.ended(&outcome, &paths, elapsed);
+        traced.ended(bytes_of(&outcome), elapsed);
         outcome
     }
 

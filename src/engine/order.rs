@@ -4,6 +4,7 @@
 //! last is done and nothing is left to begin, or something has ended it early, it is concluded: checked, and
 //! answered. By then nobody of the loader's holds the buffer any more.
 
+use std::error::Error;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,7 @@ use super::slots::Staging;
 use crate::check::{self, Fingerprints, Part, Parts};
 use crate::plan::job::Job;
 use crate::plan::requested::Requested;
+use crate::traced::Traced;
 use crate::transfer::{self, Priority, Readable, StepDown, TransferError, Valid};
 
 /// What a request moves: kept by each of its reads, and given back by the last.
@@ -45,6 +47,7 @@ pub(super) struct Order {
     pub(super) tag: u64,
     to: Option<Arc<Inbox>>,
     submitted: Instant,
+    traced: Traced,
     /// Something has ended it: nothing more of it is begun.
     ended: AtomicBool,
     state: Mutex<State>,
@@ -84,6 +87,8 @@ impl Order {
         let (step_downs, queued) = (std::mem::take(&mut planned.step_downs), planned.queues());
         let valid = Valid::none_of(request.bytes());
         let (priority, tag) = (request.priority, request.tag);
+        let traced = Traced::request(priority, tag, request.bytes());
+        traced.stepped_down(&step_downs);
         let mut payload = Payload::of(request);
         payload.staging = planned.staging.take();
         let payload = Some(Arc::new(payload));
@@ -93,6 +98,7 @@ impl Order {
             tag,
             to,
             submitted: Instant::now(),
+            traced,
             ended: AtomicBool::new(false),
             state: Mutex::new(State {
                 payload,
@@ -155,6 +161,7 @@ impl Order {
 
     /// A read of it takes another path than planned.
     pub(super) fn step_down(&self, step: StepDown) {
+        self.traced.stepped_down(std::slice::from_ref(&step));
         self.state().landed.step_downs.push(step);
     }
 
@@ -254,7 +261,9 @@ impl Ended {
             }),
             (None, Ok(fingerprints)) => Ok(Landed { fingerprints, ..landed }),
         };
-        counters.ended(&outcome, &paths, order.submitted.elapsed());
+        let elapsed = order.submitted.elapsed();
+        counters.ended(&outcome, &paths, elapsed);
+        order.traced.ended(bytes_of(&outcome), elapsed);
         if let Some(inbox) = &order.to {
             return Some((Arc::clone(inbox), Completed { tag: order.tag, outcome }));
         }
@@ -268,6 +277,11 @@ impl Ended {
         }
         None
     }
+}
+
+/// The bytes that have landed, or why they have not.
+pub(super) fn bytes_of(outcome: &Outcome) -> Result<u64, &dyn Error> {
+    outcome.as_ref().map(|landed| landed.bytes).map_err(|error| error as &dyn Error)
 }
 
 /// Concludes orders, and puts outcomes into their inboxes together. What is known of a file is asked for once.

@@ -35,6 +35,7 @@ use crate::plan::peer::{Pairs, proof};
 use crate::plan::requested::Requested;
 use crate::storage::nvme::{self, Controller, DriveFile, NvmeError, QueueOptions, Wake, engine};
 use crate::storage::work::{Failure, Next, Read, Work};
+use crate::traced::Traced;
 use crate::transfer::{Progress, Receipt, TransferError};
 
 /// How much is read at once to be compared, in bytes.
@@ -48,6 +49,10 @@ impl Load<'_, DriveFile> {
     /// [`TransferError`]; nothing is in flight when it is returned. A GPU's own memory cannot be loaded
     /// into.
     pub fn run(&self, progress: &mut dyn FnMut(Progress)) -> Result<Receipt, TransferError> {
+        Traced::load(self.files.len(), self.requests.len()).over(|| self.carry_out(progress))
+    }
+
+    fn carry_out(&self, progress: &mut dyn FnMut(Progress)) -> Result<Receipt, TransferError> {
         let steady = self.destination.steady();
         let asked = self.asked(self.buffer(&steady)?)?;
         let place = asked.buffer.place;

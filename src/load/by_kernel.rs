@@ -11,6 +11,7 @@ use crate::plan::asked::Buffer;
 use crate::plan::by_kernel::decide;
 use crate::plan::peer::Pairs;
 use crate::storage::file::{SourceFile, pread};
+use crate::traced::Traced;
 use crate::transfer::{Progress, Receipt, TransferError};
 
 impl Load<'_> {
@@ -20,6 +21,10 @@ impl Load<'_> {
     /// # Errors
     /// [`TransferError`]; nothing is in flight when it is returned.
     pub fn run(&self, progress: &mut dyn FnMut(Progress)) -> Result<Receipt, TransferError> {
+        Traced::load(self.files.len(), self.requests.len()).over(|| self.carry_out(progress))
+    }
+
+    fn carry_out(&self, progress: &mut dyn FnMut(Progress)) -> Result<Receipt, TransferError> {
         let buffer = Buffer::of(self.destination)?;
         let place = buffer.place;
         let asked = self.asked(buffer)?;

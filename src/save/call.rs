@@ -20,6 +20,7 @@ use crate::plan::out::{Decided, Kind, Outward, Stretches, Taken};
 use crate::plan::peer::Pairs;
 use crate::storage::file::{NewFile, SinkFile, SourceFile};
 use crate::storage::work::Failure;
+use crate::traced::Traced;
 use crate::transfer::{
     Checked, DataPath, Left, Options, Progress, Receipt, Request, SaveError, TransferError, Verify,
 };
@@ -105,6 +106,10 @@ impl Save<'_> {
     /// # Errors
     /// [`SaveError`]; nothing is in flight when it is returned.
     pub fn run(&self, progress: &mut dyn FnMut(Progress)) -> Result<Receipt, SaveError> {
+        Traced::save(self.requests.len()).over(|| self.carry_out(progress))
+    }
+
+    fn carry_out(&self, progress: &mut dyn FnMut(Progress)) -> Result<Receipt, SaveError> {
         let clock = Clock::start();
         let buffer = Buffer::of(self.source)?;
         let place = buffer.place;

@@ -145,7 +145,7 @@ fn quoted(word: &OsStr) -> String {
 
 /// What no default build has, and must hold all the same.
 pub const FEATURES: [&str; 2] =
-    ["--features", "bufmap/wgpu,bufmap-exporters/wgpu,bufmap-bench/wgpu"];
+    ["--features", "bufmap/tracing,bufmap/wgpu,bufmap-exporters/wgpu,bufmap-bench/wgpu"];
 
 /// The cargo that started us, in the workspace's root.
 pub fn cargo(arguments: &[&str]) -> Command {
