@@ -4,7 +4,7 @@
 //! `bufmap` is the faster. Every round writes a new file, and ends when it is in the drive. Machines are noisy: run it on a
 //! quiet one, and more than once.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -116,7 +116,7 @@ fn save(path: &Path, memory: &Memory, verify: Verify, require: Option<DataPath>)
 }
 
 /// How many seconds fio takes by its own account, the end's fsync included and the file's making not.
-fn fio(path: &PathBuf, more: &[&str]) -> f64 {
+fn fio(path: &Path, more: &[&str]) -> f64 {
     anew(path);
     let output = Command::new("fio")
         .args(["--name=write", "--rw=write", "--direct=1", "--ioengine=io_uring", "--end_fsync=1"])

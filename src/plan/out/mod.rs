@@ -126,8 +126,7 @@ impl Outward<'_> {
         if decided.shares.iter().all(|share| share.path == path) {
             return Ok(());
         }
-        let whys = decided.step_downs.iter().filter(|step| step.path <= path);
-        match whys.last() {
+        match decided.step_downs.iter().rfind(|step| step.path <= path) {
             Some(StepDown { why, bytes, .. }) => {
                 let wanted: u64 = self.requests.iter().map(|request| request.len).sum();
                 let all = if *bytes == wanted { "" } else { "not for all of it: " };

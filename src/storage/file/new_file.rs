@@ -49,7 +49,25 @@ pub struct NewFile {
     name: OsString,
     /// The name that it has meanwhile, if it has one.
     temporary: Option<OsString>,
-    replaced: Option<Stat>,
+    replaced: Option<Replaced>,
+}
+
+/// What is taken over of the file that is replaced.
+#[derive(Clone, Copy, Debug)]
+struct Replaced {
+    mode: Mode,
+    user: Uid,
+    group: Gid,
+}
+
+impl From<Stat> for Replaced {
+    fn from(stat: Stat) -> Self {
+        Self {
+            mode: Mode::from_raw_mode(stat.st_mode),
+            user: Uid::from_raw(stat.st_uid),
+            group: Gid::from_raw(stat.st_gid),
+        }
+    }
 }
 
 /// Why a new file did not get its name.
@@ -88,7 +106,7 @@ impl NewFile {
         let mode = Mode::from_raw_mode(if replaced.is_some() { 0o600 } else { 0o666 });
         let (file, temporary) = made_in(&directory, mode)?;
         let sink = SinkFile::of(file, path.to_owned());
-        Ok(Self { sink, directory, name, temporary, replaced })
+        Ok(Self { sink, directory, name, temporary, replaced: replaced.map(Replaced::from) })
     }
 
     /// The file, to be written to.
@@ -138,8 +156,8 @@ impl NewFile {
     pub fn commit(mut self) -> Result<(), Uncommitted> {
         let failed =
             |step, named| move |error: Errno| Uncommitted { step, source: error.into(), named };
-        if let Some(stat) = &self.replaced {
-            take_over(&self.sink, stat)
+        if let Some(replaced) = self.replaced {
+            take_over(&self.sink, replaced)
                 .map_err(failed("taking over the old file's rights", false))?;
         }
         let synced = self.sink.file().sync_all();
@@ -247,14 +265,12 @@ fn unlikely_name() -> OsString {
 
 /// Gives a file the owner and the rights of another. Who may not give it away keeps it, and then it gives nobody the
 /// rights of its owner (set-user-ID).
-fn take_over(file: &SinkFile, of: &Stat) -> rustix::io::Result<()> {
-    let mode = Mode::from_raw_mode(of.st_mode);
-    let (user, group) = (Uid::from_raw(of.st_uid), Gid::from_raw(of.st_gid));
+fn take_over(file: &SinkFile, Replaced { mode, user, group }: Replaced) -> rustix::io::Result<()> {
     let owned = match fchown(file, Some(user), Some(group)) {
         Err(Errno::PERM) => fchown(file, None, Some(group)),
         done => done,
     };
-    let given = owned.is_ok() && rustix::fs::fstat(file)?.st_uid == of.st_uid;
+    let given = owned.is_ok() && rustix::fs::fstat(file)?.st_uid == user.as_raw();
     fchmod(file, if given { mode } else { mode - (Mode::SUID | Mode::SGID) })
 }
 
