@@ -80,7 +80,7 @@ fn device_of(adapter: &wgpu::Adapter) -> Result<(wgpu::Device, wgpu::Queue), Sto
         required_features: adapter.features() & wgpu::Features::TEXTURE_COMPRESSION_BC,
         ..Default::default()
     };
-    Ok(need(pollster(adapter.request_device(&device)))?)
+    need(pollster(adapter.request_device(&device)))
 }
 
 /// wgpu's futures without a browser are ready when they are made.

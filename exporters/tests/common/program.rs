@@ -119,16 +119,15 @@ impl Program {
             let physical = instance.enumerate_physical_devices()?;
             (instance, need(physical.first().copied().ok_or("Vulkan has no device"))?)
         };
-        // SAFETY: as above.
-        #[allow(unsafe_code)]
-        let debug = match validated {
-            false => None,
-            true => unsafe {
-                let functions = ext::debug_utils::Instance::new(&entry, &instance);
-                let made = functions.create_debug_utils_messenger(&self::messenger(&log), None)?;
-                Some((functions, made))
-            },
-        };
+        let mut debug = None;
+        if validated {
+            let functions = ext::debug_utils::Instance::new(&entry, &instance);
+            // SAFETY: as above.
+            #[allow(unsafe_code)]
+            let made =
+                unsafe { functions.create_debug_utils_messenger(&self::messenger(&log), None) }?;
+            debug = Some((functions, made));
+        }
         // SAFETY: the instance is alive.
         #[allow(unsafe_code)]
         let (offered, families) = unsafe {
@@ -243,6 +242,7 @@ unsafe extern "system" fn hear(
 ) -> vk::Bool32 {
     // SAFETY: the layer passes valid data for the length of the call, and the log outlives the instance.
     let (message, log) = unsafe { (data.as_ref(), &*log.cast::<Log>()) };
+    // SAFETY: so is its text.
     let text = message.and_then(|data| unsafe { data.message_as_c_str() });
     let text = text.map_or_else(String::new, |text| text.to_string_lossy().into_owned());
     log.lock().expect("no panic").push(text);
