@@ -304,6 +304,7 @@ fn bounced() {
         step.path == DataPath::Direct && step.why.contains("its pages are its own"),
         "{step:?}"
     );
+    assert_eq!(receipt.cpu_copied, MIB as u64, "the drive was given the buffer");
     assert_same(&fs::read(&path).expect("the file"), &bytes_of(MIB));
     // Small ends too are copied by accesses of ours.
     let buffered = Options { require: Some(DataPath::Buffered), ..Options::default() };
