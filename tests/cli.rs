@@ -89,6 +89,37 @@ fn a_load_prints_a_table_and_nothing_else_into_a_pipe() {
     assert!(!table.contains('\u{1b}'), "no colour in a pipe");
 }
 
+/// Without a word about it, a load into the system's memory is fingerprinted there, and says so.
+#[test]
+fn the_default_check_is_the_one_that_suits_the_path() {
+    let files = Files::new();
+    let path = files.write("model.safetensors", &safetensors(TWO_TENSORS, &bytes_of(3000)));
+    let checked = |more: &[&str]| {
+        let output = bufmap(&[&["load", &path, "--json"], more].concat());
+        let json: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+        json["receipt"]["checked"].clone()
+    };
+    let own = checked(&[]);
+    assert_eq!(
+        (&own["verify"], &own["compared"], &own["read_back"]),
+        (&"auto".into(), &0.into(), &0.into())
+    );
+    let shares = own["checks"].as_array().expect("checks");
+    let bytes: u64 = shares.iter().filter_map(|share| share["bytes"].as_u64()).sum();
+    assert_eq!(bytes, 3000, "{own:#}");
+    for share in shares {
+        let how = share["check"].as_str().expect("how");
+        assert!(["fingerprint-in-buffer", "fingerprint-in-slot"].contains(&how), "{own:#}");
+    }
+    assert_eq!(checked(&["--verify", "hash"])["checks"], own["checks"]);
+    let full = serde_json::json!([{"check": "compared", "bytes": 3000}]);
+    assert_eq!(checked(&["--verify", "full"])["checks"], full);
+    assert_eq!(checked(&["--verify", "none"])["checks"], serde_json::json!([]));
+    let table = stdout(&bufmap(&["load", &path]));
+    assert!(table.contains("fingerprinted") && table.contains("by the CPU"), "{table}");
+    assert!(table.contains("the format records no checksums"), "{table}");
+}
+
 #[test]
 fn json_names_every_item_with_its_place_and_fingerprint() {
     let files = Files::new();
@@ -250,7 +281,7 @@ fn a_file_with_nothing_in_it_is_a_success_of_no_bytes() {
         files.write("none.zip", &[&b"PK\x05\x06"[..], &[0; 18]].concat()),
     ];
     for path in &paths {
-        for verify in ["none", "hash", "full"] {
+        for verify in ["auto", "none", "hash", "full"] {
             let output = bufmap(&["load", path, "--json", "--verify", verify]);
             assert_eq!(output.status.code(), Some(0), "{path}: {}", stderr(&output));
             let json: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
@@ -442,6 +473,10 @@ fn help_teaches() {
     let help = stdout(&bufmap(&["load", "--help"]));
     for word in ["direct", "staged", "cached", "buffered", "--verify", "--json"] {
         assert!(help.contains(word), "{help}");
+    }
+    for word in ["auto:", "[default: auto]", "a sample that nobody can foretell", "hash:", "full:"]
+    {
+        assert!(help.contains(word), "{word}: {help}");
     }
 }
 

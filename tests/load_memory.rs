@@ -73,7 +73,7 @@ fn more_reads_than_are_cut_at_once_are_one_load() {
             &[Request { buffer_offset: 0, ..request.clone() }],
             request.len as usize,
         );
-        assert_eq!(*found, crc32fast::hash(&bytes));
+        assert_eq!(*found, Some(crc32fast::hash(&bytes)));
     }
     // One that ends late says what is valid of all before.
     file.as_file().set_len(259 * MIB as u64).expect("a shorter file");
@@ -108,7 +108,7 @@ proptest! {
         assert_same(&contents(&memory), &expected(file.path(), &requests, memory.len()));
         for (request, &found) in requests.iter().zip(&receipt.checked.fingerprints) {
             let bytes = expected(file.path(), &[Request { buffer_offset: 0, ..request.clone() }], request.len as usize);
-            prop_assert_eq!(found, crc32fast::hash(&bytes));
+            prop_assert_eq!(found, Some(crc32fast::hash(&bytes)));
         }
     }
 

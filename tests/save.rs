@@ -144,7 +144,8 @@ fn requests(file_len: u64, buffer_len: u64) -> impl Strategy<Value = Vec<Request
 
 fn options() -> impl Strategy<Value = Options> {
     let require = prop_oneof![3 => Just(None), 1 => Just(Some(DataPath::Buffered))];
-    let verify = prop_oneof![Just(Verify::None), Just(Verify::Hash), Just(Verify::Full)];
+    let verify =
+        prop_oneof![Just(Verify::None), Just(Verify::Auto), Just(Verify::Hash), Just(Verify::Full)];
     let block = prop_oneof![Just(4096u64), Just(65536), Just(1 << 20)];
     (require, verify, 1..9u32, block).prop_map(|(require, verify, depth, block)| Options {
         require,
@@ -163,7 +164,7 @@ fn check_receipt(receipt: &Receipt, requests: &[Request], buffer: &[u8], options
         .iter()
         .map(|request| {
             let place = request.buffer().start as usize..request.buffer().end as usize;
-            crc32fast::hash(&buffer[place])
+            Some(crc32fast::hash(&buffer[place]))
         })
         .collect();
     match options.verify {

@@ -16,6 +16,9 @@ use crate::transfer::{Pending, Progress, Request, Source, TransferError, Valid};
 /// A second, independent read of all these bytes of a file, from an offset on.
 pub(crate) type SecondRead<'r, S> = &'r mut dyn FnMut(&S, u64, &mut [u8]) -> Result<(), Failure>;
 
+/// The most bytes that are compared at once.
+pub(crate) const LONGEST: u64 = 1 << 20;
+
 /// Compares every byte of a buffer that was asked for, of which all is `valid`, with a second read of its files.
 /// Returns how many bytes were compared.
 pub(crate) fn compare<S: Source>(
@@ -24,36 +27,68 @@ pub(crate) fn compare<S: Source>(
     again: SecondRead<'_, S>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<u64, TransferError> {
-    const CHUNK: u64 = 1 << 20;
-    let mut buffer = Reader::of(filled.destination)?;
-    let mut bytes = (vec![0; CHUNK as usize], vec![0; CHUNK as usize]);
-    let stopped = || filled.stop.load(Ordering::Relaxed);
-    let mut compared = 0;
+    let mut comparison = Comparison::new(filled, valid, again, progress)?;
     for request in filled.requests {
         let mut at = 0;
         while at < request.len {
-            if stopped() {
-                return Err(TransferError::Stopped { valid: valid.clone() });
-            }
-            let len = (request.len - at).min(CHUNK);
-            let part =
-                Request::new(request.file, request.offset + at, len, request.buffer_offset + at);
-            let pending = Pending { file: part.file, offset: part.offset, since: Instant::now() };
-            let (done, total) = (valid.bytes(), valid.wanted());
-            progress(Progress { done, total, pending: Some(pending) });
-            let (found, expected) = (&mut bytes.0[..len as usize], &mut bytes.1[..len as usize]);
-            buffer.read(part.buffer_offset, found)?;
-            let file = &filled.files[part.file];
-            match again(file, part.offset, expected) {
-                Err(_) if stopped() => continue,
-                answer => answer.map_err(|failure| file.failed(failure, valid.clone()))?,
-            }
-            same(filled, &part, found, expected)?;
+            let len = (request.len - at).min(LONGEST);
+            let (offset, place) = (request.offset + at, request.buffer_offset + at);
+            comparison.part(&Request::new(request.file, offset, len, place))?;
             at += len;
-            compared += len;
         }
     }
-    Ok(compared)
+    Ok(comparison.compared)
+}
+
+/// A comparison of what a buffer holds with a second read, part by part.
+pub(crate) struct Comparison<'a, 'r, S> {
+    filled: &'a Filled<'a, S>,
+    pub(super) valid: &'a Valid,
+    buffer: Reader<'a>,
+    found: Vec<u8>,
+    expected: Vec<u8>,
+    again: SecondRead<'r, S>,
+    progress: &'r mut dyn FnMut(Progress),
+    /// How many bytes were compared.
+    pub(crate) compared: u64,
+}
+
+impl<'a, 'r, S: Source> Comparison<'a, 'r, S> {
+    /// Of a buffer, of which all is `valid`.
+    pub(crate) fn new(
+        filled: &'a Filled<'a, S>,
+        valid: &'a Valid,
+        again: SecondRead<'r, S>,
+        progress: &'r mut dyn FnMut(Progress),
+    ) -> Result<Self, TransferError> {
+        let buffer = Reader::of(filled.destination)?;
+        let (found, expected) = (Vec::new(), Vec::new());
+        Ok(Self { filled, valid, buffer, found, expected, again, progress, compared: 0 })
+    }
+
+    /// Compares a part, of [`LONGEST`] bytes at most. Returns its bytes.
+    pub(super) fn part(&mut self, part: &Request) -> Result<&[u8], TransferError> {
+        let Self { filled, valid, .. } = *self;
+        let stopped = || filled.stop.load(Ordering::Relaxed);
+        if stopped() {
+            return Err(TransferError::Stopped { valid: valid.clone() });
+        }
+        let pending = Pending { file: part.file, offset: part.offset, since: Instant::now() };
+        let (done, total) = (valid.bytes(), valid.wanted());
+        (self.progress)(Progress { done, total, pending: Some(pending) });
+        for bytes in [&mut self.found, &mut self.expected] {
+            bytes.resize(part.len as usize, 0);
+        }
+        self.buffer.read(part.buffer_offset, &mut self.found)?;
+        let file = &filled.files[part.file];
+        match (self.again)(file, part.offset, &mut self.expected) {
+            Err(_) if stopped() => return Err(TransferError::Stopped { valid: valid.clone() }),
+            answer => answer.map_err(|failure| file.failed(failure, valid.clone()))?,
+        }
+        same(filled, part, &self.found, &self.expected)?;
+        self.compared += part.len;
+        Ok(&self.found)
+    }
 }
 
 /// Whether the buffer holds what was expected of a part of a file.

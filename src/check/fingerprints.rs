@@ -105,6 +105,17 @@ impl<'r> Fingerprints<'r> {
         }
         whole.into_iter().map(Hasher::finalize).collect()
     }
+
+    /// The same, absent for a request of which some part is.
+    pub(crate) fn known(&self, parts: Parts) -> Vec<Option<u32>> {
+        let requests = self.0.all();
+        let mut left: Vec<_> = requests.iter().map(|request| request.len).collect();
+        for ((request, offset), joined) in &parts.0 {
+            left[*request] = left[*request].saturating_sub(joined.end - offset);
+        }
+        let whole = self.whole(parts);
+        whole.into_iter().zip(left).map(|(crc, left)| (left == 0).then_some(crc)).collect()
+    }
 }
 
 /// Whether a request met a checksum that was recorded for it: not, if none was.

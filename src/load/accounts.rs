@@ -12,8 +12,9 @@ use super::run::{Event, Flight, Landed};
 use crate::check::{self, Filled, Fingerprints, Parts};
 use crate::nofault::Fault;
 use crate::plan::job::Job;
+use crate::plan::run::Landing;
 use crate::storage::work::Failure;
-use crate::transfer::{Options, Progress, Source, TransferError, Valid, Verify};
+use crate::transfer::{DataPath, Options, Progress, Source, TransferError, Valid, Verify};
 
 /// What ended a load early.
 enum End<'a> {
@@ -33,6 +34,22 @@ impl End<'_> {
     }
 }
 
+/// Where bytes were when the CPU took fingerprints of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fingerprinted {
+    pub in_buffer: u64,
+    pub in_slots: u64,
+    /// Those in the buffer that were read out of a device's memory for it.
+    pub read_back: u64,
+}
+
+/// What landed of a load that came to its end.
+pub(super) struct Whole {
+    pub parts: Parts,
+    pub valid: Valid,
+    pub fingerprinted: Fingerprinted,
+}
+
 /// The accounts of a load, kept on its own thread.
 pub(super) struct Accounts<'a, S> {
     filled: Filled<'a, S>,
@@ -40,7 +57,7 @@ pub(super) struct Accounts<'a, S> {
     fingerprints: &'a Fingerprints<'a>,
     parts: Parts,
     valid: Valid,
-    read_back: u64,
+    fingerprinted: Fingerprinted,
     /// Something landed after the load was stopped, and was not fingerprinted any more.
     unprinted: bool,
     end: Option<TransferError>,
@@ -60,7 +77,7 @@ impl<'a, S: Source> Accounts<'a, S> {
             fingerprints,
             parts: Parts::default(),
             valid,
-            read_back: 0,
+            fingerprinted: Fingerprinted::default(),
             unprinted: false,
             end: None,
         }
@@ -120,17 +137,27 @@ impl<'a, S: Source> Accounts<'a, S> {
 
     fn landed(&mut self, landed: Landed<'_>, buffer: Option<BufMap<'_>>) -> Result<(), Lost> {
         let Landed { job, parts } = landed;
-        let wanted = parts.is_none() && self.wanted_fingerprints().is_some();
-        let fingerprint = wanted && !self.filled.stop.load(Ordering::Relaxed);
-        self.unprinted |= wanted && !fingerprint;
+        let wanted = self.wanted_fingerprints().is_some();
+        // A sample of what a drive wrote is looked at when all is there.
+        let later = self.verify == Verify::Auto && job.path == DataPath::Peer;
+        let stopped = self.filled.stop.load(Ordering::Relaxed);
+        let fingerprint = wanted && parts.is_none() && !later && !stopped;
+        self.unprinted |= wanted && parts.is_none() && !later && stopped;
+        let printed = fingerprint || parts.is_some();
         self.parts.extend(parts.into_iter().flatten());
         for landed in job.landed() {
             for (_, place) in self.fingerprints.requested().filled(landed.clone()) {
                 self.valid.insert(place);
             }
+            let bytes = self.fingerprints.requested().bytes_of(landed.clone());
+            match job.piece.landing {
+                _ if !printed => {}
+                Landing::Buffer(_) => self.fingerprinted.in_buffer += bytes,
+                Landing::Slot(_) => self.fingerprinted.in_slots += bytes,
+            }
             let (true, Some(buffer)) = (fingerprint, buffer) else { continue };
             if buffer.location() == Location::Io {
-                self.read_back += self.fingerprints.requested().bytes_of(landed.clone());
+                self.fingerprinted.read_back += bytes;
             }
             let bytes = buffer.subrange(landed.start as usize..landed.end as usize);
             let parts = bytes.map_err(Fault::from);
@@ -163,11 +190,6 @@ impl<'a, S: Source> Accounts<'a, S> {
         self.end.is_some()
     }
 
-    /// How many bytes were read out of a device's memory to be fingerprinted.
-    pub(super) fn read_back(&self) -> u64 {
-        self.read_back
-    }
-
     /// Whether all that was asked for of a job is in the buffer.
     pub(super) fn has(&self, job: &Job) -> bool {
         let mut wanted =
@@ -189,17 +211,18 @@ impl<'a, S: Source> Accounts<'a, S> {
         }
     }
 
-    pub(super) fn finish(self, stopped: bool) -> Result<(Parts, Valid), TransferError> {
+    pub(super) fn finish(self, stopped: bool) -> Result<Whole, TransferError> {
+        let Self { parts, valid, fingerprinted, .. } = self;
         match self.end {
             Some(error) => Err(error),
-            None if self.valid.bytes() == self.valid.wanted() && !self.unprinted => {
-                Ok((self.parts, self.valid))
+            None if valid.bytes() == valid.wanted() && !self.unprinted => {
+                Ok(Whole { parts, valid, fingerprinted })
             }
-            None if stopped || self.unprinted => Err(TransferError::Stopped { valid: self.valid }),
+            None if stopped || self.unprinted => Err(TransferError::Stopped { valid }),
             None => Err(TransferError::Engine {
                 step: "a thread of the load",
                 source: io::Error::other("it ended before its work was done"),
-                valid: self.valid,
+                valid,
             }),
         }
     }

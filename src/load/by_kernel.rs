@@ -10,9 +10,10 @@ use crate::plan::Place;
 use crate::plan::asked::Buffer;
 use crate::plan::by_kernel::decide;
 use crate::plan::peer::Pairs;
+use crate::storage::file::again::Again;
 use crate::storage::file::{SourceFile, pread};
 use crate::traced::Traced;
-use crate::transfer::{Progress, Receipt, TransferError};
+use crate::transfer::{Progress, Receipt, TransferError, Verify};
 
 impl Load<'_> {
     /// Runs the load to its end. `progress` is called on this thread as pieces land, and ten times a second
@@ -45,8 +46,10 @@ impl Load<'_> {
                 self.fill_map(work, accounts, progress)
             }),
         }?;
-        let mut again = |file: &SourceFile, offset, out: &mut _| {
-            pread::read_exact(file, offset, out, self.stop)
+        let mut past_the_cache = Again::default();
+        let mut again = |file: &SourceFile, offset, out: &mut _| match self.options.verify {
+            Verify::Auto => past_the_cache.read_exact(file, offset, out, self.stop),
+            _ => pread::read_exact(file, offset, out, self.stop),
         };
         let receipt =
             self.settle(&clock, (place, decided), engine, accounts, (&mut again, progress))?;

@@ -69,6 +69,7 @@ mod ahead;
 mod by_driver;
 mod by_kernel;
 mod call;
+mod checks;
 mod fill;
 mod run;
 mod settle;

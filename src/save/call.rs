@@ -22,7 +22,8 @@ use crate::storage::file::{NewFile, SinkFile, SourceFile};
 use crate::storage::work::Failure;
 use crate::traced::Traced;
 use crate::transfer::{
-    Checked, DataPath, Left, Options, Progress, Receipt, Request, SaveError, TransferError, Verify,
+    Check, CheckShare, Checked, DataPath, Left, Options, Progress, Receipt, Request, SaveError,
+    TransferError, Verify,
 };
 
 /// A save to be run.
@@ -313,14 +314,15 @@ impl Save<'_> {
         if matches!(place, Place::Peer | Place::Bar) {
             checked.read_back = prints.read;
         }
-        checked.fingerprints = prints.whole();
+        let prints = prints.whole();
+        checked.fingerprints = prints.iter().copied().map(Some).collect();
         if verify == Verify::None {
             return Ok(checked);
         }
         check::present(self.source).map_err(|_| self.lost(file.left(Some(accounts))))?;
-        for (index, (request, &found)) in
-            self.requests.iter().zip(&checked.fingerprints).enumerate()
-        {
+        let bytes = self.requests.iter().map(|request| request.len).sum();
+        checked.checks = vec![CheckShare { check: Check::FingerprintInBuffer, bytes }];
+        for (index, (request, &found)) in self.requests.iter().zip(&prints).enumerate() {
             let Some(expected) = request.crc32 else { continue };
             if expected != found {
                 let what = format!(
@@ -331,7 +333,7 @@ impl Save<'_> {
             checked.format_checksums += 1;
         }
         if verify == Verify::Full {
-            checked.compared = self.read_back(file, &checked.fingerprints, accounts, progress)?;
+            checked.compared = self.read_back(file, &prints, accounts, progress)?;
         }
         Ok(checked)
     }

@@ -47,11 +47,23 @@ impl Options {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verify {
+    /// What suits the path. What came of it is in the receipt ([`Checked`](super::Checked)).
+    ///
+    /// * In memory of the system's: as [`Hash`](Self::Hash), while the bytes are in the CPU's cache.
+    /// * What the CPU or a GPU copies out of a slot: as [`Hash`](Self::Hash), in the slot.
+    /// * What a drive wrote into a peer's memory, which the CPU reads slowly: a sample that nobody can foretell, compared
+    ///   with a second read of the file past the page cache. It is one block of 4 KiB out of each 64, and all of the first
+    ///   and the last block of each file's part. All of it is compared when this process uses the pair of drive and
+    ///   memory for the first time.
+    ///
+    /// Checksums that the file's format records are compared where all bytes that they are of were looked at. A save is checked
+    /// as with [`Hash`](Self::Hash).
+    #[default]
+    Auto,
     /// Not at all.
     None,
-    /// Fingerprints, compared with the checksums that the file's format records, if it does; of a save, with
-    /// those of the requests.
-    #[default]
+    /// Fingerprints of all bytes by the CPU, compared with the checksums that the file's format records, if it does; of a save,
+    /// with those of the requests. Those in a peer's memory are read back for it.
     Hash,
     /// Fingerprints, and every byte of the buffer is compared with a second read of the file,
     /// through the page cache where the kernel has it. Device memory is read back by the GPU. After a save, all that

@@ -62,22 +62,61 @@ pub struct LeftOut {
     pub why: String,
 }
 
+/// How bytes were checked, and by whom, the strongest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Check {
+    /// Each of them was compared with a second read of the file: by the CPU, which a GPU hands its own memory to for it.
+    Compared,
+    /// The CPU took a fingerprint of them in the buffer.
+    FingerprintInBuffer,
+    /// The CPU took a fingerprint of them in a slot, out of which it or a GPU then copied them. What lies in the buffer was
+    /// not looked at.
+    FingerprintInSlot,
+    /// The CPU compared a sample of them with a second read of the file: of which bytes, nobody could foretell. The others
+    /// were not looked at.
+    Sample,
+}
+
+/// The bytes that were checked in one way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct CheckShare {
+    /// How.
+    pub check: Check,
+    /// How many of the loaded bytes. For a [`Sample`](Check::Sample) those that it was taken of.
+    pub bytes: u64,
+}
+
 /// What was found out about the bytes of a load or a save.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Checked {
     /// How thoroughly.
     pub verify: Verify,
-    /// The CRC-32 of each request's bytes, in the order of the requests; empty if not checked.
-    pub fingerprints: Vec<u32>,
+    /// How many bytes were checked how, the strongest check first.
+    pub checks: Vec<CheckShare>,
+    /// The CRC-32 of each request's bytes, in the order of the requests; empty if not checked. Absent for a
+    /// request of which not all bytes were looked at.
+    pub fingerprints: Vec<Option<u32>>,
     /// How many requests met the checksum of their file's format.
     pub format_checksums: usize,
-    /// How many bytes were compared with a second, independent read: after a load, of the file; after a save, of what
-    /// was written, past the page cache where that is possible.
+    /// How many requests have such a checksum that was not compared, because not all of their bytes were looked at.
+    pub format_checksums_left: usize,
+    /// How many bytes were compared with a second, independent read, all or those of a sample: after a load, of the file;
+    /// after a save, of what was written, past the page cache where that is possible.
     pub compared: u64,
     /// How many bytes the CPU read out of a device's memory for it, which is slow: none without a
     /// check.
     pub read_back: u64,
+}
+
+impl Checked {
+    /// How many bytes were checked in this way.
+    pub fn bytes_by(&self, check: Check) -> u64 {
+        self.checks.iter().filter(|share| share.check == check).map(|share| share.bytes).sum()
+    }
 }
 
 /// The account of a load, or of a save.
@@ -106,8 +145,8 @@ pub struct Receipt {
     pub gpu_copied: u64,
     /// The most memory that it held itself beside the buffer, in bytes.
     pub slots: u64,
-    /// From the first read to the last byte in place, fingerprints included; of a save, from the first write until all
-    /// is in the drive.
+    /// From the first read to the last byte in place, with the fingerprints that are taken meanwhile; of a save, from the first
+    /// write until all is in the drive.
     #[serde(serialize_with = "seconds", rename = "elapsed_s")]
     pub elapsed: Duration,
     /// The CPU time of the whole process in that time.

@@ -7,7 +7,9 @@ use std::sync::atomic::AtomicBool;
 use bufmap::format::{Manifest, Selection};
 use bufmap::load::{Load, Target};
 use bufmap::storage::file::{SourceFile, cache};
-use bufmap::transfer::{Around, DataPath, Options, Receipt, TransferError, Verify};
+use bufmap::transfer::{
+    Around, Check, CheckShare, DataPath, Options, Progress, Receipt, TransferError, Verify,
+};
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::{Outcome, check, said, skip};
 use iomap::BufMap;
@@ -63,6 +65,15 @@ impl Into {
     }
 
     fn load(&self, require: Option<DataPath>, verify: Verify) -> Result<Receipt, TransferError> {
+        self.load_while(require, verify, &mut |_| {})
+    }
+
+    fn load_while(
+        &self,
+        require: Option<DataPath>,
+        verify: Verify,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Receipt, TransferError> {
         Load {
             files: self.manifest.files(),
             requests: self.manifest.requests(),
@@ -71,7 +82,7 @@ impl Into {
             options: Options { require, verify, ..Options::default() },
             stop: &AtomicBool::new(false),
         }
-        .run(&mut |_| {})
+        .run(progress)
     }
 
     fn map(&self) -> Result<BufMap<'_>, Failed> {
@@ -165,6 +176,60 @@ pub fn checks_read_the_device_back() -> Outcome {
     check(receipt.cpu_copied == 0, receipt.cpu_copied)?;
     check(receipt.checked.read_back == receipt.bytes, receipt.checked.read_back)?;
     check(receipt.checked.format_checksums > 500, receipt.checked.format_checksums)
+}
+
+/// The default compares everything when a process uses a pair for the first time, and then a sample, of which a wrong byte in
+/// every block is noticed.
+pub fn default_looks_at_a_sample() -> Outcome {
+    let Some(files) = files()? else { return Ok(()) };
+    let (pack, copy) = &files[1];
+    let file = SourceFile::open(pack)?;
+    let into = Into::of(pack)?;
+    into.clear()?;
+    let by = |receipt: &Receipt| -> Vec<_> {
+        let shares = receipt.checked.checks.iter();
+        shares.map(|CheckShare { check, bytes, .. }| (*check, *bytes)).collect()
+    };
+    check(Options::default().verify == Verify::Auto, "another default")?;
+    let receipt = into.load(None, Verify::Auto)?;
+    println!("{:?}, {:?}", receipt.paths, receipt.checked.checks);
+    let (bytes, items) = (receipt.bytes, into.manifest.items().len());
+    check(paths(&receipt) == [(DataPath::Peer, bytes)], format!("{:?}", receipt.step_downs))?;
+    check(by(&receipt) == [(Check::Compared, bytes)], format!("{:?}", receipt.checked.checks))?;
+    let checked = &receipt.checked;
+    check((checked.compared, checked.read_back) == (bytes, bytes), checked.compared)?;
+    check((checked.format_checksums, checked.format_checksums_left) == (items, 0), items)?;
+    check(checked.fingerprints.iter().all(Option::is_some), "a fingerprint is not known")?;
+
+    into.clear()?;
+    let receipt = into.load(None, Verify::Auto)?;
+    let checked = &receipt.checked;
+    println!("{:?}, {} of {bytes} compared", checked.checks, checked.compared);
+    check(by(&receipt) == [(Check::Sample, bytes)], format!("{:?}", checked.checks))?;
+    check(checked.compared * 64 >= bytes, checked.compared)?;
+    check(checked.compared * 50 < bytes, checked.compared)?;
+    check(checked.read_back == checked.compared, checked.read_back)?;
+    let known = checked.fingerprints.iter().flatten().count();
+    check(known == checked.format_checksums, "a checksum is not compared")?;
+    check(known + checked.format_checksums_left == items, "an item is not accounted for")?;
+    check(known < items / 2, format!("{known} of {items} looked at as a whole"))?;
+    check(receipt.cpu_copied == 0, receipt.cpu_copied)?;
+    let cached = cache::resident(&file, 0..file.len())?;
+    check(cached == 0, format!("{cached} bytes were read again through the page cache"))?;
+    into.holds(copy)?;
+
+    // What something else does to the memory before it is looked at.
+    let mut wiped = false;
+    let error = into.load_while(None, Verify::Auto, &mut |progress| {
+        if progress.done == progress.total && !wiped {
+            wiped = into.clear().is_ok();
+        }
+    });
+    check(wiped, "it never was whole")?;
+    let Err(TransferError::Mismatch { path, what, .. }) = &error else {
+        return Err(format!("{error:?}").into());
+    };
+    check(path == pack && what.contains("a second read of the file gives"), what)
 }
 
 /// The real inputs arrive by the CPU, because the peer path is out for `why`; and who requires that

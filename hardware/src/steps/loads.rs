@@ -50,7 +50,7 @@ pub fn run(context: &Context, teller: &mut Teller) {
             Err(why) => teller.skipped(format!("loads --to {name}"), why),
         }
     }
-    for verify in [Verify::None, Verify::Hash, Verify::Full] {
+    for verify in [Verify::None, Verify::Auto, Verify::Hash, Verify::Full] {
         for cache in [Cache::Cold, Cache::Warm] {
             for (name, target, len) in &targets {
                 let options = Options { verify, ..Options::default() };

@@ -98,9 +98,9 @@ pub struct LoadArgs {
     #[arg(long, value_name = "DATA_PATH")]
     pub require: Option<DataPath>,
 
-    /// How thoroughly to check: `hash` compares checksums that the format records, `full` compares
-    /// every byte of the buffer with a second read of the file
-    #[arg(long, value_enum, default_value_t = VerifyArg::Hash)]
+    /// How thoroughly to check. `auto` takes what suits the path, and the report says what that was. `hash` also reads back
+    /// what a drive wrote into another device's memory, which costs the CPU more than a buffered read
+    #[arg(long, value_enum, default_value_t = VerifyArg::Auto)]
     pub verify: VerifyArg,
 
     #[command(flatten)]
@@ -194,7 +194,7 @@ pub struct SaveArgs {
     #[arg(long, value_name = "DATA_PATH")]
     pub require: Option<DataPath>,
 
-    /// How thoroughly to check: `hash` fingerprints what is saved, `full` also reads the file back, past the page cache, and
+    /// How thoroughly to check: `hash` (and `auto`) fingerprints what is saved, `full` also reads the file back, past the page cache, and
     /// compares before the new file takes the old one's place
     #[arg(long, value_enum, default_value_t = VerifyArg::Hash)]
     pub verify: VerifyArg,
@@ -486,9 +486,13 @@ impl FromStr for To {
 
 #[derive(Clone, Copy, ValueEnum)]
 pub enum VerifyArg {
+    /// Fingerprint every item while it is at hand, compare with the format's checksums. Of what a drive wrote into another
+    /// device's memory, compare with a second read: all the first time, then a sample that nobody can foretell, of one
+    /// block of 4 KiB in 64 and each file's first and last
+    Auto,
     /// No check
     None,
-    /// Fingerprint every item, compare with the format's checksums
+    /// Fingerprint every item wherever it lies, compare with the format's checksums
     Hash,
     /// Also compare every byte with a second, independent read
     Full,
@@ -497,6 +501,7 @@ pub enum VerifyArg {
 impl From<VerifyArg> for Verify {
     fn from(verify: VerifyArg) -> Self {
         match verify {
+            VerifyArg::Auto => Self::Auto,
             VerifyArg::None => Self::None,
             VerifyArg::Hash => Self::Hash,
             VerifyArg::Full => Self::Full,

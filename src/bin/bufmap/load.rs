@@ -8,11 +8,12 @@ use bufmap::format::{ExtentMap, ExtentMapError, Manifest};
 use bufmap::load::{Load, Target};
 use bufmap::storage::nvme::{Controller, ControllerOptions, DriveFile, NvmeError};
 use bufmap::transfer::{
-    Around, Options, Progress, Receipt, Source, StepDown, TransferError, Verify,
+    Around, Check, CheckShare, Checked, Options, Progress, Receipt, Source, StepDown,
+    TransferError, Verify,
 };
 use serde_json::json;
 
-use crate::account::{self, add_account, read_back};
+use crate::account::{self, add_account};
 use crate::args::LoadArgs;
 use crate::buffer::Wanted;
 use crate::caveats::{add_left_out, add_notes};
@@ -131,7 +132,7 @@ fn as_json<S: Source>(
     receipt: &Receipt,
 ) -> serde_json::Value {
     let fingerprint =
-        |i: usize| receipt.checked.fingerprints.get(i).map(|crc| format!("{crc:08x}"));
+        |i: usize| (*receipt.checked.fingerprints.get(i)?).map(|crc| format!("{crc:08x}"));
     let items = manifest.items().enumerate().map(|(i, item)| {
         json!({
             "name": item.name,
@@ -169,23 +170,43 @@ fn as_text<S: Source>(manifest: &Manifest<S>, target: &Target, receipt: &Receipt
         facts.add_row(["why not", &format!("udmabuf import: {why}")]);
     }
     add_account(&mut facts, receipt, "read");
-    facts.add_row(["check", &check(receipt)]);
+    for (i, check) in checks(&receipt.checked).iter().enumerate() {
+        facts.add_row([if i == 0 { "check" } else { "" }, check]);
+    }
     facts.text()
 }
 
-fn check(receipt: &Receipt) -> String {
-    let checked = &receipt.checked;
-    let read_back = read_back(receipt);
-    let formats = match checked.format_checksums {
-        0 => "the format records no checksums".to_owned(),
-        n => format!("{n} checksums of the format met"),
-    };
-    match checked.verify {
-        Verify::None => "none".to_owned(),
-        Verify::Hash => format!("fingerprinted; {formats}{read_back}"),
-        Verify::Full => {
-            let compared = size(checked.compared);
-            format!("{compared} equal to a second read of the file; {formats}{read_back}")
+/// What was checked and how, and what was not.
+fn checks(checked: &Checked) -> Vec<String> {
+    if checked.verify == Verify::None {
+        return vec!["none".to_owned()];
+    }
+    let mut said: Vec<_> = checked.checks.iter().map(|share| how(share, checked)).collect();
+    said.push(match (checked.format_checksums, checked.format_checksums_left) {
+        (0, 0) => "the format records no checksums".to_owned(),
+        (met, 0) => format!("{met} checksums of the format met"),
+        (met, left) => format!(
+            "{met} checksums of the format met, {left} not compared: not all of those items was looked at"
+        ),
+    });
+    if checked.read_back > 0 {
+        said.push(format!("the CPU read {} out of the device for it", size(checked.read_back)));
+    }
+    said
+}
+
+fn how(share: &CheckShare, checked: &Checked) -> String {
+    let bytes = size(share.bytes);
+    match share.check {
+        Check::Compared => format!("{bytes} equal to a second read of the file"),
+        Check::FingerprintInBuffer => format!("{bytes} fingerprinted in the buffer by the CPU"),
+        Check::FingerprintInSlot => {
+            format!("{bytes} fingerprinted by the CPU in the slots that they were copied out of")
         }
+        Check::Sample => format!(
+            "a sample of {bytes}: {} equal to a second read of the file, the rest not looked at",
+            size(checked.compared)
+        ),
+        other => format!("{bytes}: {other:?}"),
     }
 }

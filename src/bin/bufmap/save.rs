@@ -171,7 +171,7 @@ fn as_json(
     request: &Request,
     receipt: &Receipt,
 ) -> serde_json::Value {
-    let crc = receipt.checked.fingerprints.first().map(|crc| format!("{crc:08x}"));
+    let crc = print_of(receipt).map(|crc| format!("{crc:08x}"));
     let mut account = account::as_json(receipt);
     if let Some(fields) = account.as_object_mut()
         && let Some(writes) = fields.remove("reads")
@@ -211,13 +211,18 @@ fn as_text(args: &SaveArgs, source: &Source, receipt: &Receipt) -> String {
     facts.text()
 }
 
+/// The fingerprint of what was saved.
+fn print_of(receipt: &Receipt) -> Option<u32> {
+    receipt.checked.fingerprints.first().copied().flatten()
+}
+
 fn check(receipt: &Receipt) -> String {
-    let print = receipt.checked.fingerprints.first();
+    let print = print_of(receipt);
     let print = print.map(|crc| format!("CRC-32 {crc:08x}")).unwrap_or_default();
     let read_back = read_back(receipt);
     match receipt.checked.verify {
         Verify::None => "none".to_owned(),
-        Verify::Hash => format!("{print}{read_back}"),
+        Verify::Auto | Verify::Hash => format!("{print}{read_back}"),
         Verify::Full => {
             let compared = size(receipt.checked.compared);
             format!("{print}; {compared} read back from the drive have the same{read_back}")

@@ -7,6 +7,7 @@
 //! [`cache::resident`]) and the two engines that move bytes: [`ring`], with many reads and writes in flight on
 //! one io_uring, and [`pread`], one at a time.
 
+pub(crate) mod again;
 pub mod cache;
 mod direct;
 mod new_file;
