@@ -209,14 +209,17 @@ fn copies_are_counted_without_timelines() -> Outcome {
                 check(absent.why.contains("timelineSemaphore"), absent)?;
             }
         }
-        let (src, dst) = (filled(&device, &noise(1 << 20, 3))?, device.allocate(1 << 20, false)?);
+        // Long ones, so that the first is done long before the last.
+        const LEN: usize = 32 << 20;
+        let (src, dst) = (filled(&device, &noise(LEN, 3))?, device.allocate(LEN, false)?);
         let dst = Arc::new(dst);
         let mut transfer = device.transfer()?;
-        let tickets = (0..50)
-            .map(|_| transfer.copy(&src, &dst, &whole(1 << 20)))
+        let tickets = (0..10)
+            .map(|_| transfer.copy(&src, &dst, &whole(LEN)))
             .collect::<Result<Vec<_>, _>>()?;
+        check(!transfer.is_done(tickets[9])?, "done before anything was waited for")?;
         // The last is done after all others.
-        transfer.wait(tickets[49])?;
+        transfer.wait(tickets[9])?;
         for ticket in tickets {
             check(transfer.is_done(ticket)?, "done out of order")?;
         }
@@ -820,26 +823,35 @@ fn values_only_rise(program: &Program, device: &Device) -> Outcome {
     check(matches!(refused, Err(VulkanError::OtherDevice)), format!("{refused:?}"))?;
     let ticket = transfer.signal(&adopted, 4)?;
     transfer.wait(ticket)?;
+    check(adopted.value()? == 4, "it has another value")?;
     drop((adopted, transfer, other));
     destroy(program, semaphore);
     Ok(())
 }
 
-/// The level passes with the first copy, whoever's it is, and what the others copied before stays.
+/// The level passes with the first copy, whoever's it is: the layer complains of a second.
 fn transfers_share_a_region(program: &Program, device: &Device) -> Outcome {
-    for round in 0..10 {
-        let texture = program.texture(vk::Format::R8G8B8A8_UNORM, [64, 64, 1], 1, 1)?;
-        let region = adopt(device, level(&texture, 0))?;
+    let sampled = vk::ImageLayout::SHADER_READ_ONLY_OPTIMAL;
+    let texture = program.texture(vk::Format::R8G8B8A8_UNORM, [64, 64, 1], 1, 1)?;
+    let first = adopt(device, level(&texture, 0))?;
+    let mut transfer = device.transfer()?;
+    fill(&mut transfer, &first, &noise(first.len(), 3), 3)?;
+    let mut done = transfer.finish_region(&first)?;
+    for round in 0..20 {
+        transfer.wait(done)?;
+        let region = adopt(device, level(&texture, 0).layouts(sampled, sampled))?;
         let bytes = noise(region.len(), 40 + round);
         let src = filled(device, &bytes)?;
         let quarter = region.len() / 4;
+        let start = std::sync::Barrier::new(4);
         std::thread::scope(|scope| -> Outcome {
             let part = |index: usize| {
-                let (src, region) = (&src, &region);
+                let (src, region, start) = (&src, &region, &start);
                 move || -> Result<(), VulkanError> {
                     let mut transfer = device.transfer()?;
                     let at = index * quarter;
                     let copies = [CopyRegion { src_offset: at, dst_offset: at, len: quarter }];
+                    start.wait();
                     let ticket = transfer.copy_to_region(src, region, &copies, When::AtOnce)?;
                     transfer.wait(ticket)
                 }
@@ -850,16 +862,14 @@ fn transfers_share_a_region(program: &Program, device: &Device) -> Outcome {
             }
             Ok(())
         })?;
-        let mut transfer = device.transfer()?;
-        let done = transfer.finish_region(&region)?;
+        done = transfer.finish_region(&region)?;
         transfer.wait(done)?;
-        let (aspect, layout) =
-            (vk::ImageAspectFlags::COLOR, vk::ImageLayout::SHADER_READ_ONLY_OPTIMAL);
-        let seen = program.texels(&texture, (0, aspect), layout, bytes.len(), None)?;
+        let aspect = vk::ImageAspectFlags::COLOR;
+        let seen = program.texels(&texture, (0, aspect), sampled, bytes.len(), None)?;
         check(seen == bytes, format!("round {round}: a part is missing"))?;
-        drop((region, transfer));
-        program.free_texture(texture);
     }
+    drop((first, transfer));
+    program.free_texture(texture);
     Ok(())
 }
 

@@ -231,6 +231,14 @@ fn refused() -> Outcome {
     let mut uploads = own.uploads(2, 4096)?;
     refusals(&mut uploads, &own.buffer(&vertices, 0..4096)?, &foreign)?;
     refusals(&mut uploads, &own.level(&rgba, 0)?, &foreign)?;
+    for (dst_offset, len) in [(2, 4), (0, 6), (4094, 4), (4096, 4)] {
+        let slot = uploads.wait_for_slot()?;
+        let region = CopyRegion { src_offset: 0, dst_offset, len };
+        let refused = uploads.copy(slot, &own.buffer(&vertices, 0..4096)?, &[region]);
+        let refused = refused.expect_err("it divides what belongs together, or is outside");
+        let cut = matches!(refused.downcast_ref(), Some(WgpuError::Cut { granule: 4, .. }));
+        check(cut, format!("{dst_offset} {len}: {refused}"))?;
+    }
     // wgpu's own answer is an error and no panic: the buffer is another device's than was said, or is gone.
     let (mixed, gone) = (own.buffer(&theirs, 0..4096)?, own.buffer(&vertices, 0..4096)?);
     vertices.destroy();
