@@ -11,8 +11,9 @@ use std::sync::atomic::AtomicBool;
 
 use bufmap::format::{Manifest, Selection};
 use bufmap::load::{Load, Target};
-use bufmap::transfer::{Around, DataPath, Options, Receipt, Request, TransferError, Verify};
-use exporters::vulkan::Device;
+use bufmap::transfer::{Around, Check, DataPath, Options, Receipt, Request, TransferError, Verify};
+use exporters::vulkan::{CopyRegion, Device};
+use iomap::{Memory, PageSize};
 use support::*;
 
 const MIB: usize = 1 << 20;
@@ -29,6 +30,8 @@ fn main() -> ExitCode {
         on_vulkan("any_requests_arrive_in_device_memory", any_requests_arrive_in_device_memory),
         on_vulkan("cached_pages_reach_device_memory", cached_pages_reach_device_memory),
         on_vulkan("slots_stay_bounded", slots_stay_bounded),
+        on_vulkan("the_gpu_takes_fingerprints", the_gpu_takes_fingerprints),
+        on_vulkan("a_wrong_byte_in_device_memory_is_found", a_wrong_byte_in_device_memory_is_found),
         on_vulkan("a_file_that_shrinks_is_reported", a_file_that_shrinks_is_reported),
         on_vulkan("a_device_that_is_not_there_is_named", |_| {
             let error = Device::open(Some("no such device")).expect_err("no device");
@@ -221,6 +224,87 @@ fn slots_stay_bounded(device: Device) {
     let receipt =
         load_into(&[source], &requests, Around::Untouched, &target, options).expect("a load");
     assert_eq!(receipt.slots, 4 << 20);
+}
+
+/// Requests in any order, of any length, with the file's own checksums.
+fn the_gpu_takes_fingerprints(device: Device) {
+    let len = 5 * MIB + 7;
+    let file = file_of(len);
+    drop_cache(file.as_file());
+    let source = source(file.path());
+    let bytes = bytes_of(len);
+    let ranges = [3 * MIB + 1..5 * MIB + 7, 0..MIB, MIB..MIB, MIB + 3..3 * MIB + 1];
+    let requests: Vec<_> = ranges
+        .iter()
+        .map(|range| {
+            let (offset, len) = (range.start as u64, range.len() as u64);
+            let crc32 = Some(crc32fast::hash(&bytes[range.clone()]));
+            Request { crc32, ..Request::new(0, offset, len, offset) }
+        })
+        .collect();
+    let target = Target::Device(Arc::new(device.allocate(len, false).expect("device memory")));
+    for path in [DataPath::Staged, DataPath::Buffered] {
+        let options = Options { require: Some(path), ..Options::default() };
+        let files = std::slice::from_ref(&source);
+        let receipt =
+            load_into(files, &requests, Around::Untouched, &target, options).expect("a load");
+        let checked = &receipt.checked;
+        let by_gpu = checked.bytes_by(Check::FingerprintByGpu);
+        assert_eq!((by_gpu, checked.checks.len()), (receipt.bytes, 1), "{checked:?}");
+        assert_eq!((checked.compared, checked.read_back), (0, 0));
+        assert_eq!((checked.format_checksums, checked.format_checksums_left), (4, 0));
+        assert!(checked.step_downs.is_empty(), "{checked:?}");
+        let crcs: Vec<_> = requests.iter().map(|request| request.crc32).collect();
+        assert_eq!(checked.fingerprints, crcs);
+    }
+    let options =
+        Options { require: Some(DataPath::Staged), verify: Verify::Hash, ..Options::default() };
+    let receipt =
+        load_into(&[source], &requests, Around::Untouched, &target, options).expect("a load");
+    assert_eq!(receipt.checked.bytes_by(Check::FingerprintInSlot), receipt.bytes);
+}
+
+/// What something else writes into the memory when the last byte has landed is found by the default check, and which byte it
+/// is; not by fingerprints that were taken before, which do not say so.
+fn a_wrong_byte_in_device_memory_is_found(device: Device) {
+    let len = 3 * MIB + 5;
+    let file = file_of(len);
+    let source = source(file.path());
+    let buffer = Arc::new(device.allocate(len, false).expect("device memory"));
+    let target = Target::Device(Arc::clone(&buffer));
+    let bytes = bytes_of(len);
+    let load = |verify, at: usize| {
+        let memory = Memory::memfd("wrong", 1, PageSize::Base).expect("a page");
+        memory.map().write(0, !bytes[at]).expect("a byte");
+        let wrong = Arc::new(device.import_memory(Arc::new(memory)).expect("its import"));
+        let mut spoilt = false;
+        let loaded = Load {
+            files: std::slice::from_ref(&source),
+            requests: &[Request::new(0, 0, len as u64, 0)],
+            around: Around::Untouched,
+            destination: target.destination(),
+            options: Options { require: Some(DataPath::Staged), verify, ..Options::default() },
+            stop: &AtomicBool::new(false),
+        }
+        .run(&mut |progress| {
+            if progress.done == progress.total && !std::mem::replace(&mut spoilt, true) {
+                let mut transfer = device.transfer().expect("a queue");
+                let one = CopyRegion { src_offset: 0, dst_offset: at, len: 1 };
+                let ticket = transfer.copy(&wrong, &buffer, &[one]).expect("a copy");
+                transfer.wait(ticket).expect("the copy");
+            }
+        });
+        assert!(spoilt, "it never was whole");
+        loaded
+    };
+    for at in [0, 4097, 2 * MIB - 1, len - 1] {
+        match load(Verify::Auto, at) {
+            Err(TransferError::Mismatch { offset, .. }) => assert_eq!(offset, at as u64),
+            other => panic!("{other:?}"),
+        }
+    }
+    let receipt = load(Verify::Hash, 77).expect("nobody looks at it");
+    assert_eq!(receipt.checked.bytes_by(Check::FingerprintInSlot), len as u64);
 }
 
 fn a_file_that_shrinks_is_reported(device: Device) {

@@ -3,11 +3,14 @@
 use super::accounts::Whole;
 use super::call::Load;
 use crate::check::{
-    self, Comparison, Extent, Fingerprints, FirstUse, Parts, SecondRead, asked_of, compare_some,
+    self, Comparison, Extent, Filled, Fingerprints, FirstUse, Parts, SecondRead, asked_of,
+    compare_some,
 };
 use crate::plan::Place;
 use crate::plan::decided::Decided;
-use crate::transfer::{Check, CheckShare, Checked, Progress, Source, TransferError, Valid, Verify};
+use crate::transfer::{
+    Check, CheckShare, CheckStepDown, Checked, Progress, Source, TransferError, Valid, Verify,
+};
 
 impl<S: Source> Load<'_, S> {
     /// Proves what the options ask for of the bytes in the buffer.
@@ -38,6 +41,16 @@ impl<S: Source> Load<'_, S> {
         }
         let found = fingerprints.known(parts);
         self.compare_checksums(&found, &mut checked)?;
+        if verify == Verify::Auto && place == Place::Gpu && valid.wanted() > 0 {
+            let bytes = fingerprinted.in_slots;
+            match self.compare_by_gpu(&found, &valid, (&mut *again, &mut *progress))? {
+                Ok(()) => checks = vec![(Check::FingerprintByGpu, bytes)],
+                Err(why) => {
+                    let check = Check::FingerprintByGpu;
+                    checked.step_downs.push(CheckStepDown { check, why, bytes });
+                }
+            }
+        }
         checked.fingerprints = found;
         if verify == Verify::Full {
             checked.compared = check::compare(&self.filled(), &valid, again, progress)?;
@@ -77,6 +90,33 @@ impl<S: Source> Load<'_, S> {
         looked_at.compared = comparison.compared;
         first.done();
         Ok(looked_at)
+    }
+
+    /// Compares the fingerprints of what was read with those that a GPU takes of what lies in its memory, unless it takes none.
+    fn compare_by_gpu(
+        &self,
+        found: &[Option<u32>],
+        valid: &Valid,
+        (again, progress): (SecondRead<'_, S>, &mut dyn FnMut(Progress)),
+    ) -> Result<Result<(), String>, TransferError> {
+        let by_gpu = match check::by_gpu(self.destination, self.requests)? {
+            Ok(by_gpu) => by_gpu,
+            Err(why) => return Ok(Err(why)),
+        };
+        let mut pairs = self.requests.iter().zip(found).zip(by_gpu);
+        let other = pairs.find(|((_, found), by_gpu)| **found != Some(*by_gpu));
+        let Some(((request, found), by_gpu)) = other else { return Ok(Ok(())) };
+        // Which byte it is, a second read tells.
+        let filled = Filled { requests: std::slice::from_ref(request), ..self.filled() };
+        check::compare(&filled, valid, again, progress)?;
+        Err(TransferError::Mismatch {
+            path: self.files[request.file].path().to_owned(),
+            offset: request.offset,
+            what: format!(
+                "the GPU finds the CRC-32 {by_gpu:08x} in its memory, and what was read has {:08x}",
+                found.unwrap_or_default()
+            ),
+        })
     }
 
     fn compare_checksums(

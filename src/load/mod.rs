@@ -7,7 +7,8 @@
 //!   the buffer;
 //! * [`plan`](crate::plan): which [`DataPath`](crate::transfer::DataPath) each byte takes, and why not a better one;
 //! * `by_kernel` and `by_driver`: the load by the kernel's drivers, and by the driver in user space; `fill`: with
-//!   which threads, rings and slots; `run`: the work that they carry out; `accounts`: what landed;
+//!   which threads, rings and slots; `run`: the work that they carry out; `accounts`: what landed; `checks`: what is
+//!   proved about it;
 //! * [`transfer`](crate::transfer): the words, with the receipt.
 //!
 //! # Files that something writes to

@@ -23,7 +23,9 @@ pub use error::TransferError;
 pub use options::{Options, Verify};
 pub use priority::Priority;
 pub use progress::{Pending, Progress};
-pub use receipt::{Check, CheckShare, Checked, LeftOut, Proof, Receipt, Share, StepDown};
+pub use receipt::{
+    Check, CheckShare, CheckStepDown, Checked, LeftOut, Proof, Receipt, Share, StepDown,
+};
 pub use request::{Around, Request};
 pub use save_error::{Left, SaveError};
 pub(crate) use source::Recorded;

@@ -50,7 +50,9 @@ pub enum Verify {
     /// What suits the path. What came of it is in the receipt ([`Checked`](super::Checked)).
     ///
     /// * In memory of the system's: as [`Hash`](Self::Hash), while the bytes are in the CPU's cache.
-    /// * What the CPU or a GPU copies out of a slot: as [`Hash`](Self::Hash), in the slot.
+    /// * In a GPU's own memory: as [`Hash`](Self::Hash), in the slots out of which the GPU copies; and a fingerprint that the GPU
+    ///   takes of what then lies in its memory, which must be the same. Where no queue of it runs shaders, only the first.
+    /// * What the CPU copies out of a slot: as [`Hash`](Self::Hash), in the slot.
     /// * What a drive wrote into a peer's memory, which the CPU reads slowly: a sample that nobody can foretell, compared
     ///   with a second read of the file past the page cache. It is one block of 4 KiB out of each 64, and all of the first
     ///   and the last block of each file's part. All of it is compared when this process uses the pair of drive and

@@ -69,6 +69,9 @@ pub struct LeftOut {
 pub enum Check {
     /// Each of them was compared with a second read of the file: by the CPU, which a GPU hands its own memory to for it.
     Compared,
+    /// The GPU took a fingerprint of them in its own memory, and it is the one that the CPU took in the slots, out of which the
+    /// GPU had copied them.
+    FingerprintByGpu,
     /// The CPU took a fingerprint of them in the buffer.
     FingerprintInBuffer,
     /// The CPU took a fingerprint of them in a slot, out of which it or a GPU then copied them. What lies in the buffer was
@@ -89,6 +92,18 @@ pub struct CheckShare {
     pub bytes: u64,
 }
 
+/// Why bytes were not checked in a better way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct CheckStepDown {
+    /// The better way.
+    pub check: Check,
+    /// The reason, in words.
+    pub why: String,
+    /// How many bytes it concerns.
+    pub bytes: u64,
+}
+
 /// What was found out about the bytes of a load or a save.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
@@ -97,6 +112,8 @@ pub struct Checked {
     pub verify: Verify,
     /// How many bytes were checked how, the strongest check first.
     pub checks: Vec<CheckShare>,
+    /// Why not in a better way.
+    pub step_downs: Vec<CheckStepDown>,
     /// The CRC-32 of each request's bytes, in the order of the requests; empty if not checked. Absent for a
     /// request of which not all bytes were looked at.
     pub fingerprints: Vec<Option<u32>>,

@@ -186,6 +186,6 @@ impl Device {
         })?;
         let queue = Queue { raw, family, properties: families[family as usize], lock };
         let enabled = Enabled { version, extensions, timelines };
-        Ok(Self::new(instance, physical, device, queue, info, &enabled, None))
+        Ok(Self::new(instance, physical, device, (queue, None), info, &enabled, None))
     }
 }

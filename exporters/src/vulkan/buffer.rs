@@ -373,6 +373,12 @@ impl Bare {
         }
         let mut external = vk::ExternalMemoryBufferCreateInfo::default();
         let mut create = vk::BufferCreateInfo::default().size(len as u64).usage(BUFFER_USAGE);
+        // What a dma-buf is of belongs to others in between and is passed on; the rest is used by both queues in turns.
+        let families = device.families();
+        if families[0] != families[1] && handle != Some(Handle::DMA_BUF_EXT) {
+            create =
+                create.sharing_mode(vk::SharingMode::CONCURRENT).queue_family_indices(&families);
+        }
         if let Some(handle) = handle {
             external = external.handle_types(handle);
             create = create.push_next(&mut external);

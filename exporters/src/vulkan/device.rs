@@ -1,4 +1,4 @@
-//! A device: the queue that copies, and what it can do.
+//! A device: its queues, and what it can do.
 //!
 //! How it was had and what it can do are apart. [`Device::open`] opens one, which is closed with the last handle on it;
 //! [`Device::adopt`] takes a program's own, which is not ([`Opened`] is absent). Everything else goes by its
@@ -10,7 +10,7 @@
 //!
 //! 1. Everything made from a device owns a share of it, so a device that was opened here is destroyed last. One that
 //!    was adopted outlives its last share, as who adopted it promised.
-//! 2. The one queue is used under its lock (`queue`).
+//! 2. Each queue is used under its lock (`queue`).
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -21,6 +21,7 @@ use ash::vk::ExternalMemoryHandleTypeFlags as Handle;
 use ash::{ext, khr, vk};
 
 use super::capabilities::{Abilities, Enabled, TimelineFunctions};
+use super::compute::Compute;
 use super::error::VulkanError;
 use super::info::DeviceInfo;
 use super::instance::Instance;
@@ -56,6 +57,8 @@ struct Inner {
     info: DeviceInfo,
     memory: vk::PhysicalDeviceMemoryProperties,
     queue: Queue,
+    /// Where shaders run, if any do.
+    compute: Result<Compute, Absent>,
     abilities: Abilities,
     /// Held while memory passes to this queue's family or from it, so that the copies that rely on it come after.
     passing: Mutex<()>,
@@ -78,17 +81,19 @@ impl Drop for Opened {
 }
 
 impl Device {
-    /// A device of `instance`, which was created with what `enabled` says and with `queue`.
+    /// A device of `instance`, which was created with what `enabled` says and with these queues: that of the copies, and
+    /// another for shaders if that runs none.
     pub(super) fn new(
         instance: ash::Instance,
         physical: vk::PhysicalDevice,
         raw: ash::Device,
-        queue: Queue,
+        (queue, shaders): (Queue, Option<Queue>),
         info: DeviceInfo,
         enabled: &Enabled<'_>,
         opened: Option<Opened>,
     ) -> Self {
         Self(Arc::new(Inner {
+            compute: Compute::of(&queue, shaders, &info.name),
             abilities: Abilities::new(&instance, physical, &raw, &info, enabled),
             // SAFETY: the instance is alive, and the device one of its own.
             memory: unsafe { instance.get_physical_device_memory_properties(physical) },
@@ -138,6 +143,24 @@ impl Device {
 
     pub(super) fn queue(&self) -> &Queue {
         &self.0.queue
+    }
+
+    /// The family of the queue on which shaders run.
+    pub(super) fn compute_family(&self) -> Result<u32, Absent> {
+        self.compute().map(|queue| queue.family)
+    }
+
+    /// The families that use a buffer in turns without passing it on; twice the same if it is one.
+    pub(super) fn families(&self) -> [u32; 2] {
+        [self.0.queue.family, self.compute_family().unwrap_or(self.0.queue.family)]
+    }
+
+    /// The queue on which shaders run.
+    pub(super) fn compute(&self) -> Result<&Queue, Absent> {
+        Ok(match self.0.compute.as_ref().map_err(Absent::clone)? {
+            Compute::Shared => &self.0.queue,
+            Compute::Own(queue) => queue,
+        })
     }
 
     /// Until it is dropped, no memory passes to the queue's family or from it by others.

@@ -24,6 +24,8 @@
 //! * `uploads`: the queue with slots of its own, for who fills a target and knows no device
 //!   ([`upload`](crate::upload));
 //! * `progress`: how many of the copies are done;
+//! * `fingerprint`: a [`Fingerprinter`] has the device take the CRC-32 of what lies in its buffers; `compute`: the queue on
+//!   which it does; `crc_tables`: what it looks up;
 //! * `fence`: the copies' turns with those of other devices, by sync files ([`Device::sync_files`]);
 //! * `layout`, `format`: [`Device::image_layouts`] says which pictures it shares, and in which layouts;
 //! * `image`: [`Device::import_image`] makes a frame of anybody's an [`Image`], [`Device::image`] a new
@@ -44,12 +46,15 @@ mod allocation;
 mod buffer;
 mod capabilities;
 mod commands;
+mod compute;
 mod copy;
+mod crc_tables;
 mod destination;
 mod device;
 pub(crate) mod error;
 mod export;
 mod fence;
+mod fingerprint;
 pub(crate) mod format;
 mod handover;
 mod heap;
@@ -79,6 +84,7 @@ pub use ash;
 pub use buffer::{Buffer, Way};
 pub use device::Device;
 pub use error::VulkanError;
+pub use fingerprint::Fingerprinter;
 pub use handover::Handover;
 pub use heap::{Heap, MemoryType};
 pub use image::Image;

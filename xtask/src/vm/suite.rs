@@ -39,6 +39,7 @@ const GUESTS: &[(&str, &str, &str)] = &[
     ("gpu", "bufmap-bench", "wgpu"),
     ("gpu", "bufmap-bench", "share"),
     ("gpu", "bufmap-exporters", "buffers"),
+    ("gpu", "bufmap-exporters", "fingerprint"),
     ("gpu", "bufmap-exporters", "hanging"),
     ("gpu", "bufmap-exporters", "movable"),
     ("gpu", "bufmap-exporters", "socket"),
