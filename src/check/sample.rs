@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(seen.len() as u64, ONE_IN);
     }
 
-    const LEN: u64 = 20 * ONE_IN * BLOCK + 99;
+    const LEN: u64 = (20 * ONE_IN + 30) * BLOCK + 99;
 
     /// A file, a buffer that holds it, and what was asked for: all but its first bytes.
     struct Loaded {
