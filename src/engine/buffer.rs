@@ -61,7 +61,7 @@ impl Buffer {
     ///
     /// # Errors
     /// [`TransferError::Unreachable`] if neither the CPU nor a GPU reaches it; [`TransferError::Memory`] if the kernel does not
-    /// tell which of its pages are present; [`TransferError::DmaBuf`] if it cannot be accessed.
+    /// tell which of its pages are present; [`TransferError::Access`] if it cannot be accessed.
     pub fn new(destination: Arc<dyn Destination>) -> Result<Self, TransferError> {
         let facts = asked::Buffer::of(&*destination)?;
         let is_told = destination.access(Intent::Read)?.is_some();

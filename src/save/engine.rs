@@ -259,12 +259,10 @@ impl Slots {
 
     fn filler<'m>(&'m self, gpu: Option<&'m Arc<Buffer>>) -> Result<Filler<'m>, VulkanError> {
         Ok(match (gpu, &self.imported) {
-            (Some(buffer), Some(imported)) => Filler::Gpu(Gpu {
-                transfer: buffer.device().transfer()?,
-                buffer,
-                imported,
-                slot_len: self.slot_len,
-            }),
+            (Some(buffer), Some(imported)) => {
+                let (transfer, slot_len) = (buffer.device().transfer()?, self.slot_len);
+                Filler::Gpu(Box::new(Gpu { transfer, buffer, imported, slot_len }))
+            }
             _ => Filler::Cpu,
         })
     }

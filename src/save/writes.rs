@@ -39,7 +39,7 @@ pub(super) enum Filler<'m> {
     /// The CPU.
     Cpu,
     /// A GPU, out of its own memory.
-    Gpu(Gpu<'m>),
+    Gpu(Box<Gpu<'m>>),
 }
 
 /// A GPU's queue, and the slots as it knows them.
