@@ -1,6 +1,6 @@
-//! The shaders that are compiled in, beside their sources.
+//! The shader that is compiled in, beside its source.
 //!
-//! Vulkan takes SPIR-V. So that no compiler is needed to build or to run, what naga makes of a shader's source lies beside it,
+//! Vulkan takes SPIR-V. So that no compiler is needed to build or to run, what naga makes of the shader's source lies beside it,
 //! and here it is made again and compared.
 #![cfg(feature = "wgpu")]
 
@@ -11,25 +11,22 @@ use wgpu::naga;
 use wgpu::naga::back::spv;
 use wgpu::naga::valid::{Capabilities, ValidationFlags, Validator};
 
-/// Set to have what lies beside the sources made anew.
+/// Set to have what lies beside the source made anew.
 const WRITE: &str = "BUFMAP_WRITE_SHADERS";
 
 #[test]
 fn what_is_compiled_in_is_what_its_source_says() {
     let shaders = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shaders");
-    for name in ["crc32"] {
-        let source =
-            fs::read_to_string(shaders.join(name).with_extension("wgsl")).expect("a source");
-        let (made, path) = (translated(&source), shaders.join(name).with_extension("spv"));
-        if std::env::var_os(WRITE).is_some() {
-            fs::write(&path, &made).expect("it is written");
-        }
-        assert!(
-            fs::read(&path).is_ok_and(|lies_there| lies_there == made),
-            "shaders/{name}.spv is not made of shaders/{name}.wgsl: run {WRITE}=1 cargo test \
-             -p bufmap-exporters --features wgpu --test shaders"
-        );
+    let source = fs::read_to_string(shaders.join("crc32.wgsl")).expect("a source");
+    let (made, path) = (translated(&source), shaders.join("crc32.spv"));
+    if std::env::var_os(WRITE).is_some() {
+        fs::write(&path, &made).expect("it is written");
     }
+    assert!(
+        fs::read(&path).is_ok_and(|lies_beside| lies_beside == made),
+        "shaders/crc32.spv is not made of shaders/crc32.wgsl: run {WRITE}=1 cargo test \
+         -p bufmap-exporters --features wgpu --test shaders"
+    );
 }
 
 fn translated(source: &str) -> Vec<u8> {
