@@ -72,7 +72,7 @@ fn request(loader: &Loader, path: &Path, range: &transfer::Request, buffer: &Buf
 /// From several threads, through few slots, from the drive and from the page cache.
 fn any_requests_arrive_by_any_path(device: &Device) {
     let file = file_of(9 * MIB + 1);
-    let (ranges, len) = ranges(1000, 9 * MIB as u64 + 1, 99);
+    let (ranges, len) = ranges(300, 9 * MIB as u64 + 1, 99);
     let expected = expected(file.path(), &ranges, len as usize);
     for (depth, require) in [
         (1, Some(DataPath::Staged)),
@@ -94,7 +94,7 @@ fn any_requests_arrive_by_any_path(device: &Device) {
             loader.submit(request).expect("a plan")
         };
         thread::scope(|scope| {
-            for ranges in ranges.chunks(250) {
+            for ranges in ranges.chunks(75) {
                 scope.spawn(|| {
                     let tickets: Vec<_> = ranges.iter().map(submit).collect();
                     for (range, ticket) in ranges.iter().zip(tickets) {
@@ -155,7 +155,7 @@ fn a_buffer_is_given_back(device: &Device) {
     let loader = Loader::new().expect("a loader");
     let open = loader.open(file.path()).expect("the file");
     let mut memory = device_memory(device, MIB);
-    for _ in 0..50 {
+    for _ in 0..20 {
         let buffer = buffer_of(&memory);
         let request = Request::new(&open, 3..MIB as u64, &buffer, 0);
         drop(buffer);
@@ -169,7 +169,7 @@ fn a_loader_that_goes_answers_all(device: &Device) {
     let file = file_of(8 * MIB);
     let mut memory = device_memory(device, 8 * MIB);
     let (mut whole, mut stopped) = (0, 0);
-    for round in 0..40 {
+    for round in 0..16 {
         drop_cache(file.as_file());
         let options = LoaderOptions::default().depth(2).block(65_536);
         let loader = Loader::with(options).expect("a loader");
@@ -192,7 +192,7 @@ fn a_loader_that_goes_answers_all(device: &Device) {
         }
         assert!(Arc::get_mut(&mut memory).is_some(), "somebody else has it");
     }
-    assert_eq!(whole + stopped, 40 * 16);
+    assert_eq!(whole + stopped, 16 * 16);
 }
 
 fn loaders_leave_no_descriptor_behind(device: &Device) {
@@ -207,6 +207,6 @@ fn loaders_leave_no_descriptor_behind(device: &Device) {
     };
     once();
     let before = count();
-    (0..20).for_each(|_| once());
+    (0..10).for_each(|_| once());
     assert_eq!(count(), before);
 }
