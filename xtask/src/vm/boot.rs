@@ -8,6 +8,7 @@ use std::io::{self, BufRead, BufReader, PipeWriter};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -258,7 +259,10 @@ struct Session {
 
 impl Session {
     fn of(machine: Machine) -> Result<Self, Error> {
-        let name = format!("bufmap-vm-{}-{}", std::process::id(), machine.name());
+        // Several guests of one machine may run beside each other.
+        static SESSIONS: AtomicU32 = AtomicU32::new(0);
+        let number = SESSIONS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("bufmap-vm-{}-{number}-{}", std::process::id(), machine.name());
         let path = std::env::temp_dir().join(name);
         files::remove_directory(&path)?;
         files::make_directory(&path)?;

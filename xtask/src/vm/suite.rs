@@ -1,4 +1,5 @@
-//! The tests that run in guests: built once, each machine booted once, as many beside each other as there are processors.
+//! The tests that run in guests: built once, each machine booted once or twice, as many beside each other as there are
+//! processors.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -60,6 +61,9 @@ const LIMIT: Duration = Duration::from_secs(2700);
 /// The machines whose tests take longest.
 const LONG: &[&str] = &["gpu", "vfio", "switch-counted", "vfio-counted", "switch"];
 
+/// The machines that are booted twice, each time for half of their programs.
+const TWICE: &[&str] = &["gpu"];
+
 /// Runs every machine's tests as a step of its own.
 pub fn run(steps: &mut Steps, tally: &mut Tally, install: bool) {
     let mut guest = None;
@@ -82,19 +86,31 @@ pub fn run(steps: &mut Steps, tally: &mut Tally, install: bool) {
     let mut together = Vec::new();
     for machine in longest_first() {
         let own: Vec<_> = programs.iter().filter(|program| program.runs_in(machine)).collect();
-        let name = format!("bench: {}", machine.name());
         let tool = tool.as_deref();
-        match &guest {
-            _ if own.is_empty() => {}
-            None => steps.skip(&name, "there is no guest, see above"),
-            Some(guest) => together.push((name, move |lines: &mut Vec<String>| {
-                run_in(guest, machine, &own, tool, |line| lines.push(line.to_owned()))
-            })),
+        for (name, part) in parts(machine, &own) {
+            match &guest {
+                None => steps.skip(&name, "there is no guest, see above"),
+                Some(guest) => together.push((name, move |lines: &mut Vec<String>| {
+                    run_in(guest, machine, &part, tool, |line| lines.push(line.to_owned()))
+                })),
+            }
         }
     }
     // A machine's programs keep one processor busy, seldom two; and a count does not depend on what else runs.
     let at_once = thread::available_parallelism().map_or(1, usize::from);
     steps.run_together(together, at_once, |line| show(line, tally));
+}
+
+/// The programs of a machine, in as many parts as it is booted, each with its name.
+fn parts<'p>(machine: Machine, own: &[&'p Program]) -> Vec<(String, Vec<&'p Program>)> {
+    let name = machine.name();
+    let boots = if TWICE.contains(&name.as_str()) { 2 } else { 1 };
+    let parts = own.chunks(own.len().div_ceil(boots).max(1)).enumerate();
+    let named = |i| match boots {
+        1 => format!("bench: {name}"),
+        _ => format!("bench: {name}, part {}", i + 1),
+    };
+    parts.map(|(i, part)| (named(i), part.to_vec())).collect()
 }
 
 /// The machines, so that the last to end are not begun last.
@@ -277,6 +293,29 @@ mod tests {
         sorted.sort_unstable();
         all.sort_unstable();
         assert_eq!(sorted, all);
+    }
+
+    #[test]
+    fn each_program_is_in_one_part() {
+        let named = |name: &str| Program {
+            package: PACKAGE.into(),
+            name: name.into(),
+            executable: name.into(),
+        };
+        let programs = ["one", "two", "three"].map(named);
+        let own: Vec<_> = programs.iter().collect();
+        let parts_of = |name, own: &[&Program]| {
+            let parts = parts(Machine::named(name, false).expect("a machine"), own);
+            let names = |(name, part): (String, Vec<&Program>)| {
+                (name, part.iter().map(|program| program.name.clone()).collect::<Vec<_>>().concat())
+            };
+            parts.into_iter().map(names).collect::<Vec<_>>()
+        };
+        let named = |name: &str, all: &str| (name.to_owned(), all.to_owned());
+        assert_eq!(parts_of("vfio", &own), [named("bench: vfio", "onetwothree")]);
+        let halves = [named("bench: gpu, part 1", "onetwo"), named("bench: gpu, part 2", "three")];
+        assert_eq!(parts_of("gpu", &own), halves);
+        assert!(parts_of("gpu", &[]).is_empty());
     }
 
     #[test]
