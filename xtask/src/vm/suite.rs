@@ -40,13 +40,11 @@ const GUESTS: &[(&str, &str, &str)] = &[
     ("gpu", "bufmap-bench", "wgpu"),
     ("gpu", "bufmap-bench", "share"),
     ("gpu", "bufmap-exporters", "buffers"),
-    ("gpu", "bufmap-exporters", "fingerprint"),
     ("gpu", "bufmap-exporters", "hanging"),
     ("gpu", "bufmap-exporters", "movable"),
     ("gpu", "bufmap-exporters", "socket"),
     ("gpu", "bufmap-exporters", "vulkan"),
     ("gpu", "bufmap", "load_vulkan"),
-    ("gpu", "bufmap", "loader_vulkan"),
     ("gpu", "bufmap", "cgroup"),
 ];
 
