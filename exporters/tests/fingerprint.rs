@@ -2,6 +2,8 @@
 //! installed: an error of the layer fails the trial.
 
 mod common;
+#[path = "common/validated.rs"]
+mod validated;
 
 use std::ops::Range;
 use std::process::ExitCode;
@@ -12,6 +14,7 @@ use exporters::vulkan::{Buffer, CopyRegion, Device, VulkanError};
 use iomap::{Memory, PageSize};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use validated::{on_device, open};
 
 const MIB: usize = 1 << 20;
 
@@ -26,24 +29,6 @@ fn main() -> ExitCode {
         trial("bad_requests_are_refused", || on_device(bad_requests_are_refused)),
         trial("nothing_is_left_behind", nothing_is_left_behind),
     ])
-}
-
-fn open() -> Result<Device, Stop> {
-    match Device::open_validated(None) {
-        Err(VulkanError::Unavailable(_)) => need(Device::open(None)),
-        device => need(device),
-    }
-}
-
-fn on_device(run: fn(&Device) -> Outcome) -> Outcome {
-    let device = open()?;
-    let log = device.validation().cloned();
-    let outcome = run(&device);
-    drop(device);
-    outcome?;
-    let mut errors = log.map(|log| log.errors()).unwrap_or_default();
-    errors.dedup();
-    check(errors.is_empty(), errors.join("\n"))
 }
 
 fn pages(bytes: &[u8]) -> Result<Arc<Memory>, Stop> {

@@ -4,6 +4,8 @@
 mod common;
 #[path = "common/small_udmabufs.rs"]
 mod small_udmabufs;
+#[path = "common/validated.rs"]
+mod validated;
 
 use std::os::fd::AsFd;
 use std::process::{Command, ExitCode};
@@ -17,6 +19,7 @@ use exporters::vulkan::{
 use exporters::{Exporter, Intent, Udmabuf};
 use iomap::{Caching, Location, Memory, PageSize, PhyrKind, Pinned};
 use small_udmabufs::SmallUdmabufs;
+use validated::{on_device, open};
 
 /// Set for a child of this test that only lists the devices.
 const CHILD: &str = "BUFMAP_TEST_LIST_DEVICES";
@@ -65,25 +68,6 @@ fn main() -> ExitCode {
         trial("the_device_is_an_exporter", || on_device(the_device_is_an_exporter)),
         trial("no_descriptor_leaks", no_descriptor_leaks),
     ])
-}
-
-fn open() -> Result<Device, Stop> {
-    match Device::open_validated(None) {
-        Err(VulkanError::Unavailable(_)) => need(Device::open(None)),
-        device => need(device),
-    }
-}
-
-/// Runs a trial on a device and fails it for what the validation layer says, up to the device's end.
-fn on_device(run: fn(&Device) -> Outcome) -> Outcome {
-    let device = open()?;
-    let log = device.validation().cloned();
-    let outcome = run(&device);
-    drop(device);
-    outcome?;
-    let mut errors = log.map(|log| log.errors()).unwrap_or_default();
-    errors.dedup();
-    check(errors.is_empty(), errors.join("\n"))
 }
 
 fn memory(bytes: &[u8]) -> Result<Arc<Memory>, Stop> {

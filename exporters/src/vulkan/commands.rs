@@ -7,8 +7,9 @@
 #![allow(unsafe_code)]
 
 use ash::vk;
-use ash::vk::PipelineStageFlags;
+use ash::vk::{AccessFlags, PipelineStageFlags};
 
+use super::buffer::Buffer;
 use super::device::Device;
 use super::error::{VulkanError, failed};
 
@@ -20,6 +21,26 @@ pub(super) struct Passed {
 }
 
 impl Passed {
+    /// Adds a buffer that others use through the kernel; one that nobody else uses does not pass.
+    pub(super) fn add_shared(
+        &mut self,
+        buffer: &Buffer,
+        (from, to): (u32, u32),
+        (src, dst): (AccessFlags, AccessFlags),
+    ) {
+        if buffer.is_shared() {
+            self.buffers.push(
+                vk::BufferMemoryBarrier::default()
+                    .buffer(buffer.ash())
+                    .size(vk::WHOLE_SIZE)
+                    .src_queue_family_index(from)
+                    .dst_queue_family_index(to)
+                    .src_access_mask(src)
+                    .dst_access_mask(dst),
+            );
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.buffers.is_empty() && self.images.is_empty()
     }

@@ -315,25 +315,15 @@ impl Copy {
     /// Both sides, as far as others use them through the kernel, passed from one family to another.
     fn passed(&self, from: u32, to: u32, src: AccessFlags, dst: AccessFlags) -> Passed {
         let mut passed = Passed::default();
-        let buffer = |buffer: &Arc<Buffer>| {
-            vk::BufferMemoryBarrier::default()
-                .buffer(buffer.ash())
-                .size(vk::WHOLE_SIZE)
-                .src_queue_family_index(from)
-                .dst_queue_family_index(to)
-                .src_access_mask(src)
-                .dst_access_mask(dst)
-        };
+        let (families, accesses) = ((from, to), (src, dst));
         match (&self.src, &self.dst) {
             (Side::Buffer(one), Side::Buffer(other)) if Arc::ptr_eq(one, other) => {
-                passed.buffers.extend(one.is_shared().then(|| buffer(one)));
+                passed.add_shared(one, families, accesses);
             }
             sides => {
                 for side in [sides.0, sides.1] {
                     match side {
-                        Side::Buffer(one) => {
-                            passed.buffers.extend(one.is_shared().then(|| buffer(one)));
-                        }
+                        Side::Buffer(one) => passed.add_shared(one, families, accesses),
                         Side::Image(image) => passed.images.push(
                             general(image)
                                 .old_layout(vk::ImageLayout::GENERAL)

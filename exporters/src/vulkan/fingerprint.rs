@@ -25,6 +25,7 @@ use ash::vk::{AccessFlags, PipelineStageFlags as Stage};
 use crc32fast::Hasher;
 
 use super::buffer::{Buffer, Way};
+use super::commands::{Passed, barrier, begin, end};
 use super::copy::check_bounds;
 use super::crc_tables;
 use super::device::Device;
@@ -371,42 +372,38 @@ impl Fingerprinter {
     /// # Safety
     /// The commands are used by nobody.
     unsafe fn record(&self, buffer: &Buffer, blocks: u32) -> Result<(), VulkanError> {
-        let (ash, commands) = (self.device.ash(), self.commands);
-        let begin = vk::CommandBufferBeginInfo::default()
-            .flags(vk::CommandBufferUsageFlags::ONE_TIME_SUBMIT);
+        let (device, commands) = (&self.device, self.commands);
+        let ash = device.ash();
         let before = [vk::MemoryBarrier::default()
             .src_access_mask(AccessFlags::TRANSFER_WRITE)
             .dst_access_mask(AccessFlags::SHADER_READ)];
         let after = [vk::MemoryBarrier::default()
             .src_access_mask(AccessFlags::SHADER_WRITE)
             .dst_access_mask(AccessFlags::HOST_READ)];
-        let (ours, theirs) = (self.family, self.device.foreign_family());
-        let acquired = passed(buffer, theirs, ours, AccessFlags::empty(), AccessFlags::SHADER_READ);
-        let released = passed(buffer, ours, theirs, AccessFlags::SHADER_READ, AccessFlags::empty());
-        let barrier = |(from, to), memory: &[_], buffers: &[_]| {
-            let flags = vk::DependencyFlags::empty();
-            // SAFETY: recording has begun.
-            unsafe {
-                ash.cmd_pipeline_barrier(commands, from, to, flags, memory, buffers, &[]);
-            }
-        };
+        let (ours, theirs) = (self.family, device.foreign_family());
+        let (none, read) = (AccessFlags::empty(), AccessFlags::SHADER_READ);
+        let [mut acquired, mut released] = [Passed::default(), Passed::default()];
+        acquired.add_shared(buffer, (theirs, ours), (none, read));
+        released.add_shared(buffer, (ours, theirs), (read, none));
         let bound = vk::PipelineBindPoint::COMPUTE;
         // SAFETY: the caller's promise; everything is of this device. The shader's law (2) is `run`'s.
         unsafe {
-            ash.begin_command_buffer(commands, &begin).map_err(failed("vkBeginCommandBuffer"))?;
-            barrier((Stage::TRANSFER, Stage::COMPUTE_SHADER), &before, acquired.as_slice());
+            begin(device, commands)?;
+            let at = (Stage::TRANSFER, Stage::COMPUTE_SHADER);
+            barrier(device, commands, at, &before, &acquired);
             ash.cmd_bind_pipeline(commands, bound, self.pipeline);
             let sets = [self.set];
             ash.cmd_bind_descriptor_sets(commands, bound, self.pipeline_layout, 0, &sets, &[]);
             ash.cmd_dispatch(commands, blocks, 1, 1);
-            barrier((Stage::COMPUTE_SHADER, Stage::HOST), &after, &[]);
+            let at = (Stage::COMPUTE_SHADER, Stage::HOST);
+            barrier(device, commands, at, &after, &Passed::default());
             // On its own: ownership does not pass at the host's stage
             // (VUID-vkCmdPipelineBarrier-srcStageMask-09634).
-            if released.is_some() {
-                let end = (Stage::COMPUTE_SHADER, Stage::BOTTOM_OF_PIPE);
-                barrier(end, &[], released.as_slice());
+            if !released.is_empty() {
+                let at = (Stage::COMPUTE_SHADER, Stage::BOTTOM_OF_PIPE);
+                barrier(device, commands, at, &[], &released);
             }
-            ash.end_command_buffer(commands).map_err(failed("vkEndCommandBuffer"))
+            end(device, commands)
         }
     }
 }
@@ -460,25 +457,6 @@ const fn start_of_window(block: &Range<usize>) -> usize {
 fn blocks(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let end = range.end;
     range.step_by(BLOCK).map(move |start| start..end.min(start + BLOCK))
-}
-
-/// A buffer that others use through the kernel, passed from one queue family to another.
-fn passed(
-    buffer: &Buffer,
-    from: u32,
-    to: u32,
-    src: AccessFlags,
-    dst: AccessFlags,
-) -> Option<vk::BufferMemoryBarrier<'static>> {
-    buffer.is_shared().then(|| {
-        vk::BufferMemoryBarrier::default()
-            .buffer(buffer.ash())
-            .size(vk::WHOLE_SIZE)
-            .src_queue_family_index(from)
-            .dst_queue_family_index(to)
-            .src_access_mask(src)
-            .dst_access_mask(dst)
-    })
 }
 
 /// Writes into the working memory.

@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 use ash::vk;
 use ash::vk::ExternalMemoryFeatureFlags as Features;
 use ash::vk::ExternalMemoryHandleTypeFlags as Handle;
-use iomap::Memory;
+use iomap::{Memory, MemoryError, PageSize};
 
 use super::allocation::Origin;
 use super::buffer::{Bare, Behind, Buffer, Way, not_exportable};
@@ -45,6 +45,24 @@ impl Device {
             Err(absent) => absent,
         };
         self.import_host_pages(memory, no_udmabuf)
+    }
+
+    /// Memory of the kind that [`import_memory`](Self::import_memory) takes best, of at least `len` bytes: behind a memfd
+    /// where a dma-buf can be made of all of it, since every driver takes those that takes any, and else ordinary, in the
+    /// largest pages that the kernel has ready, since drivers that import pages by their address may refuse a file's.
+    ///
+    /// # Errors
+    /// As [`Memory::memfd`] and [`Memory::anonymous`].
+    pub fn memory_to_import(&self, len: usize) -> Result<Memory, MemoryError> {
+        let takes_dma_buf = self.info().extension("VK_EXT_external_memory_dma_buf").is_ok();
+        let longest = Udmabuf::open().map_or(0, |udmabuf| udmabuf.limit());
+        if takes_dma_buf && len <= longest {
+            return Memory::memfd("bufmap", len.max(1), PageSize::Base);
+        }
+        let memory = Memory::anonymous(len.max(1), PageSize::Base)?;
+        // A kernel without huge pages has small ones.
+        let _ = memory.advise_huge();
+        Ok(memory)
     }
 
     /// Makes a dma-buf a buffer of the device, as long as the dma-buf.

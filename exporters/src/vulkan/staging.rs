@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ash::vk::MemoryPropertyFlags as Flags;
-use iomap::{Memory, MemoryError, PageSize};
+use iomap::{MemoryError, PageSize};
 
 use super::buffer::{Bare, Buffer, not_exportable};
 use super::device::Device;
@@ -70,7 +70,7 @@ impl Device {
             .checked_next_multiple_of(PageSize::Base.bytes())
             .filter(|&len| len <= max)
             .ok_or(VulkanError::Length { len, max })?;
-        let refused = match Memory::memfd("staging", len, PageSize::Base) {
+        let refused = match self.memory_to_import(len) {
             Ok(memory) => match self.import_memory(Arc::new(memory)) {
                 Ok(buffer) => {
                     let buffer = Arc::new(buffer);
