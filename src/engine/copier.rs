@@ -10,7 +10,6 @@ use std::sync::Arc;
 use exporters::vulkan::{self, CopyRegion, Device, Ticket, Transfer, VulkanError};
 
 use super::landing::{done, fingerprint_slot};
-use super::memory::memory_to_import;
 use super::order::Ended;
 use super::shared::{Arrived, Shared, Taken};
 use super::slots::{Slot, Slots, Staging};
@@ -34,7 +33,7 @@ impl Gpu {
         let len = shared.options.slot_len();
         // Half as many again as reads are in flight: they go on while the device copies.
         let count = shared.options.depth as usize * 3 / 2 + 1;
-        let memory = memory_to_import(device, len.saturating_mul(count) as u64)?;
+        let memory = Arc::new(device.memory_to_import(len.saturating_mul(count))?);
         let imported = Arc::new(device.import_memory(Arc::clone(&memory))?);
         let transfer = device.transfer()?;
         let slots = Slots::in_memory(memory, len, Arc::clone(&shared.wake));

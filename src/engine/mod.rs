@@ -9,8 +9,9 @@
 //!   it, and its end;
 //! * `queues`: whose read is next; `shared`: the queues and who sleeps; `loader`: the loader itself;
 //! * `reader`: the ring's thread; `driver`: a thread of the program's in its place; `worker`: the threads that copy and check; `copier`: the thread that has a GPU copy;
-//!   `slots`, `memory`: where reads land that cannot land in their buffer; `held`: what a read keeps until it is completed;
+//!   `slots`: where reads land that cannot land in their buffer; `held`: what a read keeps until it is completed;
 //!   `landing`: bytes on their way to where they belong;
+//! * `clock`, `crew`, `flight`: what one-shot loads and saves share beside it;
 //! * `ticket`, `completions`, `outcome`: how a program learns what came of it; `counters`: what the loader did so far.
 //!
 //! # Priorities
@@ -64,10 +65,10 @@ mod counters;
 pub(crate) mod crew;
 mod driver;
 mod file;
+pub(crate) mod flight;
 mod held;
 mod landing;
 mod loader;
-mod memory;
 mod options;
 mod order;
 mod outcome;
@@ -86,7 +87,6 @@ pub use counters::{Counts, Latencies};
 pub use driver::Driver;
 pub use file::File;
 pub use loader::{Loader, Refused};
-pub(crate) use memory::{in_memory, memory_to_import, roomy_memory};
 pub use options::LoaderOptions;
 pub use outcome::{Landed, Outcome, Shares};
 pub use request::Request;

@@ -61,9 +61,7 @@ struct State {
     /// The reads that are begun and not done.
     begun: u32,
     landed: Landed,
-    /// The bytes that were asked for and are in the buffer.
-    filled: u64,
-    /// Where they are, unless it is all of them: then nobody asks.
+    /// Where the bytes are that have landed, unless it is all of them: then nobody asks.
     valid: Valid,
     parts: Parts,
     end: Option<TransferError>,
@@ -105,7 +103,6 @@ impl Order {
                 queued,
                 begun: 0,
                 landed,
-                filled: 0,
                 valid,
                 parts: Parts::default(),
                 end: None,
@@ -149,7 +146,6 @@ impl Order {
         let is_last = state.begun == 1 && state.queued == 0 && state.end.is_none();
         for (_, place) in job.landed().flat_map(|landed| requested.filled(landed)) {
             state.landed.paths.add(job.path, place.end - place.start);
-            state.filled += place.end - place.start;
             if !is_last {
                 state.valid.insert(place);
             }
@@ -241,7 +237,7 @@ impl Ended {
         let payload = state.payload.take();
         let mut landed = std::mem::take(&mut state.landed);
         let valid = std::mem::take(&mut state.valid);
-        let is_whole = state.filled == valid.wanted();
+        let is_whole = landed.paths.bytes() == valid.wanted();
         let parts = std::mem::take(&mut state.parts);
         let end = state.end.take();
         drop(state);

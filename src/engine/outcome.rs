@@ -35,6 +35,11 @@ impl Shares {
         taken.map(|(path, bytes)| Share { path, bytes })
     }
 
+    /// How many bytes there are by all paths.
+    pub(super) fn bytes(&self) -> u64 {
+        self.iter().map(|share| share.bytes).fold(0, u64::saturating_add)
+    }
+
     pub(super) const fn add(&mut self, path: DataPath, bytes: u64) {
         self.0[path as usize] = self.0[path as usize].saturating_add(bytes);
     }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use iomap::{BufMap, MapError, Memory, PageSize};
 
@@ -16,6 +16,7 @@ use super::slots::{Slot, Slots};
 use crate::nofault::Fault;
 use crate::plan::run::Landing;
 use crate::storage::file::partial::{Came, Partial};
+use crate::storage::file::put_off::{First, PutOff};
 use crate::storage::file::ring::Steps;
 use crate::storage::work::{Failure, Next, Read, Work};
 use crate::transfer::{Readable, TransferError};
@@ -49,8 +50,7 @@ pub(super) struct Reader {
     reading: Vec<Option<Reading>>,
     /// The tags that are not used.
     unused: Vec<usize>,
-    /// What is to be asked for again, not before a moment.
-    again: Vec<(Instant, usize)>,
+    again: PutOff,
     /// Taken, and not begun for want of a slot.
     stalled: VecDeque<Taken>,
     /// For what the CPU copies to where it belongs, made when they are first needed.
@@ -68,7 +68,7 @@ impl Reader {
             taken: VecDeque::new(),
             reading: Vec::new(),
             unused: Vec::new(),
-            again: Vec::new(),
+            again: PutOff::default(),
             stalled: VecDeque::new(),
             slots: None,
             done: [0; 4],
@@ -83,15 +83,14 @@ impl Reader {
     /// A read that came in part, or was put off, if its time has come.
     fn rest(&mut self) -> Option<Next<'static, Held>> {
         loop {
-            let first = (0..self.again.len()).min_by_key(|&at| self.again[at].0)?;
-            let wait = self.again[first].0.saturating_duration_since(Instant::now());
-            if wait.is_zero() {
-                let (_, tag) = self.again.swap_remove(first);
-                match self.ask(tag) {
+            let wait = match self.again.first() {
+                First::Nothing => return None,
+                First::Later(wait) => wait,
+                First::Due(tag) => match self.ask(tag) {
                     None => continue,
                     read => return read,
-                }
-            }
+                },
+            };
             if self.in_flight() > self.again.len() {
                 return Some(Next::Wait);
             }
@@ -306,7 +305,7 @@ impl Work<'static> for Reader {
         let asked = (job.piece.offset, job.piece.need);
         match reading.partial.came(result, asked, granule) {
             Came::Whole => self.complete(tag),
-            Came::Rest(pause) => self.again.push((Instant::now() + pause, tag)),
+            Came::Rest(pause) => self.again.push(tag, pause),
             Came::Failed(failure) => self.fail_reading(tag, failure),
         }
     }

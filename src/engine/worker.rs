@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread;
+use std::sync::atomic::AtomicBool;
 
 use iomap::{BufMap, Memory, PageSize};
 
@@ -15,7 +15,6 @@ use super::slots::Staging;
 use crate::check::{Part, Parts};
 use crate::plan::job::Job;
 use crate::plan::run::{Landing, Piece, SlotCopy};
-use crate::storage::file::partial::{Came, Partial};
 use crate::storage::file::pread;
 use crate::storage::work::Failure;
 use crate::transfer::{DataPath, Readable, StepDown, Valid};
@@ -149,16 +148,7 @@ fn slot_for(slot: &mut Option<Memory>, len: usize) -> io::Result<BufMap<'_>> {
 fn read_all(payload: &Payload, job: &Job, into: &BufMap<'_>) -> Result<(), Failure> {
     let piece = &job.piece;
     let granule = payload.file.source().alignment(job.path).offset.into();
-    let mut partial = Partial::default();
-    loop {
-        let rest = into.subrange(partial.got() as usize..).unwrap_or(BufMap::null());
-        let descriptor = payload.file.descriptor(job.path);
-        let result = pread::read_at(descriptor, piece.offset + partial.got(), &rest);
-        match partial.came(result, (piece.offset, piece.need), granule) {
-            Came::Whole => return Ok(()),
-            Came::Rest(pause) if pause.is_zero() => {}
-            Came::Rest(pause) => thread::sleep(pause),
-            Came::Failed(failure) => return Err(failure),
-        }
-    }
+    let never = AtomicBool::new(false);
+    let descriptor = payload.file.descriptor(job.path);
+    pread::read_whole(descriptor, piece.offset, into, (piece.need, granule), &never)
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use exporters::vulkan;
 use iomap::{BufMap, Location};
 
-use super::run::{Event, Flight, Landed};
+use super::run::{Event, Landed};
 use crate::check::{self, Filled, Fingerprints, Parts};
+use crate::engine::flight::Flight;
 use crate::nofault::Fault;
 use crate::plan::job::Job;
 use crate::plan::run::Landing;

@@ -10,8 +10,8 @@ use std::thread;
 use exporters::Destination;
 use iomap::Location;
 
-use super::run::Flight;
 use crate::check::map_of;
+use crate::engine::flight::Flight;
 use crate::plan::job::Job;
 
 /// The most threads that make pages ready. Zeroing is bound by the machine's memory, which a few cores use up; half

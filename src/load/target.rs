@@ -6,9 +6,8 @@ use std::sync::Arc;
 use exporters::vfio::{Container, Region};
 use exporters::vulkan::{self, Device, Way};
 use exporters::{Destination, Export, Exporter, P2pmem, PeerMemory};
-use iomap::Memory;
+use iomap::{Memory, PageSize};
 
-use crate::engine::{in_memory, memory_to_import, roomy_memory};
 use crate::transfer::{DataPath, StepDown, TransferError};
 
 /// A buffer made to be loaded into.
@@ -36,7 +35,10 @@ impl Target {
     /// # Errors
     /// [`TransferError::Memory`].
     pub fn memory(len: u64) -> Result<Self, TransferError> {
-        Ok(Self::Memory(Arc::new(roomy_memory(len)?)))
+        let memory = Memory::anonymous(in_memory(len)?.max(1), PageSize::Base)?;
+        // Fewer faults, fewer pins. A kernel without huge pages has small ones.
+        let _ = memory.advise_huge();
+        Ok(Self::Memory(Arc::new(memory)))
     }
 
     /// A Vulkan buffer of at least `len` bytes, for the path demanded or for the best one.
@@ -63,7 +65,7 @@ impl Target {
         if !share {
             return Ok((own_memory()?, None));
         }
-        let memory = memory_to_import(device, len)?;
+        let memory = Arc::new(device.memory_to_import(in_memory(len)?)?);
         match device.import_memory(memory) {
             Ok(buffer) => Ok((Self::Imported(Arc::new(buffer)), None)),
             Err(refused) if path.is_none() => {
@@ -161,4 +163,9 @@ impl fmt::Display for Target {
             }
         }
     }
+}
+
+/// A length as this process's memory has it.
+fn in_memory(len: u64) -> Result<usize, TransferError> {
+    Ok(usize::try_from(len).map_err(|_| iomap::MemoryError::Length { len: usize::MAX })?)
 }

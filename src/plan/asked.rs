@@ -7,6 +7,7 @@ use iomap::MemoryError;
 use exporters::Destination;
 
 use super::place::{Place, place_of};
+use super::run;
 use crate::storage::file::LONGEST_FILE;
 use crate::transfer::{Around, Options, Request, Source, TransferError, Valid};
 
@@ -92,10 +93,8 @@ impl<S: Source> Asked<'_, S> {
             }
             places.push(request.buffer());
         }
-        places.retain(|place| !place.is_empty());
-        places.sort_unstable_by_key(|place| place.start);
-        match places.windows(2).find(|pair| pair[0].end > pair[1].start) {
-            Some(pair) => Err(TransferError::Overlap { at: pair[1].start }),
+        match run::overlap(places) {
+            Some(at) => Err(TransferError::Overlap { at }),
             None => Ok(()),
         }
     }

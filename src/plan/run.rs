@@ -96,6 +96,14 @@ pub(crate) fn join(requests: &[Request]) -> Vec<Run> {
     runs
 }
 
+/// The first byte that two of some places both have, if any do.
+pub(crate) fn overlap(mut places: Vec<Range<u64>>) -> Option<u64> {
+    places.retain(|place| !place.is_empty());
+    places.sort_unstable_by_key(|place| place.start);
+    let twice = places.windows(2).find(|pair| pair[0].end > pair[1].start);
+    twice.map(|pair| pair[1].start)
+}
+
 /// Widens runs to whole blocks of `align` bytes and joins them across small gaps, for a buffer of
 /// `buffer_len` bytes whose bytes around the runs may be overwritten. Where that would overwrite
 /// what another run wants, or reach past the buffer, the runs stay as they are.

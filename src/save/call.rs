@@ -1,7 +1,6 @@
 //! The call: what is to be saved, where to, and how.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,7 +17,7 @@ use crate::plan::Place;
 use crate::plan::asked::Buffer;
 use crate::plan::out::{Decided, Kind, Outward, Stretches, Taken};
 use crate::plan::peer::Pairs;
-use crate::storage::file::{NewFile, SinkFile, SourceFile};
+use crate::storage::file::{NewFile, SinkFile, SourceFile, own_path};
 use crate::storage::work::Failure;
 use crate::traced::Traced;
 use crate::transfer::{
@@ -215,8 +214,8 @@ impl Save<'_> {
             _ => None,
         };
         // A file without a name has this one.
-        let own = format!("/proc/self/fd/{}", outward.sink.as_fd().as_raw_fd());
-        let source = pairs.is_some().then(|| SourceFile::open(own).ok()).flatten();
+        let open = || SourceFile::open(own_path(outward.sink)).ok();
+        let source = pairs.is_some().then(open).flatten();
         outward.decide(source.as_ref(), pairs)
     }
 

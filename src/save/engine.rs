@@ -18,7 +18,6 @@ use super::queue::Queue;
 use super::writes::{Event, Filler, Gpu, Parts, Writes};
 use crate::check::map_of;
 use crate::engine::crew::{Crew, Hands};
-use crate::engine::memory_to_import;
 use crate::plan::OWN;
 use crate::plan::out::{Stretches, Taken};
 use crate::remedy::{Call, remedy};
@@ -237,7 +236,7 @@ impl Slots {
             let memory = Memory::anonymous(len, PageSize::Base)?;
             return Ok(Self { memory: Some(Arc::new(memory)), imported: None, slot_len });
         };
-        let memory = memory_to_import(gpu.device(), len as u64)?;
+        let memory = Arc::new(gpu.device().memory_to_import(len)?);
         let imported = gpu.device().import_memory(Arc::clone(&memory))?;
         Ok(Self { memory: Some(memory), imported: Some(Arc::new(imported)), slot_len })
     }

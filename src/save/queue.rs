@@ -1,22 +1,17 @@
 //! The writes of a save that nobody has begun, those that the kernel has not answered, and whether the work is to end.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
 
+use crate::engine::flight::Flight;
 use crate::plan::out::{Piece, Pieces, Stretches};
 use crate::transfer::Pending;
 
 /// Writes, taken by several threads.
 pub(super) struct Queue<'m> {
     pieces: Mutex<Pieces<'m>>,
-    /// The caller's wish.
-    stop: &'m AtomicBool,
-    /// Something failed.
-    failed: AtomicBool,
-    /// When each was begun, by its place in the file.
-    begun: Mutex<BTreeMap<u64, Instant>>,
+    /// Those that are begun, by their place in the file.
+    flight: Flight<'m>,
     taken: AtomicU64,
 }
 
@@ -24,9 +19,7 @@ impl<'m> Queue<'m> {
     pub(super) fn new(stretches: &'m Stretches, stop: &'m AtomicBool) -> Self {
         Self {
             pieces: Mutex::new(stretches.pieces()),
-            stop,
-            failed: AtomicBool::new(false),
-            begun: Mutex::default(),
+            flight: Flight::new(stop),
             taken: AtomicU64::new(0),
         }
     }
@@ -48,29 +41,23 @@ impl<'m> Queue<'m> {
 
     /// Ends the work: nothing more is begun.
     pub(super) fn end(&self) {
-        self.failed.store(true, Ordering::Relaxed);
+        self.flight.end();
     }
 
     pub(super) fn is_ended(&self) -> bool {
-        self.failed.load(Ordering::Relaxed) || self.stop.load(Ordering::Relaxed)
+        self.flight.is_ended()
     }
 
     pub(super) fn begun(&self, offset: u64) {
-        self.lock_begun().insert(offset, Instant::now());
+        self.flight.begun(offset, (0, offset));
     }
 
     pub(super) fn answered(&self, offset: u64) {
-        self.lock_begun().remove(&offset);
+        self.flight.done(offset);
     }
 
     /// The write that has been waited for longest.
     pub(super) fn oldest(&self) -> Option<Pending> {
-        let begun = self.lock_begun();
-        let (&offset, &since) = begun.iter().min_by_key(|(_, since)| **since)?;
-        Some(Pending { file: 0, offset, since })
-    }
-
-    fn lock_begun(&self) -> MutexGuard<'_, BTreeMap<u64, Instant>> {
-        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+        self.flight.oldest()
     }
 }

@@ -1,6 +1,5 @@
 //! What was written, read back from the drive and compared by its fingerprints.
 
-use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -9,7 +8,6 @@ use crc32fast::Hasher;
 use iomap::{BufMap, Memory, MemoryError, PageSize};
 use rustix::fs::{Advice, fadvise};
 
-use crate::storage::file::partial::{Came, Partial};
 use crate::storage::file::{Descriptor, SinkFile, pread};
 use crate::storage::work::Failure;
 use crate::transfer::{Pending, Request};
@@ -66,7 +64,9 @@ pub(super) fn read_back(
             let first = at / align * align;
             let whole = (until.next_multiple_of(align) - first) as usize;
             let needed = (until - first) as usize;
-            fill(&file, first, (&mut bytes[..whole], needed), align, stop)
+            // The file may end before the rest.
+            let into = BufMap::from_mut_slice(&mut bytes[..whole]);
+            pread::read_whole(&file, first, &into, (needed as u64, align), stop)
                 .map_err(Unproved::Failed)?;
             hasher.update(&bytes[(at - first) as usize..needed]);
             compared += until - at;
@@ -78,30 +78,4 @@ pub(super) fn read_back(
         }
     }
     Ok(compared)
-}
-
-/// Reads so much of `out` as is needed: the file may end before the rest.
-fn fill(
-    file: impl AsFd,
-    offset: u64,
-    (out, needed): (&mut [u8], usize),
-    align: u64,
-    stop: &AtomicBool,
-) -> Result<(), Failure> {
-    let map = BufMap::from_mut_slice(out);
-    let mut partial = Partial::default();
-    loop {
-        let got = partial.got();
-        let rest = map.subrange(got as usize..).unwrap_or(BufMap::null());
-        let result = pread::read_at(&file, offset + got, &rest);
-        match partial.came(result, (offset, needed as u64), align) {
-            Came::Whole => return Ok(()),
-            Came::Rest(_) if stop.load(Ordering::Relaxed) => {
-                let source = io::ErrorKind::Interrupted.into();
-                return Err(Failure::Io { offset: offset + partial.got(), source });
-            }
-            Came::Rest(pause) => std::thread::sleep(pause),
-            Came::Failed(failure) => return Err(failure),
-        }
-    }
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use exporters::vulkan::{Buffer, CopyRegion, Ticket, Transfer, VulkanError};
 use iomap::{BufMap, MapError};
@@ -17,6 +17,7 @@ use crate::plan::out::{Piece, Taken};
 use crate::plan::run::SlotCopy;
 use crate::storage::file::Descriptor;
 use crate::storage::file::partial::{Came, Partial};
+use crate::storage::file::put_off::{First, PutOff};
 use crate::storage::work::{Failure, Next, Work, Write};
 
 /// What became of writes.
@@ -108,13 +109,6 @@ struct Writing<'m> {
     partial: Partial,
 }
 
-/// A write to be asked for again.
-struct Again {
-    tag: usize,
-    /// Not before.
-    due: Instant,
-}
-
 /// A slot that the GPU fills.
 struct Filling {
     piece: Piece,
@@ -144,14 +138,14 @@ pub(super) struct Writes<'m> {
     held: Option<Piece>,
     filling: VecDeque<Filling>,
     writing: Vec<Option<Writing<'m>>>,
-    again: Vec<Again>,
+    again: PutOff,
 }
 
 impl<'m> Writes<'m> {
     pub(super) fn new(parts: Parts<'m>) -> Self {
         let free = (0..parts.slots.len()).collect();
         let (held, filling) = (None, VecDeque::new());
-        Self { parts, free, held, filling, writing: Vec::new(), again: Vec::new() }
+        Self { parts, free, held, filling, writing: Vec::new(), again: PutOff::default() }
     }
 
     fn none_in_flight(&self) -> bool {
@@ -184,16 +178,17 @@ impl<'m> Writes<'m> {
         /// So soon the end of the save is noticed.
         const LOOK_UP: Duration = Duration::from_millis(50);
         loop {
-            let first = (0..self.again.len()).min_by_key(|&at| self.again[at].due)?;
-            let wait = self.again[first].due.saturating_duration_since(Instant::now());
-            if wait.is_zero() {
-                let tag = self.again.swap_remove(first).tag;
-                let writing = self.writing[tag].as_ref()?;
-                let got = writing.partial.got();
-                let from = writing.from.subrange(got as usize..).ok()?;
-                let (file, offset) = (self.parts.file.clone(), writing.offset + got);
-                return Some(Next::Write(Write { file, offset, from, tag }));
-            }
+            let wait = match self.again.first() {
+                First::Nothing => return None,
+                First::Later(wait) => wait,
+                First::Due(tag) => {
+                    let writing = self.writing[tag].as_ref()?;
+                    let got = writing.partial.got();
+                    let from = writing.from.subrange(got as usize..).ok()?;
+                    let (file, offset) = (self.parts.file.clone(), writing.offset + got);
+                    return Some(Next::Write(Write { file, offset, from, tag }));
+                }
+            };
             if !self.none_in_flight() {
                 return Some(Next::Wait);
             }
@@ -206,8 +201,8 @@ impl<'m> Writes<'m> {
 
     fn abandon(&mut self) -> Next<'m, Descriptor<'m>> {
         self.filling.clear();
-        for again in std::mem::take(&mut self.again) {
-            if let Some(writing) = self.writing[again.tag].take() {
+        for tag in self.again.abandon() {
+            if let Some(writing) = self.writing[tag].take() {
                 self.parts.queue.answered(writing.offset);
             }
         }
@@ -278,7 +273,7 @@ impl<'m> Work<'m> for Writes<'m> {
         let (offset, len) = (writing.offset, writing.from.len() as u64);
         match writing.partial.went(result, (offset, len), self.parts.granule) {
             Came::Rest(pause) => {
-                return self.again.push(Again { tag, due: Instant::now() + pause });
+                return self.again.push(tag, pause);
             }
             Came::Whole => self.tell(Event::Written(offset..offset + len)),
             Came::Failed(failure) => {

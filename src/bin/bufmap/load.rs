@@ -21,7 +21,7 @@ use crate::failure::Failure;
 use crate::interrupt::Interrupts;
 use crate::json;
 use crate::output::print;
-use crate::progress::bar;
+use crate::progress;
 use crate::table::{Rows, size};
 
 pub fn run(args: &LoadArgs) -> Result<(), Failure> {
@@ -86,16 +86,9 @@ fn report<S: Source>(
         },
         stop: interrupts.stop(),
     };
-    let bar = bar(0);
-    interrupts
-        .begin("read", load.files.iter().map(|file| outside(file.path()).to_string()).collect());
-    let loaded = run(&load, &mut |progress| {
-        interrupts.note(progress);
-        bar.set_length(progress.total);
-        bar.set_position(progress.done);
-    });
-    interrupts.end();
-    bar.finish_and_clear();
+    let files = load.files.iter().map(|file| outside(file.path()).to_string()).collect();
+    let loaded =
+        progress::of_transfer(interrupts, ("read", files), |progress| run(&load, progress));
     let mut receipt = match loaded {
         Ok(receipt) => manifest.complete(receipt),
         Err(TransferError::Stopped { valid }) => {

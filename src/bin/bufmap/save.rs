@@ -9,7 +9,7 @@ use bufmap::format::{Format, Manifest, Selection};
 use bufmap::load::{Load, Target};
 use bufmap::save::{Save, To as Onto};
 use bufmap::transfer::{
-    Around, Options, Progress, Receipt, Request, SaveError, StepDown, TransferError, Verify,
+    Around, Options, Receipt, Request, SaveError, StepDown, TransferError, Verify,
 };
 use serde_json::json;
 
@@ -20,7 +20,7 @@ use crate::failure::Failure;
 use crate::interrupt::Interrupts;
 use crate::json;
 use crate::output::print;
-use crate::progress::bar;
+use crate::progress;
 use crate::table::{Rows, size};
 
 pub fn run(args: &SaveArgs) -> Result<(), Failure> {
@@ -45,9 +45,8 @@ pub fn run(args: &SaveArgs) -> Result<(), Failure> {
         },
         stop: interrupts.stop(),
     };
-    interrupts.begin("write", vec![outside(&args.file).to_string()]);
-    let saved = with_bar(&interrupts, |progress| save.run(progress));
-    interrupts.end();
+    let files = vec![outside(&args.file).to_string()];
+    let saved = progress::of_transfer(&interrupts, ("write", files), |progress| save.run(progress));
     let mut receipt = saved.map_err(|error| match error {
         SaveError::Stopped { left } => Failure::Stopped(format!("stopped; {left}")),
         error => error.into(),
@@ -125,9 +124,8 @@ fn loaded(args: &SaveArgs, from: &Path, interrupts: &Interrupts) -> Result<Sourc
         },
         stop: interrupts.stop(),
     };
-    interrupts.begin("read", vec![outside(from).to_string()]);
-    let loaded = with_bar(interrupts, |progress| load.run(progress));
-    interrupts.end();
+    let files = vec![outside(from).to_string()];
+    let loaded = progress::of_transfer(interrupts, ("read", files), |progress| load.run(progress));
     let loaded = loaded.map_err(|error| match error {
         TransferError::Stopped { .. } => {
             Failure::Stopped("stopped; the file is as it was, nothing was saved yet".into())
@@ -135,17 +133,6 @@ fn loaded(args: &SaveArgs, from: &Path, interrupts: &Interrupts) -> Result<Sourc
         error => error.into(),
     })?;
     Ok(Source { target, len, step_down, loaded: Some(loaded) })
-}
-
-fn with_bar<T>(interrupts: &Interrupts, run: impl FnOnce(&mut dyn FnMut(Progress)) -> T) -> T {
-    let bar = bar(0);
-    let done = run(&mut |progress| {
-        interrupts.note(progress);
-        bar.set_length(progress.total);
-        bar.set_position(progress.done);
-    });
-    bar.finish_and_clear();
-    done
 }
 
 /// The bytes of the buffer that are saved, and where in the file.

@@ -57,7 +57,7 @@ impl<'m, S: Source> Intake<'m, S> {
     fn abandon(&mut self) {
         self.held = None;
         for (job, slot) in self.reads.abandon() {
-            self.queue.flight().done(job);
+            self.queue.done(job);
             self.free.extend(slot);
         }
     }
@@ -84,11 +84,11 @@ impl<'m, S: Source> Intake<'m, S> {
         slot: Option<usize>,
         place: Result<BufMap<'m>, MapError>,
     ) -> Next<'m, S::Handle<'m>> {
-        self.queue.flight().begun(job);
+        self.queue.begun(job);
         let started = match place.and_then(|place| place.subrange(..job.piece.len as usize)) {
             Ok(into) => self.reads.start(job, slot, into),
             Err(error) => {
-                self.queue.flight().done(job);
+                self.queue.done(job);
                 self.misplaced(job, error.into());
                 return Next::Done;
             }
@@ -96,7 +96,7 @@ impl<'m, S: Source> Intake<'m, S> {
         match started {
             Ok(read) => Next::Read(read),
             Err(source) => {
-                self.queue.flight().done(job);
+                self.queue.done(job);
                 self.free.extend(slot);
                 self.fail(Event::Failed(job, Failure::Io { offset: job.piece.offset, source }));
                 Next::Done
@@ -112,12 +112,12 @@ impl<'m, S: Source> Intake<'m, S> {
     ) -> Option<(&'m Job, Option<usize>)> {
         match self.reads.finish(tag, result) {
             Outcome::Complete(job, slot) => {
-                self.queue.flight().done(job);
+                self.queue.done(job);
                 Some((job, slot))
             }
             Outcome::Partial => None,
             Outcome::Failed(job, slot, failure) => {
-                self.queue.flight().done(job);
+                self.queue.done(job);
                 self.free.extend(slot);
                 self.fail(Event::Failed(job, failure));
                 None

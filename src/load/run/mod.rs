@@ -8,12 +8,10 @@
 
 pub(crate) mod direct;
 mod events;
-mod flight;
 mod intake;
 mod queue;
 mod reads;
 pub(crate) mod staged;
 
 pub(crate) use events::{Event, Landed, Report};
-pub(crate) use flight::Flight;
 pub(crate) use queue::Queue;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::flight::Flight;
+use crate::engine::flight::Flight;
 use crate::plan::job::Job;
 
 /// The jobs of a load, taken one by one by any thread until none is left or the load is stopped.
@@ -30,7 +30,22 @@ impl<'a> Queue<'a> {
         self.jobs.is_empty()
     }
 
+    /// A job is read from now on.
+    pub(super) fn begun(&self, job: &Job) {
+        self.flight.begun(key(job), (job.piece.file, job.piece.offset));
+    }
+
+    /// A job is not read any more.
+    pub(super) fn done(&self, job: &Job) {
+        self.flight.done(key(job));
+    }
+
     pub(crate) const fn flight(&self) -> &'a Flight<'a> {
         self.flight
     }
+}
+
+/// Jobs stay where they are while they are done.
+fn key(job: &Job) -> u64 {
+    std::ptr::from_ref(job) as u64
 }

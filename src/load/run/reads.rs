@@ -5,12 +5,13 @@
 //! from the end of the file.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use iomap::BufMap;
 
 use crate::plan::job::Job;
 use crate::storage::file::partial::{Came, Partial};
+use crate::storage::file::put_off::{First, PutOff};
 use crate::storage::work::{Failure, Read};
 use crate::transfer::Source;
 
@@ -22,14 +23,6 @@ struct Reading<'m, F> {
     slot: Option<usize>,
     into: BufMap<'m>,
     partial: Partial,
-}
-
-/// A read to be asked for again.
-#[derive(Debug)]
-struct Again {
-    tag: usize,
-    /// Not before.
-    due: Instant,
 }
 
 /// What is to be asked for again.
@@ -49,7 +42,7 @@ pub(super) struct Reads<'m, S: Source> {
     /// Kept, so that the next read of the same file finds it open.
     last: Option<S::Handle<'m>>,
     reading: Vec<Option<Reading<'m, S::Handle<'m>>>>,
-    unfinished: Vec<Again>,
+    unfinished: PutOff,
 }
 
 /// What a completion means.
@@ -64,7 +57,7 @@ pub(super) enum Outcome<'m> {
 
 impl<'m, S: Source> Reads<'m, S> {
     pub(super) fn new(files: &'m [S]) -> Self {
-        Self { files, last: None, reading: Vec::new(), unfinished: Vec::new() }
+        Self { files, last: None, reading: Vec::new(), unfinished: PutOff::default() }
     }
 
     /// Whether nothing is in flight, nor to be asked for again.
@@ -79,7 +72,7 @@ impl<'m, S: Source> Reads<'m, S> {
 
     /// Gives up what would have to be asked for again. Returns the jobs, each with its slot.
     pub(super) fn abandon(&mut self) -> Vec<(&'m Job, Option<usize>)> {
-        let tags = self.unfinished.drain(..).map(|again| again.tag);
+        let tags = self.unfinished.abandon();
         tags.filter_map(|tag| self.reading[tag].take())
             .map(|reading| (reading.job, reading.slot))
             .collect()
@@ -105,13 +98,11 @@ impl<'m, S: Source> Reads<'m, S> {
 
     /// The rest of a read that came in part, or was put off.
     pub(super) fn rest(&mut self) -> Rest<'m, S::Handle<'m>> {
-        let first = (0..self.unfinished.len()).min_by_key(|&at| self.unfinished[at].due);
-        let Some(first) = first else { return Rest::Nothing };
-        let wait = self.unfinished[first].due.saturating_duration_since(Instant::now());
-        if !wait.is_zero() {
-            return Rest::Later(wait);
-        }
-        let tag = self.unfinished.swap_remove(first).tag;
+        let tag = match self.unfinished.first() {
+            First::Nothing => return Rest::Nothing,
+            First::Later(wait) => return Rest::Later(wait),
+            First::Due(tag) => tag,
+        };
         let Some(reading) = &self.reading[tag] else { return Rest::Nothing };
         // A read that came in part left room for the rest.
         let Ok(into) = reading.into.subrange(reading.partial.got() as usize..) else {
@@ -128,7 +119,7 @@ impl<'m, S: Source> Reads<'m, S> {
         let failure = match reading.partial.came(result, asked, job.granule(self.files)) {
             Came::Whole => None,
             Came::Rest(pause) => {
-                self.unfinished.push(Again { tag, due: Instant::now() + pause });
+                self.unfinished.push(tag, pause);
                 return Outcome::Partial;
             }
             Came::Failed(failure) => Some(failure),

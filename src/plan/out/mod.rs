@@ -89,10 +89,8 @@ impl Outward<'_> {
             };
             places.push(offset..end);
         }
-        places.retain(|place| !place.is_empty());
-        places.sort_unstable_by_key(|place| place.start);
-        match places.windows(2).find(|pair| pair[0].end > pair[1].start) {
-            Some(pair) => Err(SaveError::Overlap { at: pair[1].start }),
+        match run::overlap(places) {
+            Some(at) => Err(SaveError::Overlap { at }),
             None => Ok(()),
         }
     }

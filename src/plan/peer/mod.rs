@@ -95,7 +95,7 @@ impl<'a> Pairs<'a> {
     /// `reads` are those of the file that would: some of them are carried out for a proof.
     pub fn may_write(&mut self, file: &SourceFile, reads: &Batch) -> Result<(), String> {
         let drive = self.drive_below(file)?;
-        if self.access()? == PeerAccess::Vfio {
+        if self.provider.as_ref().is_ok_and(|provider| provider.access == PeerAccess::Vfio) {
             return Err(format!(
                 "the memory is behind a BAR, and the kernel's nvme driver, which has {drive}, writes \
                  only into what other drivers publish; the driver in user space can: write down where the file lies (bufmap extents), unmount it, then bufmap bind \
@@ -124,29 +124,19 @@ impl<'a> Pairs<'a> {
         self.verdict(drive, Driver::UserSpace, Direction::FromDrive, prove)
     }
 
-    /// Whether the drive below `file` may read out of the memory by the kernel's driver, or why not. `prove` has it
-    /// do so, into a file that is nobody else's.
+    /// Whether the drive below `file` may read out of the memory by the kernel's driver, which its own driver has published,
+    /// or why not. `prove` has it do so, into a file that is nobody else's.
     pub fn may_be_read(
         &mut self,
         file: &SourceFile,
         prove: impl FnOnce(BufMap<'_>) -> Result<Proved, String>,
     ) -> Result<(), String> {
         let drive = self.drive_below(file)?;
-        if self.access()? == PeerAccess::Vfio {
-            return Err(format!(
-                "the memory is behind a BAR, and the kernel's nvme driver, which has {drive}, reads only out of what \
-                 other drivers publish"
-            ));
-        }
         self.verdict(drive, Driver::Kernel, Direction::ToDrive, prove)
     }
 
-    fn access(&self) -> Result<PeerAccess, String> {
-        self.provider.as_ref().map(|provider| provider.access).map_err(String::clone)
-    }
-
     fn drive_below(&self, file: &SourceFile) -> Result<Address, String> {
-        self.access()?;
+        self.provider.as_ref().map_err(String::clone)?;
         let stack = Stack::below(file);
         stack.drive().map_err(|why| format!("{why} (the file lies on {stack})"))
     }

@@ -5,12 +5,10 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::sync::atomic::AtomicBool;
 
 use iomap::{Memory, PageSize};
 
-use super::patience::Patience;
 use super::{SourceFile, pread};
 use crate::storage::work::Failure;
 
@@ -43,36 +41,27 @@ impl Again {
         };
         let align = u64::from(alignment.offset.max(alignment.memory));
         self.open = Some(Arc::clone(&open));
-        let room = LONGEST + 2 * align as usize;
-        let memory = match self.memory.take().filter(|memory| memory.len() >= room) {
+        let longest = LONGEST + 2 * align as usize;
+        let memory = match self.memory.take().filter(|memory| memory.len() >= longest) {
             Some(memory) => self.memory.insert(memory),
             None => {
-                let new = Memory::anonymous(room, PageSize::Base);
+                let new = Memory::anonymous(longest, PageSize::Base);
                 self.memory.insert(new.map_err(|error| failed(offset, error))?)
             }
         };
-        let mut patience = Patience::default();
         let mut at = 0;
         while at < out.len() {
             let from = offset + at as u64;
             let start = from / align * align;
             let head = (from - start) as usize;
-            let want = (head + (out.len() - at).min(LONGEST)).next_multiple_of(align as usize);
-            let into = memory.map().subrange(..want).map_err(|error| failed(from, error))?;
-            match pread::read_at(&open, start, &into) {
-                Ok(got) if got <= head => return Err(Failure::Ended { at: start + got as u64 }),
-                Ok(got) => {
-                    let len = (got - head).min(out.len() - at);
-                    into.copy_to_slice(head, &mut out[at..at + len])
-                        .map_err(|error| failed(from, error))?;
-                    at += len;
-                    patience = Patience::default();
-                }
-                Err(source) => match patience.after(&source) {
-                    Some(pause) if !stop.load(Ordering::Relaxed) => thread::sleep(pause),
-                    _ => return Err(Failure::Io { offset: from, source }),
-                },
-            }
+            let len = (out.len() - at).min(LONGEST);
+            let whole = (head + len).next_multiple_of(align as usize);
+            let into = memory.map().subrange(..whole).map_err(|error| failed(from, error))?;
+            let need = ((head + len) as u64, alignment.offset.into());
+            pread::read_whole(&open, start, &into, need, stop)?;
+            into.copy_to_slice(head, &mut out[at..at + len])
+                .map_err(|error| failed(from, error))?;
+            at += len;
         }
         Ok(())
     }

@@ -2,14 +2,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
 
-use super::open_files;
+use super::{open_files, own_path};
 
 /// What the kernel asks of a direct read or write, in bytes. Both are powers of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,8 +89,7 @@ fn open(opened: &File, path: &Path, use_for: Use) -> io::Result<File> {
         let writes = use_for == Use::Writes;
         OpenOptions::new().read(true).write(writes).custom_flags(flags).open(path)
     };
-    let own = format!("/proc/self/fd/{}", opened.as_raw_fd());
-    match open(own.as_ref()) {
+    match open(own_path(opened).as_ref()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => same(opened, open(path)?),
         answer => answer,
     }

@@ -13,7 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-use super::{LONGEST_FILE, NotAFile, SinkFile};
+use super::{LONGEST_FILE, NotAFile, SinkFile, own_path};
 
 /// The most symbolic links that are followed, as many as the kernel follows.
 const LINKS_MAX: usize = 40;
@@ -186,7 +186,7 @@ impl NewFile {
 
     /// Gives the nameless file a name that nobody has.
     fn link(&self, name: &OsStr) -> rustix::io::Result<()> {
-        let own = own_path(self.sink.as_fd());
+        let own = own_path(&self.sink);
         linkat(CWD, own, &self.directory, name, AtFlags::SYMLINK_FOLLOW)
     }
 }
@@ -243,7 +243,7 @@ fn made_in(directory: &OwnedFd, mode: Mode) -> io::Result<(File, Option<OsString
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     match openat(directory, ".", flags | OFlags::TMPFILE, mode) {
         // Without /proc, it could never be given a name.
-        Ok(file) if Path::new(&own_path(file.as_fd())).exists() => return Ok((file.into(), None)),
+        Ok(file) if Path::new(&own_path(&file)).exists() => return Ok((file.into(), None)),
         // `EISDIR` and `EINVAL` are the answers of kernels and file systems that do not know it.
         Ok(_) | Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {}
         Err(error) => return Err(error.into()),
@@ -251,10 +251,6 @@ fn made_in(directory: &OwnedFd, mode: Mode) -> io::Result<(File, Option<OsString
     let name = unlikely_name();
     let file = openat(directory, &name, flags | OFlags::CREATE | OFlags::EXCL, mode)?;
     Ok((file.into(), Some(name)))
-}
-
-fn own_path(file: BorrowedFd<'_>) -> String {
-    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 /// A name that nobody has, and nobody can foretell.

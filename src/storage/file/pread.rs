@@ -15,7 +15,7 @@ use std::thread;
 
 use iomap::{Access, BufMap};
 
-use super::patience::Patience;
+use super::partial::{Came, Partial};
 use crate::storage::work::{Failure, Next, Work};
 
 /// Reads at `offset` into `map` with one `pread(2)`. Returns how many bytes were read: fewer than
@@ -58,25 +58,38 @@ pub fn read_exact(
     out: &mut [u8],
     stop: &AtomicBool,
 ) -> Result<(), Failure> {
-    let len = out.len() as u64;
-    let map = BufMap::from_mut_slice(out);
-    let mut patience = Patience::default();
-    let mut at = 0;
-    while at < len {
-        let rest = map.subrange(at as usize..).unwrap_or(BufMap::null());
-        match read_at(&file, offset + at, &rest) {
-            Ok(0) => return Err(Failure::Ended { at: offset + at }),
-            Ok(got) => {
-                at += got as u64;
-                patience = Patience::default();
+    let need = out.len() as u64;
+    read_whole(file, offset, &BufMap::from_mut_slice(out), (need, 1), stop)
+}
+
+/// Reads into the beginning of `into`, in as many parts as it comes in, until `need` bytes have come, from `offset` on. What
+/// comes in part comes in multiples of `granule`. A read that the kernel puts off is tried again for a while; once `stop` is
+/// set, no more.
+///
+/// # Errors
+/// [`Failure`]: where in the file it ended, and why.
+pub(crate) fn read_whole(
+    file: impl AsFd,
+    offset: u64,
+    into: &BufMap<'_>,
+    (need, granule): (u64, u64),
+    stop: &AtomicBool,
+) -> Result<(), Failure> {
+    let mut partial = Partial::default();
+    loop {
+        let at = offset + partial.got();
+        let rest = into.subrange(partial.got() as usize..).unwrap_or(BufMap::null());
+        match partial.came(read_at(&file, at, &rest), (offset, need), granule) {
+            Came::Whole => return Ok(()),
+            Came::Rest(pause) if pause.is_zero() => {}
+            Came::Rest(_) if stop.load(Ordering::Relaxed) => {
+                let source = io::ErrorKind::Interrupted.into();
+                return Err(Failure::Io { offset: at, source });
             }
-            Err(source) => match patience.after(&source) {
-                Some(pause) if !stop.load(Ordering::Relaxed) => thread::sleep(pause),
-                _ => return Err(Failure::Io { offset: offset + at, source }),
-            },
+            Came::Rest(pause) => thread::sleep(pause),
+            Came::Failed(failure) => return Err(failure),
         }
     }
-    Ok(())
 }
 
 /// How many threads it takes at most to copy so many pieces out of the page cache.
