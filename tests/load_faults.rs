@@ -19,9 +19,6 @@ use support::*;
 
 const MIB: usize = 1 << 20;
 
-/// Set in a child process that is to run one test in a restricted way.
-const RESTRICTED: &str = "BUFMAP_TEST_RESTRICTED";
-
 fn main() -> ExitCode {
     if let Some(test) = std::env::var_os(RESTRICTED) {
         restricted(&test.to_string_lossy());
@@ -59,21 +56,7 @@ fn main() -> ExitCode {
     support::run(trials)
 }
 
-fn root() -> Result<(), String> {
-    match rustix::process::geteuid().is_root() {
-        true => Ok(()),
-        false => Err("loop devices, mounts and other users need root".into()),
-    }
-}
-
 /// Runs one of the [`restricted`] tests in a process of its own.
-fn in_child(test: &str) {
-    let own = std::env::current_exe().expect("this program");
-    let done = Command::new(own).env(RESTRICTED, test).output().expect("a child");
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{test}: {}\n{said}", done.status);
-}
-
 fn restricted(test: &str) {
     match test {
         "no_io_uring" | "no_io_uring_EPERM" => no_io_uring(libc::EPERM, "io_uring_disabled"),

@@ -25,9 +25,6 @@ use support::*;
 
 const MIB: usize = 1 << 20;
 
-/// Set in a child process that is to run one test in a restricted way.
-const RESTRICTED: &str = "BUFMAP_TEST_RESTRICTED";
-
 fn main() -> ExitCode {
     if let Some(test) = std::env::var_os(RESTRICTED) {
         restricted(&test.to_string_lossy());
@@ -60,13 +57,6 @@ fn main() -> ExitCode {
         as_root("a_file_system_without_o_direct", || in_child("no_direct")),
         as_root("a_drive_that_fails_in_the_middle", drive_error),
     ])
-}
-
-fn root() -> Result<(), String> {
-    match rustix::process::geteuid().is_root() {
-        true => Ok(()),
-        false => Err("mounts and other users need root".into()),
-    }
 }
 
 /// A directory on a real file system.
@@ -510,13 +500,6 @@ fn leaks() {
 }
 
 /// Runs one of the [`restricted`] tests in a process of its own.
-fn in_child(test: &str) {
-    let own = std::env::current_exe().expect("this program");
-    let done = Command::new(own).env(RESTRICTED, test).output().expect("a child");
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{test}: {}\n{said}", done.status);
-}
-
 fn restricted(test: &str) {
     match test {
         "file_size" => file_size(),

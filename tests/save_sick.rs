@@ -1,6 +1,8 @@
 //! Saves into a file system that fails on purpose, by FUSE: it knows no nameless files and sets no space aside, and writes are
 //! done in part, put off, refused or done wrong. What is said of it, and that the old file stays whole.
 
+#[path = "support/fuse.rs"]
+mod fuse;
 mod support;
 
 use std::collections::BTreeMap;
@@ -9,15 +11,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use bufmap::save::{Save, To};
 use bufmap::transfer::{DataPath, Left, Options, Receipt, Request as Part, SaveError, Verify};
+use fuse::Mount;
 use fuser::{
-    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem,
-    FopenFlags, Generation, INodeNo, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow,
-    WriteFlags,
+    BsdFileFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty, ReplyEntry,
+    ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 use iomap::{Memory, PageSize};
 use support::*;
@@ -107,22 +109,16 @@ fn unsynced(sick: Mounted) {
     sick.has_the_old_file_alone();
 }
 
-/// A mounted file system, unmounted when it is dropped.
 struct Mounted {
     state: Arc<Mutex<State>>,
-    session: Option<BackgroundSession>,
-    at: tempfile::TempDir,
+    mount: Mount,
 }
 
 impl Mounted {
     fn new() -> Result<Self, String> {
-        let at = tempfile::tempdir().map_err(|error| error.to_string())?;
         let state = Arc::new(Mutex::new(State::default()));
-        let mut config = Config::default();
-        config.mount_options = vec![MountOption::FSName("sick".into())];
-        let session = fuser::spawn_mount(Served(Arc::clone(&state)), at.path(), &config);
-        let session = session.map_err(|error| format!("FUSE needs root and /dev/fuse: {error}"))?;
-        let mounted = Self { state, session: Some(session), at };
+        let mount = Mount::new(Served(Arc::clone(&state)), &[])?;
+        let mounted = Self { state, mount };
         mounted.begin_anew();
         Ok(mounted)
     }
@@ -145,7 +141,7 @@ impl Mounted {
     }
 
     fn path(&self) -> PathBuf {
-        self.at.path().join("file")
+        self.mount.at.path().join("file")
     }
 
     fn save(&self, require: Option<DataPath>, verify: Verify) -> Result<Receipt, SaveError> {
@@ -165,14 +161,6 @@ impl Mounted {
         let state = self.state();
         assert_eq!(state.names.keys().collect::<Vec<_>>(), ["file"]);
         assert_eq!(state.bytes_of("file"), b"old");
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
-            let _ = session.umount_and_join();
-        }
     }
 }
 
@@ -218,23 +206,7 @@ impl State {
 
     fn attributes(&self, file: INodeNo) -> FileAttr {
         let len = self.files.get(&u64::from(file)).map(|bytes| bytes.len() as u64);
-        FileAttr {
-            ino: file,
-            size: len.unwrap_or(0),
-            blocks: len.unwrap_or(0).div_ceil(512),
-            atime: UNIX_EPOCH,
-            mtime: UNIX_EPOCH,
-            ctime: UNIX_EPOCH,
-            crtime: UNIX_EPOCH,
-            kind: if len.is_none() { FileType::Directory } else { FileType::RegularFile },
-            perm: 0o755,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        }
+        fuse::attributes(file, len)
     }
 
     /// How many bytes of a write are taken.

@@ -1,6 +1,8 @@
 //! Files of a file system that fails on purpose, by FUSE: it hangs, puts off, breaks off, and has errors of its
 //! own. What is said of it, and that a load of it can be ended.
 
+#[path = "support/fuse.rs"]
+mod fuse;
 mod support;
 
 use std::ffi::OsStr;
@@ -9,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use fuse::Mount;
 use fuser::{
-    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEntry,
-    ReplyOpen, Request,
+    Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, LockOwner,
+    MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEntry, ReplyOpen, Request,
 };
 use support::*;
 
@@ -145,26 +147,21 @@ fn has_ended(child: &Child) -> bool {
     status.contains("State:\tZ") || pending & KILLED != 0
 }
 
-/// A mounted file system, unmounted when it is dropped.
+/// A file system, whose requests that hang are answered before it is unmounted.
 struct Mounted {
     sick: Arc<Sick>,
-    session: Option<BackgroundSession>,
-    at: tempfile::TempDir,
+    mount: Mount,
 }
 
 impl Mounted {
     fn new() -> Result<Self, String> {
-        let at = tempfile::tempdir().map_err(|error| error.to_string())?;
         let sick = Arc::new(Sick { bytes: bytes_of(LEN as usize), ..Sick::default() });
-        let mut config = Config::default();
-        config.mount_options = vec![MountOption::RO, MountOption::FSName("sick".into())];
-        let session = fuser::spawn_mount(Served(Arc::clone(&sick)), at.path(), &config);
-        let session = session.map_err(|error| format!("FUSE needs root and /dev/fuse: {error}"))?;
-        Ok(Self { sick, session: Some(session), at })
+        let mount = Mount::new(Served(Arc::clone(&sick)), &[MountOption::RO])?;
+        Ok(Self { sick, mount })
     }
 
     fn command(&self, name: &str, args: &[&str]) -> Command {
-        let file: PathBuf = self.at.path().join(name);
+        let file: PathBuf = self.mount.at.path().join(name);
         let mut command = Command::new(env!("CARGO_BIN_EXE_bufmap"));
         command.args(["load", "--format", "raw"]).args(args).arg(file);
         command.stdout(Stdio::null()).stderr(Stdio::piped());
@@ -197,9 +194,6 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         self.answer();
-        if let Some(session) = self.session.take() {
-            let _ = session.umount_and_join();
-        }
     }
 }
 
@@ -245,25 +239,8 @@ fn name_of(file: INodeNo) -> &'static str {
     index.and_then(|index| FILES.get(index)).copied().unwrap_or_default()
 }
 
-fn attributes(file: INodeNo) -> FileAttr {
-    let directory = file == INodeNo::ROOT;
-    FileAttr {
-        ino: file,
-        size: if directory { 0 } else { LEN },
-        blocks: LEN / 512,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind: if directory { FileType::Directory } else { FileType::RegularFile },
-        perm: 0o755,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
-    }
+fn attributes_of(file: INodeNo) -> FileAttr {
+    fuse::attributes(file, (file != INodeNo::ROOT).then_some(LEN))
 }
 
 const FOR_LONG: Duration = Duration::from_secs(3600);
@@ -272,7 +249,7 @@ impl Filesystem for Served {
     fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match FILES.iter().position(|file| Path::new(file) == Path::new(name)) {
             Some(index) => {
-                let file = attributes(INodeNo(index as u64 + 2));
+                let file = attributes_of(INodeNo(index as u64 + 2));
                 reply.entry(&FOR_LONG, &file, Generation(0));
             }
             None => reply.error(Errno::ENOENT),
@@ -280,7 +257,7 @@ impl Filesystem for Served {
     }
 
     fn getattr(&self, _: &Request, file: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        reply.attr(&FOR_LONG, &attributes(file));
+        reply.attr(&FOR_LONG, &attributes_of(file));
     }
 
     /// Nothing is cached, so that each read comes here.

@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bufmap::load::Load;
@@ -200,5 +201,24 @@ impl Destination for Own {
 
     fn holder(&self) -> String {
         "a device of the test's".into()
+    }
+}
+
+/// Set in a child process that is to run one test in a restricted way.
+pub const RESTRICTED: &str = "BUFMAP_TEST_RESTRICTED";
+
+/// Runs a restricted test in a process of its own.
+pub fn in_child(test: &str) {
+    let own = std::env::current_exe().expect("this program");
+    let done = Command::new(own).env(RESTRICTED, test).output().expect("a child");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{test}: {}\n{said}", done.status);
+}
+
+/// What loop devices, mounts and other users need.
+pub fn root() -> Result<(), String> {
+    match rustix::process::geteuid().is_root() {
+        true => Ok(()),
+        false => Err("loop devices, mounts and other users need root".into()),
     }
 }
