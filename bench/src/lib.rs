@@ -56,6 +56,22 @@ pub fn run(machine: &'static str, tests: &[Test<'_>]) -> ExitCode {
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
+/// Set in a process that [`alone`] started.
+const ALONE: &str = "BUFMAP_ALONE";
+
+/// Runs the trial of that whole name in a process of its own: what a process remembers of its transfers is not known to it.
+///
+/// # Errors
+/// Fails the trial if it fails in that process, which prints why, or if no process can be started.
+pub fn alone(name: &str, test: fn() -> Outcome) -> Outcome {
+    if std::env::var_os(ALONE).is_some() {
+        return test();
+    }
+    let mut program = Command::new(std::env::current_exe()?);
+    let status = program.args(["--exact", name]).env(ALONE, "1").status()?;
+    check(status.success(), format!("{name} in a process of its own: {status}"))
+}
+
 /// Why the test that runs now cannot be run here, once it has found that out.
 static SKIPPED: Mutex<Option<String>> = Mutex::new(None);
 

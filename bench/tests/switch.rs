@@ -34,7 +34,7 @@ fn main() -> ExitCode {
             ("peer_memory_is_saved_by_the_drive", peer::saves::arrive),
             ("a_save_in_place_harms_no_neighbour", peer::saves::in_place),
             ("a_file_is_saved_from_drive_to_device_to_drive", peer::saves::by_the_tool),
-            ("the_default_looks_at_a_sample", peer::loads::default_looks_at_a_sample),
+            ("the_default_looks_at_a_sample", default_looks_at_a_sample),
             ("peer_memory_is_given_out_and_comes_back", memory_comes_back),
             ("peer_memory_that_is_not_there_is_named", memory_is_missing),
             ("an_export_of_peer_memory_is_a_part_of_a_bar", export_is_a_part_of_a_bar),
@@ -49,6 +49,12 @@ fn main() -> ExitCode {
             ("an_ordinary_user_is_told_what_is_not_known", user_is_told),
         ],
     )
+}
+
+/// Another trial's load would be the process's first.
+fn default_looks_at_a_sample() -> Outcome {
+    let name = "switch::the_default_looks_at_a_sample";
+    bufmap_bench::alone(name, peer::loads::default_looks_at_a_sample)
 }
 
 /// The length of the provider's memory.
