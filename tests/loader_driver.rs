@@ -204,3 +204,39 @@ fn everything_is_answered_when_either_goes() {
     }
     assert!(landed > 0 && stopped > 0, "{landed} and {stopped}");
 }
+
+/// The bytes that this thread has had drives read so far.
+fn read_by_this_thread() -> u64 {
+    let io = std::fs::read_to_string("/proc/thread-self/io").expect("the account of this thread");
+    let bytes = io.lines().find_map(|line| line.strip_prefix("read_bytes: "));
+    bytes.and_then(|bytes| bytes.parse().ok()).expect("a number of bytes")
+}
+
+#[test]
+fn the_drive_is_given_reads_while_answers_are_taken() {
+    let file = file_of(16 * 4096);
+    drop_cache(file.as_file());
+    let (loader, mut driver) = Loader::driven(LoaderOptions::default()).expect("a loader");
+    let (_, buffer) = buffer(32 * 4096);
+    let completions = Completions::new();
+    let submit = |page: u64| {
+        let range = transfer::Request::new(0, page * 4096, 4096, (16 + page) * 4096);
+        let request = request(&loader, file.path(), &range, &buffer).require(DataPath::Direct);
+        loader.submit_to(request, &completions).expect("a plan");
+    };
+    (0..8).for_each(submit);
+    while loader.counts().landed < 8 {
+        driver.poll();
+    }
+    let before = read_by_this_thread();
+    for page in 8..16 {
+        driver.next(&completions).outcome.expect("its bytes");
+        submit(page);
+    }
+    let begun = (read_by_this_thread() - before) / 4096;
+    assert!(
+        (4..8).contains(&begun),
+        "{begun} of 8 were begun while the answers of others were taken"
+    );
+    (8..16).for_each(|_| drop(driver.next(&completions).outcome.expect("its bytes")));
+}

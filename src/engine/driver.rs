@@ -15,6 +15,9 @@ use super::shared::Shared;
 use super::ticket::Ticket;
 use crate::storage::file::ring::Steps;
 
+/// As many reads are begun together, at least, while answers are taken: each time costs a system call.
+const TOGETHER: usize = 4;
+
 /// Drives the ring of a loader made by [`Loader::driven`](super::Loader::driven), on the thread that made it. Reads past the page
 /// cache go on only inside its calls.
 ///
@@ -89,7 +92,7 @@ impl Driver {
     fn until<T>(&mut self, answer: impl Fn() -> Option<T>) -> Option<T> {
         loop {
             if let Some(answer) = answer() {
-                self.shared.is_awake();
+                self.leave();
                 return Some(answer);
             }
             let Driven { steps, reader } = self.ring.as_mut()?;
@@ -99,6 +102,19 @@ impl Driver {
                 Ok(true) => return answer(),
                 Err(error) => self.lose(&error),
             }
+        }
+    }
+
+    /// This thread does something else now. What waits is begun if it is more than a little: while the program takes one
+    /// answer after the other, and submits a request for each, the drive would have less and less to do.
+    fn leave(&mut self) {
+        if self.shared.is_awake() < TOGETHER {
+            return;
+        }
+        if let Some(Driven { steps, reader }) = &mut self.ring
+            && let Err(error) = steps.begin(reader)
+        {
+            self.lose(&error);
         }
     }
 

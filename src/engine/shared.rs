@@ -396,9 +396,11 @@ impl Shared {
         if closed { Found::Closed } else { Found::Open }
     }
 
-    /// The ring's thread does something else, and looks into the queues before it waits.
-    pub(super) fn is_awake(&self) {
-        self.state().ring = Ring::Awake;
+    /// The ring's thread does something else, and looks into the queues before it waits. Returns how many requests wait for it.
+    pub(super) fn is_awake(&self) -> usize {
+        let mut state = self.state();
+        state.ring = Ring::Awake;
+        state.direct.len()
     }
 
     /// Waits for something to do. Nothing, when the loader closes.

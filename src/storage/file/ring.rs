@@ -151,7 +151,7 @@ impl<F: AsFd> Steps<F> {
     /// # Errors
     /// When the ring itself fails: it is of no use any more. Errors of single commands go to [`Work::completed`].
     pub fn step(&mut self, work: &mut impl Work<'static, File = F>) -> io::Result<bool> {
-        let done = self.begin(work)?;
+        let done = self.fill(work)?;
         if !done {
             self.flight.listen()?;
             self.flight.wait()?;
@@ -165,7 +165,7 @@ impl<F: AsFd> Steps<F> {
     /// # Errors
     /// As [`step`](Self::step).
     pub fn step_at_once(&mut self, work: &mut impl Work<'static, File = F>) -> io::Result<bool> {
-        let done = self.begin(work)?;
+        let done = self.fill(work)?;
         if !done {
             self.flight.go_on()?;
             self.flight.hand_back(work);
@@ -173,7 +173,16 @@ impl<F: AsFd> Steps<F> {
         Ok(done)
     }
 
-    fn begin(&mut self, work: &mut impl Work<'static, File = F>) -> io::Result<bool> {
+    /// Gives the kernel what `work` wants, without waiting, and without taking in what is completed.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn begin(&mut self, work: &mut impl Work<'static, File = F>) -> io::Result<()> {
+        self.fill(work)?;
+        patiently(|| self.flight.uring().submit())
+    }
+
+    fn fill(&mut self, work: &mut impl Work<'static, File = F>) -> io::Result<bool> {
         let done = self.flight.fill(work, self.depth, &mut [], &mut None)?;
         Ok(done && self.flight.commands == 0)
     }
