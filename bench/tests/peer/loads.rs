@@ -206,7 +206,8 @@ pub fn default_looks_at_a_sample() -> Outcome {
     let checked = &receipt.checked;
     println!("{:?}, {} of {bytes} compared", checked.checks, checked.compared);
     check(by(&receipt) == [(Check::Sample, bytes)], format!("{:?}", checked.checks))?;
-    check(checked.compared * 64 >= bytes, checked.compared)?;
+    // One block in 64. Some that are picked are the last of a member and shorter than a block: the bytes vary by some blocks.
+    check(checked.compared * 70 >= bytes, checked.compared)?;
     check(checked.compared * 50 < bytes, checked.compared)?;
     check(checked.read_back == checked.compared, checked.read_back)?;
     let known = checked.fingerprints.iter().flatten().count();
