@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
+use smallvec::SmallVec;
+
 use super::buffer::Buffer;
 use super::completions::{Completed, Inbox};
 use super::counters::Counters;
@@ -30,7 +32,7 @@ use crate::transfer::{self, Priority, Readable, StepDown, TransferError, Valid};
 pub(super) struct Payload {
     pub(super) file: File,
     pub(super) buffer: Buffer,
-    ranges: Vec<transfer::Request>,
+    ranges: SmallVec<[transfer::Request; 1]>,
     /// The ranges by their place in the buffer, if there are several.
     by_buffer: Vec<usize>,
     fingerprints: bool,
@@ -217,19 +219,10 @@ impl Ended {
         Self(Arc::clone(order))
     }
 
-    /// The file, if its bytes are to be trusted only while it is unchanged.
-    pub(super) fn file(&self) -> Option<File> {
-        let state = self.0.state();
-        if state.end.is_some() {
-            return None;
-        }
-        state.payload.as_ref().map(|payload| payload.file.clone())
-    }
-
     /// Checks what landed, with what is known of the file, and answers. Returns what is for an inbox.
-    pub(super) fn conclude(
+    fn conclude(
         self,
-        unchanged: Result<(), TransferError>,
+        unchanged: &mut Unchanged,
         counters: &Counters,
     ) -> Option<(Arc<Inbox>, Completed)> {
         let Self(order) = self;
@@ -242,7 +235,9 @@ impl Ended {
         let end = state.end.take();
         drop(state);
         let checked = match (&end, payload) {
-            (None, Some(payload)) => unchanged.and_then(|()| payload.check(parts)),
+            (None, Some(payload)) => {
+                unchanged.check(&payload.file).and_then(|()| payload.check(parts))
+            }
             _ => Ok(Vec::new()),
         };
         landed.bytes = valid.wanted();
@@ -280,19 +275,26 @@ pub(super) fn bytes_of(outcome: &Outcome) -> Result<u64, &dyn Error> {
     outcome.as_ref().map(|landed| landed.bytes).map_err(|error| error as &dyn Error)
 }
 
-/// Concludes orders, and puts outcomes into their inboxes together. What is known of a file is asked for once.
+/// The file that was found unchanged last, of orders that are concluded together: it is asked for once.
+#[derive(Default)]
+struct Unchanged(Option<File>);
+
+impl Unchanged {
+    fn check(&mut self, file: &File) -> Result<(), TransferError> {
+        if self.0.as_ref().is_none_or(|known| !known.is(file)) {
+            Readable::check_unchanged(file.source())?;
+            self.0 = Some(file.clone());
+        }
+        Ok(())
+    }
+}
+
+/// Concludes orders, and puts outcomes into their inboxes together.
 pub(super) fn conclude(ended: impl IntoIterator<Item = Ended>, counters: &Counters) {
-    let mut unchanged: Option<File> = None;
+    let mut unchanged = Unchanged::default();
     let mut together: Option<(Arc<Inbox>, Vec<Completed>)> = None;
     for ended in ended {
-        let mut verdict = Ok(());
-        if let Some(file) = ended.file()
-            && !unchanged.as_ref().is_some_and(|known| known.is(&file))
-        {
-            verdict = Readable::check_unchanged(file.source());
-            unchanged = verdict.is_ok().then_some(file);
-        }
-        let Some((inbox, completed)) = ended.conclude(verdict, counters) else { continue };
+        let Some((inbox, completed)) = ended.conclude(&mut unchanged, counters) else { continue };
         match &mut together {
             Some((last, all)) if Arc::ptr_eq(last, &inbox) => all.push(completed),
             _ => {

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use smallvec::{SmallVec, smallvec};
+
 use super::buffer::Buffer;
 use super::file::File;
 use crate::transfer::{self, Around, DataPath, Priority};
@@ -26,7 +28,7 @@ use crate::transfer::{self, Around, DataPath, Priority};
 pub struct Request {
     pub(super) file: File,
     pub(super) buffer: Buffer,
-    pub(super) ranges: Vec<transfer::Request>,
+    pub(super) ranges: SmallVec<[transfer::Request; 1]>,
     pub(super) around: Around,
     pub(super) require: Option<DataPath>,
     pub(super) fingerprints: bool,
@@ -41,7 +43,7 @@ impl Request {
         Self {
             file: file.clone(),
             buffer: buffer.clone(),
-            ranges: vec![part(range, at)],
+            ranges: smallvec![part(range, at)],
             around: Around::default(),
             require: None,
             fingerprints: false,
