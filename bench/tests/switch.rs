@@ -40,6 +40,7 @@ fn main() -> ExitCode {
             ("an_export_of_peer_memory_is_a_part_of_a_bar", export_is_a_part_of_a_bar),
             ("a_peer_is_mapped_by_its_bus_address", mapped_by_bus_address),
             ("a_read_that_fails_in_flight_falls_back", peer::loads::falls_back_in_flight),
+            ("a_loader_learns_of_changes", peer::loader::learns_of_changes),
             ("a_loader_s_read_that_fails_falls_back", peer::loader::falls_back_in_flight),
             ("the_verdict_is_the_switch", verdict_is_the_switch),
             ("who_uses_a_drive_is_named", users_are_named),

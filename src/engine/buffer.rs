@@ -9,6 +9,7 @@ use exporters::vulkan::Device;
 use exporters::{Destination, Intent};
 use iomap::BufMap;
 
+use super::changes;
 use super::file::{File, Remembered};
 use crate::check::map_of;
 use crate::plan::Place;
@@ -44,15 +45,19 @@ struct Verdict {
     file: Remembered,
     may_write: Result<(), String>,
     found: Instant,
+    /// What the kernel had told by then.
+    epoch: u64,
 }
 
 impl Verdict {
-    /// How long a refusal is believed: its cause may be gone then.
+    /// How long a refusal is believed: its cause may be gone then, and not all causes are such that the kernel tells (no memory
+    /// for a proof, a descriptor too many).
     const REFUSED: Duration = Duration::from_secs(10);
 
-    /// Whether it is of a file and still believed. What was proved of two devices holds while both are held.
-    fn is_of(&self, file: &File) -> bool {
-        self.file.is(file) && (self.may_write.is_ok() || self.found.elapsed() < Self::REFUSED)
+    /// Whether it is of a file and still believed in an epoch.
+    fn is_of(&self, file: &File, epoch: u64) -> bool {
+        let is_recent = self.may_write.is_ok() || self.found.elapsed() < Self::REFUSED;
+        self.file.is(file) && self.epoch == epoch && is_recent
     }
 }
 
@@ -95,17 +100,19 @@ impl Buffer {
     }
 
     /// Whether the drive below a file may write into it, or why not. It is found out, and proved by some of `reads`, when
-    /// it is first asked for the two.
+    /// it is first asked for the two, and again when the kernel has told of a change.
     pub(super) fn may_be_written_from(&self, file: &File, reads: &Batch) -> Result<(), String> {
         let mut verdicts = self.0.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = verdicts.iter().find(|verdict| verdict.is_of(file)) {
+        // Asked for first: what changes from here on makes the verdict an old one.
+        let epoch = changes::epoch();
+        if let Some(known) = verdicts.iter().find(|verdict| verdict.is_of(file, epoch)) {
             return known.may_write.clone();
         }
         let Some(mut pairs) = Pairs::of(&*self.0.destination) else { return Ok(()) };
         let may_write = pairs.may_write(file.source(), reads);
         verdicts.retain(|verdict| verdict.file.get().is_some_and(|other| !other.is(file)));
         let (file, found) = (file.downgrade(), Instant::now());
-        verdicts.push(Verdict { file, may_write: may_write.clone(), found });
+        verdicts.push(Verdict { file, may_write: may_write.clone(), found, epoch });
         may_write
     }
 

@@ -11,6 +11,7 @@
 //! * `reader`: the ring's thread; `driver`: a thread of the program's in its place; `worker`: the threads that copy and check; `copier`: the thread that has a GPU copy;
 //!   `slots`: where reads land that cannot land in their buffer; `held`: what a read keeps until it is completed;
 //!   `landing`: bytes on their way to where they belong;
+//! * `changes`: what the kernel tells of devices and mounts;
 //! * `clock`, `crew`, `flight`: what one-shot loads and saves share beside it;
 //! * `ticket`, `completions`, `outcome`: how a program learns what came of it; `counters`: what the loader did so far.
 //!
@@ -25,8 +26,9 @@
 //! # Memory of devices
 //!
 //! Into memory that a device's driver gives to peers, a drive writes by itself where it may: that is found out, and proved, when
-//! the first request of a [`File`] for a [`Buffer`] is submitted, and known from then on as long as both are held. What it may
-//! not write, or fails to, is copied there by the processor.
+//! the first request of a [`File`] for a [`Buffer`] is submitted, and known from then on as long as both are held and the kernel
+//! tells of no change: no device or drive that comes or goes or gets another driver, nothing that is mounted or unmounted. What it
+//! may not write, or fails to, is copied there by the processor.
 //!
 //! Memory whose caches must be told of the CPU's accesses is filled by one read of a worker's at a time, inside such an access.
 //!
@@ -58,6 +60,7 @@
 //! ```
 
 mod buffer;
+mod changes;
 pub(crate) mod clock;
 mod completions;
 mod copier;

@@ -9,6 +9,8 @@
 //! A tree is read once and then only asked. Whether data arrives is another question than whether
 //! the kernel would try: see [`can_peer`].
 //!
+//! What changes of it, the kernel tells by [`Uevents`].
+//!
 //! Most of it is everybody's to read. Only root is shown the capabilities in configuration space
 //! and the addresses in `/proc/iomem`; what is hidden is absent with a reason
 //! ([`Function::config`], [`SystemRam::read`]), and an answer that would depend on it is
@@ -29,6 +31,7 @@ mod peer;
 mod ram;
 mod sysfs;
 mod tree;
+mod uevent;
 mod users;
 mod verdict;
 mod windows;
@@ -45,5 +48,6 @@ pub use host::HostBridge;
 pub use peer::{can_peer, route};
 pub use ram::{RamError, SystemRam};
 pub use tree::Tree;
+pub use uevent::{Uevent, Uevents};
 pub use users::{Held, NotFree, Process, User, hold};
 pub use verdict::{Detour, Distrust, Outcome, Reason, Redirect, Trust, Verdict};

@@ -1,5 +1,7 @@
 //! A loader that stays, into the peer memory of a drive.
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use bufmap::engine::{Buffer, Landed, Loader, Request};
@@ -7,6 +9,7 @@ use bufmap::transfer::{DataPath, TransferError};
 use bufmap_bench::drive::{Drive, pattern};
 use bufmap_bench::{Outcome, check};
 use libtest_mimic::Failed;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 const LEN: u64 = 8 << 20;
 
@@ -41,6 +44,37 @@ pub fn fills(path: DataPath, why: &str) -> Outcome {
     check(shifted.paths.of(DataPath::Bounce) == 8000, format!("{shifted:?}"))?;
     memory.map().copy_to_slice(0, &mut found)?;
     check(found[3..8003] == pattern(LEN as usize)[1000..9000], "other bytes, shifted")
+}
+
+/// What was found out about a pair is asked for again when the kernel has told of a change, and not otherwise.
+pub fn learns_of_changes() -> Outcome {
+    let memory = Arc::new(super::memory(LEN as usize)?);
+    let loader = Loader::new()?;
+    let drive = Drive::with_serial("reader")?;
+    let (file, buffer) = (loader.open(&drive.block)?, Buffer::new(memory)?);
+    let asks = || -> Result<bool, Failed> {
+        super::loads::forget()?;
+        let landed = loader.submit(Request::new(&file, 0..4096, &buffer, 0))?.wait()?;
+        check(landed.paths.of(DataPath::Peer) == 4096, format!("{landed:?}"))?;
+        super::loads::is_any_kept()
+    };
+    check(asks()?, "nothing was found out for the first request")?;
+    check(!asks()?, "it was found out again for the second")?;
+    fs::write("/sys/devices/system/cpu/cpu0/uevent", "change")?;
+    check(!asks()?, "it was found out again for what happened to a processor")?;
+
+    let name = drive.block.file_name().ok_or("a drive without a name")?;
+    fs::write(Path::new("/sys/class/block").join(name).join("uevent"), "change")?;
+    check(asks()?, "the kernel told of the drive, and nobody listened")?;
+    check(!asks()?, "it was found out again after that")?;
+
+    let mounted = std::env::temp_dir().join("a-loader-learns-of-changes");
+    fs::create_dir_all(&mounted)?;
+    mount("none", &mounted, "tmpfs", MountFlags::empty(), None)?;
+    check(asks()?, "something was mounted, and nobody looked")?;
+    check(!asks()?, "it was found out again after that")?;
+    unmount(&mounted, UnmountFlags::empty())?;
+    check(asks()?, "something was unmounted, and nobody looked")
 }
 
 /// Of a drive whose medium fails for the first two reads of its middle: who requires the peer path is told which bytes are

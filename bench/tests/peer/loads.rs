@@ -119,11 +119,20 @@ fn paths(receipt: &Receipt) -> Vec<(DataPath, u64)> {
 
 /// Has this process and those after it find out anew which paths can be trusted.
 pub fn forget() -> Outcome {
-    let runtime = std::env::var("XDG_RUNTIME_DIR")?;
-    match fs::remove_file(Path::new(&runtime).join("bufmap/peer-paths.json")) {
+    match fs::remove_file(kept()?) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// Whether a verdict was kept since they were forgotten.
+pub fn is_any_kept() -> Result<bool, Failed> {
+    Ok(kept()?.exists())
+}
+
+fn kept() -> Result<PathBuf, Failed> {
+    let runtime = std::env::var("XDG_RUNTIME_DIR")?;
+    Ok(Path::new(&runtime).join("bufmap/peer-paths.json"))
 }
 
 /// The real inputs go from drive to device, all of them, and the CPU moves nothing.
