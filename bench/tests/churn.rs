@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use bufmap_bench::leaks::{Holdings, dma_bufs, end_threads};
@@ -63,14 +63,12 @@ fn churn() -> Outcome {
                 scope.spawn(move || export_some(devices, listener, Random(seed + 1), steps))
             })
             .collect();
-        let mut made = 0;
-        for thread in threads {
-            made += thread.join().map_err(|_| "a thread panicked")??;
-        }
-        Ok::<u64, Failed>(made)
-    })?;
+        join(threads)
+    });
     drop(listener);
-    check(importer.wait()?.success(), "the importer failed")?;
+    let imported = importer.wait()?;
+    let made: u64 = made?.into_iter().sum();
+    check(imported.success(), "the importer failed")?;
     println!("{made} exports, {} steps here and as many imports there", steps.into_inner());
     check(
         devices.holdings()? == before,
@@ -260,15 +258,24 @@ fn import_all(path: &Path) -> Outcome {
                 scope.spawn(move || import_some(devices, path, Random(seed + 100), over))
             })
             .collect();
-        for thread in threads {
-            thread.join().map_err(|_| "a thread panicked")??;
-        }
-        Ok::<_, Failed>(())
+        join(threads)
     })?;
     check(
         devices.holdings()? == before,
         format!("{before:?} before, {:?} now", devices.holdings()?),
     )
+}
+
+/// What came of threads. Where one fails, others find the other process gone: all of them are told of.
+fn join<T>(threads: Vec<ScopedJoinHandle<'_, Result<T, Failed>>>) -> Result<Vec<T>, Failed> {
+    let ended: Vec<_> = threads
+        .into_iter()
+        .map(|thread| thread.join().unwrap_or_else(|_| Err("a thread panicked".into())))
+        .collect();
+    let failures = ended.iter().filter_map(|ended| ended.as_ref().err()?.message());
+    let failures: Vec<_> = failures.collect();
+    check(failures.is_empty(), failures.join("; and "))?;
+    ended.into_iter().collect()
 }
 
 /// Takes pool after pool, until nobody offers any.
