@@ -17,7 +17,8 @@ use crate::plan::Place;
 use crate::plan::asked::Buffer;
 use crate::plan::out::{Decided, Kind, Outward, Stretches, Taken};
 use crate::plan::peer::Pairs;
-use crate::storage::file::{NewFile, SinkFile, SourceFile, own_path};
+use crate::storage::file::own_path::own_path;
+use crate::storage::file::{NewFile, SinkFile, SourceFile};
 use crate::storage::work::Failure;
 use crate::traced::Traced;
 use crate::transfer::{

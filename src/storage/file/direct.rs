@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
 
-use super::{open_files, own_path};
+use super::open_files;
+use super::own_path::own_path;
 
 /// What the kernel asks of a direct read or write, in bytes. Both are powers of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@ pub mod cache;
 mod direct;
 mod new_file;
 pub mod open_files;
+pub(crate) mod own_path;
 pub(crate) mod partial;
 pub(crate) mod patience;
 pub mod pread;
@@ -23,7 +24,7 @@ pub mod wake;
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,11 +37,6 @@ pub use new_file::{NewFile, Uncommitted};
 pub use sink_file::SinkFile;
 use stamps::Stamps;
 pub use stamps::{Changed, Difference};
-
-/// A path by which the file of a descriptor is opened once more, or is named, whatever became of its own.
-pub(crate) fn own_path(file: impl AsFd) -> String {
-    format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())
-}
 
 /// The last offset that a byte of a file or a buffer can have, and the longest length: the kernel's own
 /// (`loff_t`).

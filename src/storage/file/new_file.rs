@@ -24,7 +24,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-use super::{LONGEST_FILE, NotAFile, SinkFile, own_path};
+use super::own_path::own_path;
+use super::{LONGEST_FILE, NotAFile, SinkFile};
 
 /// The most symbolic links that are followed, as many as the kernel follows.
 const LINKS_MAX: usize = 40;

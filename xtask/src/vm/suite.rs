@@ -76,8 +76,9 @@ pub fn run(steps: &mut Steps, tally: &mut Tally, install: bool) {
     let (mut programs, mut tool) = (Vec::new(), None);
     steps.run("bench: build", || {
         (programs, tool) = build(false)?;
-        let mut examples = cargo(&["build", "--package", "bufmap", "--examples"]);
-        child::run(examples.args(["--features", "wgpu"]), WHY)?;
+        // Of the whole workspace, as its tests are built: for another choice cargo would build what they depend on once more.
+        let mut examples = cargo(&["build", "--workspace", "--examples"]);
+        child::run(examples.args(FEATURES), WHY)?;
         programs.extend(build(true)?.0);
         Ok(Outcome::Done)
     });
