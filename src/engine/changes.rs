@@ -13,6 +13,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
+use smallvec::SmallVec;
 
 use crate::pci::{Uevent, Uevents};
 
@@ -46,7 +47,7 @@ impl Changes {
         let devices = self.devices.iter().map(|events| (events.as_fd(), PollFlags::IN));
         let mounts = self.mounts.iter().map(|mounts| (mounts.as_fd(), PollFlags::PRI));
         let polled = devices.chain(mounts).map(|(fd, what)| PollFd::from_borrowed_fd(fd, what));
-        let mut polled: Vec<_> = polled.collect();
+        let mut polled: SmallVec<[_; 2]> = polled.collect();
         if !matches!(poll(&mut polled, Some(&Timespec::default())), Ok(1..)) {
             return false;
         }

@@ -27,8 +27,9 @@
 //!
 //! Into memory that a device's driver gives to peers, a drive writes by itself where it may: that is found out, and proved, when
 //! the first request of a [`File`] for a [`Buffer`] is submitted, and known from then on as long as both are held and the kernel
-//! tells of no change: no device or drive that comes or goes or gets another driver, nothing that is mounted or unmounted. What it
-//! may not write, or fails to, is copied there by the processor.
+//! tells of no change: no device or drive that comes or goes or gets another driver, nothing that is mounted or unmounted. Where the
+//! kernel tells nothing (a sandbox without netlink, a container with a user namespace of its own), it is known as long as both are held;
+//! a refusal is believed for ten seconds at most. What the drive may not write, or fails to, is copied there by the processor.
 //!
 //! Memory whose caches must be told of the CPU's accesses is filled by one read of a worker's at a time, inside such an access.
 //!
