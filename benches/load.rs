@@ -4,6 +4,9 @@
 //! ratios: above 1.00, `bufmap` is the faster, or the cheaper in CPU time. Machines are noisy: run
 //! it on a quiet one, and more than once.
 
+#[path = "support/median.rs"]
+mod median;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
@@ -19,6 +22,7 @@ use bufmap::transfer::{Around, DataPath, Options, Receipt, Request, Verify};
 use exporters::Destination;
 use exporters::vulkan::{Buffer, Device};
 use iomap::{BufMap, Memory, PageSize};
+use median::median;
 
 const FILE: u64 = 1 << 30;
 const ROUNDS: usize = 9;
@@ -56,11 +60,6 @@ fn timed(work: impl FnOnce()) -> Cost {
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// Runs the rivals by turns and prints a line for each of ours, beside the first, which is theirs.

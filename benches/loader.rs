@@ -3,6 +3,11 @@
 //! Each line times the rivals by turns, several rounds long, and prints the median of the rounds' ratios: above 1.00,
 //! `bufmap` is the faster. Machines are noisy: run it on a quiet one, and more than once.
 
+#[path = "support/median.rs"]
+mod median;
+#[path = "support/random.rs"]
+mod random;
+
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -15,6 +20,8 @@ use std::time::{Duration, Instant};
 use bufmap::engine::{Buffer, Completed, Completions, Loader, LoaderOptions, Request};
 use bufmap::transfer::{DataPath, Priority};
 use iomap::{Memory, PageSize};
+use median::median;
+use random::Random;
 
 const FILE: u64 = 1 << 30;
 const ROUNDS: usize = 7;
@@ -33,11 +40,6 @@ fn main() {
     let _ = std::fs::remove_file(&path);
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 /// Runs the rivals by turns and prints a line for each, beside the first.
 fn race(title: &str, rivals: &mut [(&str, &mut dyn FnMut() -> f64)]) {
     let mut costs = vec![Vec::new(); rivals.len()];
@@ -51,17 +53,6 @@ fn race(title: &str, rivals: &mut [(&str, &mut dyn FnMut() -> f64)]) {
     for (own, (name, _)) in costs.iter().zip(rivals.iter()) {
         let ratio = median(costs[0].iter().zip(own).map(|(theirs, own)| theirs / own).collect());
         println!("{name:44} {:12.1} {ratio:7.2}", median(own.clone()));
-    }
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
     }
 }
 

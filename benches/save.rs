@@ -4,6 +4,9 @@
 //! `bufmap` is the faster. Every round writes a new file, and ends when it is in the drive. Machines are noisy: run it on a
 //! quiet one, and more than once.
 
+#[path = "support/median.rs"]
+mod median;
+
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
@@ -12,6 +15,7 @@ use std::time::Instant;
 use bufmap::save::{Save, To};
 use bufmap::transfer::{DataPath, Options, Request, Verify};
 use iomap::{Memory, PageSize};
+use median::median;
 
 const FILE: u64 = 1 << 30;
 const ROUNDS: usize = 5;
@@ -74,11 +78,6 @@ fn contents(memory: &Memory) -> Vec<u8> {
     let mut bytes = vec![0; memory.len()];
     memory.map().copy_to_slice(0, &mut bytes).expect("the memory");
     bytes
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// Runs the rivals by turns and prints a line for each, beside the first.

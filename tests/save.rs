@@ -499,7 +499,6 @@ fn leaks() {
     assert!(after.0 == before.0 && after.1 <= before.1 + 4, "{before:?}, then {after:?}");
 }
 
-/// Runs one of the [`restricted`] tests in a process of its own.
 fn restricted(test: &str) {
     match test {
         "file_size" => file_size(),

@@ -5,16 +5,22 @@
 //! holds nothing of the file. The rivals are installed into a virtual environment below `target`, where they take 6 GB, most of
 //! it PyTorch's; what cannot be installed is skipped with words. With `--json` the figures are printed as JSON.
 
+#[path = "../support/median.rs"]
+mod median;
+#[path = "../support/random.rs"]
+mod random;
+
 use std::borrow::Cow;
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use bufmap::storage::file::cache;
+use median::median;
 use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeVal;
+use nix::sys::time::{TimeVal, TimeValLike};
+use random::Random;
 use rustix::fs::{Advice, fadvise};
 use safetensors::tensor::{Dtype, View, serialize_to_file};
 use serde::{Deserialize, Serialize};
@@ -98,9 +104,7 @@ impl Loader {
 /// The processor time of the children that have ended.
 fn cpu_of_children() -> Duration {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("the usage of children");
-    let time = |time: TimeVal| {
-        Duration::new(time.tv_sec().unsigned_abs(), time.tv_usec().unsigned_abs() as u32 * 1000)
-    };
+    let time = |time: TimeVal| Duration::from_micros(time.num_microseconds().unsigned_abs());
     time(usage.user_time()) + time(usage.system_time())
 }
 
@@ -131,17 +135,6 @@ fn race(python: &Path, model: &Path, bytes: u64) -> Vec<(Loader, Vec<Cost>)> {
     costs
 }
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
-
 /// What is printed of a loader.
 #[derive(Debug, Serialize)]
 struct Line {
@@ -159,35 +152,25 @@ struct Line {
 impl Line {
     fn all(costs: &[(Loader, Vec<Cost>)], bytes: u64) -> Vec<Self> {
         let gib = bytes as f64 / (1u64 << 30) as f64;
-        let speeds = |costs: &[Cost]| sorted(costs.iter().map(|cost| gib / cost.seconds));
+        let speeds =
+            |costs: &[Cost]| costs.iter().map(|cost| gib / cost.seconds).collect::<Vec<_>>();
         let rivals = costs.iter().filter(|(loader, _)| matches!(loader, Loader::Rival(_)));
-        let best = rivals.map(|(_, costs)| median(&speeds(costs))).fold(0.0, f64::max);
+        let best = rivals.map(|(_, costs)| median(speeds(costs))).fold(0.0, f64::max);
         let line = |(loader, costs): &(Loader, Vec<Cost>)| {
             let speeds = speeds(costs);
-            let cpu = sorted(costs.iter().map(|cost| cost.cpu / gib));
-            Self {
-                loader: loader.name(),
-                gib_per_second: median(&speeds),
-                slowest: speeds[0],
-                fastest: speeds[speeds.len() - 1],
-                cpu_seconds_per_gib: median(&cpu),
-                ratio: median(&speeds) / best,
-            }
+
+            let slowest = speeds.iter().copied().fold(f64::INFINITY, f64::min);
+            let fastest = speeds.iter().copied().fold(0.0, f64::max);
+            let cpu = costs.iter().map(|cost| cost.cpu / gib).collect();
+            let gib_per_second = median(speeds);
+            let (cpu_seconds_per_gib, ratio) = (median(cpu), gib_per_second / best);
+            let loader = loader.name();
+            Self { loader, gib_per_second, slowest, fastest, cpu_seconds_per_gib, ratio }
         };
         let mut lines: Vec<_> = costs.iter().map(line).collect();
         lines.sort_by(|a, b| b.gib_per_second.total_cmp(&a.gib_per_second));
         lines
     }
-}
-
-fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-fn median(sorted: &[f64]) -> f64 {
-    sorted[sorted.len() / 2]
 }
 
 fn print(lines: &[Line], bytes: u64) {
@@ -290,7 +273,7 @@ fn make_cold(path: &Path) {
     let len = file.metadata().expect("its length").len();
     let dropped = (0..100).any(|_| {
         fadvise(&file, 0, None, Advice::DontNeed).expect("fadvise");
-        cache::resident(&file, 0..len).map_err(io::Error::other).expect("an answer") == 0
+        cache::resident(&file, 0..len).expect("an answer") == 0
     });
     assert!(dropped, "the page cache keeps some of {}", path.display());
 }

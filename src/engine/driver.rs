@@ -85,7 +85,7 @@ impl Driver {
         {
             self.lose(&error);
         }
-        self.shared.is_awake();
+        self.shared.leave_ring();
     }
 
     /// Drives until there is an answer. Nothing, if nothing is left to drive.
@@ -108,7 +108,7 @@ impl Driver {
     /// This thread does something else now. What waits is begun if it is more than a little: while the program takes one
     /// answer after the other, and submits a request for each, the drive would have less and less to do.
     fn leave(&mut self) {
-        if self.shared.is_awake() < TOGETHER {
+        if self.shared.leave_ring() < TOGETHER {
             return;
         }
         if let Some(Driven { steps, reader }) = &mut self.ring

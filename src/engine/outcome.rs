@@ -37,7 +37,7 @@ impl Shares {
 
     /// How many bytes there are by all paths.
     pub(super) fn bytes(&self) -> u64 {
-        self.iter().map(|share| share.bytes).fold(0, u64::saturating_add)
+        self.0.into_iter().fold(0, u64::saturating_add)
     }
 
     pub(super) const fn add(&mut self, path: DataPath, bytes: u64) {

@@ -397,7 +397,7 @@ impl Shared {
     }
 
     /// The ring's thread does something else, and looks into the queues before it waits. Returns how many requests wait for it.
-    pub(super) fn is_awake(&self) -> usize {
+    pub(super) fn leave_ring(&self) -> usize {
         let mut state = self.state();
         state.ring = Ring::Awake;
         state.direct.len()

@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recvf
 /// The kernel's own group. What udev passes on comes by another.
 const KERNEL: u32 = 1;
 
-/// The longest that the kernel sends, in bytes, and as much again (`UEVENT_BUFFER_SIZE` and the path).
+/// More than the kernel sends, in bytes: its `UEVENT_BUFFER_SIZE` is 2 KiB, and a path at most 4.
 const LONGEST: usize = 8192;
 
 /// Something that the kernel tells of a device.
