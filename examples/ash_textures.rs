@@ -1,5 +1,5 @@
-//! A program made with plain `ash` has the mip levels of a texture uploaded into its own image, and the file's bytes into
-//! its own buffer, and waits for both on the GPU.
+//! A program made with plain `ash` streams the mip levels of a texture into its own image by a loader, and the file's bytes
+//! into its own buffer, and waits for all of it on the GPU.
 //!
 //! Run it with `cargo run --example ash_textures -- texture.ktx2`; under the validation layer with
 //! `VK_INSTANCE_LAYERS=VK_LAYER_KHRONOS_validation` in the environment.
@@ -10,25 +10,24 @@
 )]
 
 use std::error::Error;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use bufmap::exporters::upload::{CopyRegion, UploadQueue, UploadTarget};
+use bufmap::engine::{Buffer, Loader, Request};
 use bufmap::exporters::vulkan::ash::{Entry, ext, vk};
 use bufmap::exporters::vulkan::{BufferRange, Device, Handles, Handover, Region};
 use bufmap::format::{self, Description};
+use bufmap::transfer::Priority;
 
 /// What is not supercompressed goes into the image as it lies in the file.
 fn main() -> Result<(), Box<dyn Error>> {
     let path = PathBuf::from(std::env::args_os().nth(1).ok_or("name a .ktx2 file")?);
-    let (file, mut levels) = (File::open(&path)?, Vec::new());
+    let mut levels = Vec::new();
     let opened = format::read(&path, None)?;
     for item in opened.into_iter().flat_map(|opened| opened.contents.items) {
         if let Description::Texture(level) = item.description {
             level.image(item.len, 0, 0)?; // an error says why it cannot be used as it is
-            levels.push((item.offset, item.len as usize, level));
+            levels.push((item.offset, item.len, level));
         }
     }
     let (_, _, top) = levels.iter().find(|(.., level)| level.level == 0).ok_or("no texture")?;
@@ -61,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let queue = unsafe { device.get_device_queue(0, 0) };
     let lock = Arc::new(Mutex::new(()));
 
-    // Its image, its buffer, and the semaphore that its frames wait for.
+    // Its image, its buffer, and the semaphores that its frames wait for: one for each, because they land in any order.
     let kind = [vk::ImageType::TYPE_2D, vk::ImageType::TYPE_3D][usize::from(top.depth > 1)];
     let texture_format = vk::Format::from_raw(top.format.0 as i32);
     let (width, height, depth) = (top.width, top.height, top.depth);
@@ -83,15 +82,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     let image_memory = allocate(needed)?;
     unsafe { device.bind_image_memory(image, image_memory, 0) }?;
     let usage = vk::BufferUsageFlags::STORAGE_BUFFER | vk::BufferUsageFlags::TRANSFER_DST;
-    let len = file.metadata()?.len() as usize;
-    let buffer = vk::BufferCreateInfo::default().size(len as u64).usage(usage);
+    let len = path.metadata()?.len();
+    let buffer = vk::BufferCreateInfo::default().size(len).usage(usage);
     let buffer = unsafe { device.create_buffer(&buffer, None) }?;
     let buffer_memory = allocate(unsafe { device.get_buffer_memory_requirements(buffer) })?;
     unsafe { device.bind_buffer_memory(buffer, buffer_memory, 0) }?;
-    let mut kind =
-        vk::SemaphoreTypeCreateInfo::default().semaphore_type(vk::SemaphoreType::TIMELINE);
-    let semaphore = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
-    let semaphore = unsafe { device.create_semaphore(&semaphore, None) }?;
+    let timeline = || {
+        let kind = vk::SemaphoreType::TIMELINE;
+        let mut kind = vk::SemaphoreTypeCreateInfo::default().semaphore_type(kind);
+        let semaphore = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
+        unsafe { device.create_semaphore(&semaphore, None) }
+    };
+    let semaphores = (0..=levels.len()).map(|_| timeline()).collect::<Result<Vec<_>, _>>()?;
 
     {
         let theirs = lock.clone();
@@ -104,49 +106,65 @@ fn main() -> Result<(), Box<dyn Error>> {
             });
         // SAFETY: all of it is as it was created above, and destroyed below, after this block.
         let adopted = unsafe { Device::adopt(handles) }?;
-        let timeline = unsafe { adopted.adopt_timeline(semaphore) }?;
-        let mut uploads = adopted.uploads(4, 1 << 20)?;
-        for absent in uploads.step_downs() {
-            println!("a step down: {absent}");
-        }
-        for (number, (offset, len, level)) in (1..).zip(&levels) {
+        let signalling = |index: usize| {
+            let timeline = unsafe { adopted.adopt_timeline(semaphores[index]) }?;
+            Ok::<_, Box<dyn Error>>(Handover::default().signalling(&timeline, 1))
+        };
+        let loader = Loader::new()?;
+        let file = loader.open(&path)?;
+        let mut tickets = Vec::new();
+        for (index, (offset, len, level)) in levels.iter().enumerate() {
             let subresource = vk::ImageSubresourceLayers::default()
                 .aspect_mask(vk::ImageAspectFlags::COLOR)
                 .mip_level(level.level)
                 .layer_count(level.layers * level.faces);
             let (width, height, depth) = (level.width, level.height, level.depth);
             let extent = vk::Extent3D { width, height, depth };
-            let region = Region::new(image, texture_format, subresource, extent)
-                .handover(Handover::default().signalling(&timeline, number));
+            let region = Region::new(image, texture_format, subresource, extent);
             // SAFETY: the level of the image above, which nobody uses before it is done.
-            let region = unsafe { adopted.adopt_region(region) }?;
-            upload(&mut uploads, &region, &file, (*offset, *len))?;
-            println!("level {}: {len} bytes, then the semaphore is {number}", level.level);
+            let region = unsafe { adopted.adopt_region(region.handover(signalling(index)?)) }?;
+            let target = Buffer::new(Arc::new(region))?;
+            let priority = if level.level == 0 { Priority::Normal } else { Priority::High };
+            let request = Request::new(&file, *offset..offset + len, &target, 0).priority(priority);
+            tickets.push((format!("level {}", level.level), loader.submit(request)?));
         }
-        let end = Handover::default().signalling(&timeline, levels.len() as u64 + 1);
-        let range = BufferRange::new(buffer, 0, len, usage).handover(end);
+        let range = BufferRange::new(buffer, 0, len as usize, usage);
         // SAFETY: the buffer above, which nobody uses before it is done.
-        let range = unsafe { adopted.adopt_buffer(range) }?;
-        upload(&mut uploads, &range, &file, (0, len))?;
+        let range = unsafe { adopted.adopt_buffer(range.handover(signalling(levels.len())?)) }?;
+        let target = Buffer::new(Arc::new(range))?;
+        let all = Request::new(&file, 0..len, &target, 0).priority(Priority::Low);
+        tickets.push(("the buffer".into(), loader.submit(all)?));
+        drop(target);
 
-        // A frame: it is submitted at once, and begins when the semaphore says that all has landed.
-        let (waits, values) = ([semaphore], [levels.len() as u64 + 1]);
+        // The program draws without them meanwhile, and each ticket says what came of it.
+        for (name, ticket) in tickets {
+            let landed = ticket.wait()?;
+            println!("{name}: {} bytes", landed.bytes);
+            for step in &landed.step_downs {
+                println!("    not by the path {}: {}", step.path, step.why);
+            }
+        }
+
+        // A frame that uses all of it begins when the semaphores say that it has landed. With a queue of its own for the
+        // copies (`Handles::queue`) the program would submit it before the tickets are done.
+        let values = vec![1; semaphores.len()];
+        let stages = vec![vk::PipelineStageFlags::FRAGMENT_SHADER; semaphores.len()];
         let mut timeline =
             vk::TimelineSemaphoreSubmitInfo::default().wait_semaphore_values(&values);
         let frame = vk::SubmitInfo::default()
-            .wait_semaphores(&waits)
-            .wait_dst_stage_mask(&[vk::PipelineStageFlags::FRAGMENT_SHADER])
+            .wait_semaphores(&semaphores)
+            .wait_dst_stage_mask(&stages)
             .push_next(&mut timeline);
         let guard = lock.lock();
         unsafe { device.queue_submit(queue, &[frame], vk::Fence::null()) }?;
         drop(guard);
         // The program may go on; this one ends, and waits until the device is idle.
         unsafe { device.device_wait_idle() }?;
-        println!("{} levels and {len} bytes of a buffer are there", levels.len());
+        println!("{} levels and {len} bytes of a buffer have landed", levels.len());
     }
 
     unsafe {
-        device.destroy_semaphore(semaphore, None);
+        semaphores.iter().for_each(|semaphore| device.destroy_semaphore(*semaphore, None));
         device.destroy_buffer(buffer, None);
         device.free_memory(buffer_memory, None);
         device.destroy_image(image, None);
@@ -154,27 +172,5 @@ fn main() -> Result<(), Box<dyn Error>> {
         device.destroy_device(None);
         instance.destroy_instance(None);
     }
-    Ok(())
-}
-
-/// Has a part of the file copied into a target, slot by slot.
-fn upload(
-    uploads: &mut dyn UploadQueue,
-    target: &dyn UploadTarget,
-    file: &File,
-    (offset, len): (u64, usize),
-) -> Result<(), Box<dyn Error>> {
-    let piece = uploads.slot_len() / target.granule() * target.granule();
-    let mut bytes = vec![0; piece];
-    for start in (0..len).step_by(piece.max(1)) {
-        let bytes = &mut bytes[..piece.min(len - start)];
-        // A loader would read past the page cache, straight into the slot where it is pages.
-        file.read_exact_at(bytes, offset + start as u64)?;
-        let slot = uploads.wait_for_slot()?;
-        slot.map().copy_from_slice(0, bytes)?;
-        let region = CopyRegion { src_offset: 0, dst_offset: start, len: bytes.len() };
-        let _ = uploads.copy(slot, target, &[region])?;
-    }
-    let _ = uploads.finish(target)?;
     Ok(())
 }

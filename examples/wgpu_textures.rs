@@ -1,34 +1,25 @@
-//! A program with its own device of wgpu has the mip levels of a texture uploaded into its own texture, on any backend
-//! and without a word of `unsafe`.
+//! A program with its own device of wgpu streams textures into its own memory by a loader, on any backend and without a word
+//! of `unsafe`: the small mip levels of all files first.
 //!
-//! Run it with `cargo run --features wgpu --example wgpu_textures -- texture.ktx2`; under Vulkan's validation layer with
-//! `VK_INSTANCE_LAYERS=VK_LAYER_KHRONOS_validation` in the environment.
+//! Run it with `cargo run --features wgpu --example wgpu_textures -- wall.ktx2 floor.ktx2`; under Vulkan's validation layer
+//! with `VK_INSTANCE_LAYERS=VK_LAYER_KHRONOS_validation` in the environment.
 
 use std::error::Error;
-use std::fs::File;
 use std::future::Future;
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bufmap::exporters::upload::{CopyRegion, UploadQueue, UploadTarget};
+use bufmap::engine::{Buffer, Completions, Loader, Request};
 use bufmap::exporters::wgpu::{OwnDevice, wgpu};
-use bufmap::format::{self, Description, VkFormat};
+
+use bufmap::format::{self, Description, Texture, VkFormat};
+use bufmap::transfer::Priority;
 use wgpu::{TextureFormat, TextureUsages};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let path = PathBuf::from(std::env::args_os().nth(1).ok_or("name a .ktx2 file")?);
-    let (file, mut levels) = (File::open(&path)?, Vec::new());
-    let opened = format::read(&path, None)?;
-    for item in opened.into_iter().flat_map(|opened| opened.contents.items) {
-        if let Description::Texture(level) = item.description {
-            level.image(item.len, 0, 0)?; // an error says why it cannot be used as it is
-            levels.push((item.offset, item.len as usize, level));
-        }
-    }
-    let (_, _, top) = levels.iter().find(|(.., level)| level.level == 0).ok_or("no texture")?;
-
+    let paths: Vec<_> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapter = at_once(instance.request_adapter(&Default::default()))??;
     let wishes = wgpu::DeviceDescriptor {
@@ -36,9 +27,63 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..Default::default()
     };
     let (device, queue) = at_once(adapter.request_device(&wishes))??;
+
+    let own = OwnDevice::new(&device, &queue);
+    let loader = Loader::new()?;
+    let completions = Completions::new();
+    let (mut textures, mut names) = (Vec::new(), Vec::new());
+    for path in &paths {
+        let levels = levels_of(path)?;
+        let texture = device.create_texture(&texture_of(&levels)?);
+        let file = loader.open(path)?;
+        for (offset, len, level) in &levels {
+            let target = Buffer::new(Arc::new(own.level(&texture, level.level)?))?;
+            let priority = if level.level == 0 { Priority::Normal } else { Priority::High };
+            let request = Request::new(&file, *offset..offset + len, &target, 0);
+            let tag = names.len() as u64;
+            loader.submit_to(request.priority(priority).tag(tag), &completions)?;
+            names.push(format!("{}, level {}", path.display(), level.level));
+        }
+        textures.push(texture);
+    }
+    if names.is_empty() {
+        return Err("name .ktx2 files".into());
+    }
+
+    for number in 0..names.len() {
+        let done = completions.wait();
+        let landed = done.outcome?;
+        // What is submitted to the queue from here on sees the level.
+        println!("{}: {} bytes", names[done.tag as usize], landed.bytes);
+        for step in landed.step_downs.iter().filter(|_| number == 0) {
+            println!("not by the path {}: {}", step.path, step.why);
+        }
+    }
+    println!("{} textures are on {}", textures.len(), device.adapter_info().name);
+    Ok(())
+}
+
+/// Where a mip level begins in its file, how long it is there, and what it is.
+type Level = (u64, u64, Texture);
+
+/// The mip levels of a file that can be used as they lie in it.
+fn levels_of(path: &Path) -> Result<Vec<Level>, Box<dyn Error>> {
+    let mut levels = Vec::new();
+    for item in format::read(path, None)?.into_iter().flat_map(|opened| opened.contents.items) {
+        if let Description::Texture(level) = item.description {
+            level.image(item.len, 0, 0)?; // an error says why it cannot be used as it is
+            levels.push((item.offset, item.len, level));
+        }
+    }
+    Ok(levels)
+}
+
+/// The texture that has these levels.
+fn texture_of(levels: &[Level]) -> Result<wgpu::TextureDescriptor<'static>, Box<dyn Error>> {
+    let (_, _, top) = levels.iter().find(|(.., level)| level.level == 0).ok_or("no texture")?;
     let volume = top.depth > 1;
-    let texture = device.create_texture(&wgpu::TextureDescriptor {
-        label: Some("tiles"),
+    Ok(wgpu::TextureDescriptor {
+        label: Some("streamed"),
         size: wgpu::Extent3d {
             width: top.width,
             height: top.height,
@@ -50,33 +95,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         format: wgpu_format(top.format)?,
         usage: TextureUsages::TEXTURE_BINDING | TextureUsages::COPY_DST,
         view_formats: &[],
-    });
-
-    let own = OwnDevice::new(&device, &queue);
-    let mut uploads = own.uploads(4, 1 << 20)?;
-    for absent in uploads.step_downs() {
-        println!("a step down: {absent}");
-    }
-    for (offset, len, level) in &levels {
-        let target = own.level(&texture, level.level)?;
-        let piece = uploads.slot_len() / target.granule() * target.granule();
-        let mut bytes = vec![0; piece];
-        for start in (0..*len).step_by(piece.max(1)) {
-            let bytes = &mut bytes[..piece.min(len - start)];
-            // A loader would read past the page cache, straight into the slot, which is pages.
-            file.read_exact_at(bytes, offset + start as u64)?;
-            let slot = uploads.wait_for_slot()?;
-            slot.map().copy_from_slice(0, bytes)?;
-            let region = CopyRegion { src_offset: 0, dst_offset: start, len: bytes.len() };
-            let _ = uploads.copy(slot, &target, &[region])?;
-        }
-        // What is submitted to the same queue after this sees the level. Only to say so is it waited for here.
-        let done = uploads.finish(&target)?;
-        uploads.wait(done)?;
-        println!("level {}: {len} bytes", level.level);
-    }
-    println!("{} levels are on {}", levels.len(), device.adapter_info().name);
-    Ok(())
+    })
 }
 
 /// The formats that this example knows by both names.

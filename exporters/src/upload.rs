@@ -2,9 +2,10 @@
 //!
 //! What a drive cannot reach, a buffer or a texture of a GPU, is filled in two steps: bytes are put into a *slot*,
 //! memory that the CPU reaches and, where that can be, the drive too; and a queue of the device copies them out to where
-//! they belong. Who fills it knows no device, but three traits:
+//! they belong. Who fills it knows no device, but four traits:
 //!
-//! * [`UploadTarget`]: what is filled. It says what its bytes are cut at, and opens a queue.
+//! * [`UploadTarget`]: what is filled. It says what its bytes are cut at, and of which device it is.
+//! * [`UploadDevice`]: opens queues.
 //! * [`UploadQueue`]: has slots, copies out of them, and tells what is done. One fills every target of its device.
 //! * [`Slot`]: belongs to who fills it until it is handed in with the copy, so that no map of it lives while the device
 //!   reads it.
@@ -20,7 +21,7 @@
 //!
 //! /// Fills a target, slot by slot.
 //! fn fill(target: &dyn UploadTarget, bytes: &[u8]) -> Result<(), UploadError> {
-//!     let mut queue = target.open(4, 1 << 20)?;
+//!     let mut queue = target.owner().open(4, 1 << 20)?;
 //!     let piece = queue.slot_len() / target.granule() * target.granule();
 //!     assert!(piece > 0, "a granule is longer than a slot");
 //!     for (index, piece) in bytes.chunks(piece).enumerate() {
@@ -42,7 +43,7 @@ use std::error::Error;
 use std::fmt;
 use std::os::fd::OwnedFd;
 
-use iomap::BufMap;
+use iomap::{BufMap, Memory};
 
 use crate::Absent;
 use crate::outside::outside;
@@ -72,7 +73,21 @@ pub trait UploadTarget: Any + fmt::Debug + Send + Sync {
     /// The bytes that belong together: copies into it begin and end at multiples of so many, or at its end.
     fn granule(&self) -> usize;
 
-    /// A queue of its device, with `slots` slots of at least `len` bytes, one at least.
+    /// Whether [`UploadQueue::finish`] does anything: gives it another layout or to another queue family, or signals.
+    fn has_end(&self) -> bool {
+        false
+    }
+
+    /// Its device: another handle on it.
+    fn owner(&self) -> Box<dyn UploadDevice>;
+}
+
+/// A device whose queues copy.
+pub trait UploadDevice: fmt::Debug + Send + Sync {
+    /// Whether this is a target of its own.
+    fn owns(&self, target: &dyn UploadTarget) -> bool;
+
+    /// A queue with `slots` slots of at least `len` bytes, one at least.
     ///
     /// # Errors
     /// [`UploadError::Device`] with the device's own: too little memory, a device that is lost.
@@ -80,7 +95,7 @@ pub trait UploadTarget: Any + fmt::Debug + Send + Sync {
 }
 
 /// Memory to be filled and copied from. A slot that is dropped instead of handed in is free again.
-pub trait Slot: Any + fmt::Debug + Send {
+pub trait Slot: Any + fmt::Debug + Send + Sync {
     /// All of it. It may be slow to read: of a device's own memory it is not cached.
     fn map(&self) -> BufMap<'_>;
 
@@ -92,12 +107,29 @@ pub trait Slot: Any + fmt::Debug + Send {
     fn pages(&self) -> Result<(), Absent>;
 }
 
+/// Memory of the system's, for who needs a slot and no queue.
+impl Slot for Memory {
+    fn map(&self) -> BufMap<'_> {
+        Self::map(self)
+    }
+
+    fn pages(&self) -> Result<(), Absent> {
+        Ok(())
+    }
+}
+
+/// A slot that is filled, and what is to be copied out of it.
+#[derive(Debug)]
+pub struct Filled {
+    /// The slot.
+    pub slot: Box<dyn Slot>,
+    /// The parts of it, and where they go.
+    pub regions: Vec<CopyRegion>,
+}
+
 /// A queue that copies from its slots into targets of its device. Copies take effect in the order in which they are
 /// made.
 pub trait UploadQueue: fmt::Debug + Send {
-    /// Whether it copies into this: a target of the same device.
-    fn takes(&self, target: &dyn UploadTarget) -> bool;
-
     /// How long a slot is, in bytes.
     fn slot_len(&self) -> usize;
 
@@ -123,6 +155,18 @@ pub trait UploadQueue: fmt::Debug + Send {
         slot: Box<dyn Slot>,
         target: &dyn UploadTarget,
         regions: &[CopyRegion],
+    ) -> Result<Ticket, UploadError> {
+        self.copy_together(vec![Filled { slot, regions: regions.to_vec() }], target)
+    }
+
+    /// Copies out of several slots by one submission, which costs less than one for each.
+    ///
+    /// # Errors
+    /// As [`copy`](Self::copy): all slots are free again then.
+    fn copy_together(
+        &mut self,
+        filled: Vec<Filled>,
+        target: &dyn UploadTarget,
     ) -> Result<Ticket, UploadError>;
 
     /// Ends the copies into a target: it is as its user expects it then, in its layout and with its queue family, and
@@ -150,6 +194,14 @@ pub trait UploadQueue: fmt::Debug + Send {
     /// # Errors
     /// [`UploadError::Device`], of a device without sync files with an [`Absent`].
     fn sync_file(&mut self) -> Result<Option<OwnedFd>, UploadError>;
+
+    /// Whether the device copies out of the slots by itself. If not, the CPU copies each byte to where the device can.
+    ///
+    /// # Errors
+    /// Absent, with the reason.
+    fn copies_by_device(&self) -> Result<(), Absent> {
+        Ok(())
+    }
 
     /// Why the copies cost more than they could, one reason each: what the device was opened without.
     fn step_downs(&self) -> Vec<Absent>;

@@ -1,5 +1,7 @@
 //! A program's own Vulkan device: adopted, copied into by this crate, and left as it was.
 
+#[path = "common/adopted.rs"]
+mod adopted;
 mod common;
 #[cfg(feature = "wgpu")]
 #[path = "common/own_wgpu.rs"]
@@ -10,11 +12,15 @@ mod program;
 mod texture;
 #[path = "common/upload.rs"]
 mod upload;
+#[cfg(feature = "wgpu")]
+#[path = "common/wgpu_program.rs"]
+mod wgpu_program;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use adopted::{COPIES, adopt, colour, destroy, level, range, timeline};
 use common::{Outcome, Stop, check, noise, open_fds, run, trial};
 use exporters::Destination;
 use exporters::upload::UploadQueue;
@@ -24,23 +30,13 @@ use exporters::vulkan::{
     VulkanError, Way, When,
 };
 use iomap::{Memory, PageSize};
-use program::{ALL, BARE, Program, Wishes};
-use texture::{ProgramBuffer, Texture, level_of};
+use program::{ALL, BARE, BY_EXTENSION, NO_TIMELINES, Program, on, on_each};
+use texture::{Texture, level_of};
 
 fn main() -> ExitCode {
     #[cfg(feature = "wgpu")]
     if let Some(outcome) = own_wgpu::child() {
-        return match outcome {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(Stop::Absent(why)) => {
-                println!("absent: {why}");
-                ExitCode::SUCCESS
-            }
-            Err(Stop::Failed(why)) => {
-                println!("{why}");
-                ExitCode::FAILURE
-            }
-        };
+        return wgpu_program::answer(outcome);
     }
     let trials = vec![
         trial("every_call_works_on_a_program_s_own_device", || {
@@ -84,33 +80,6 @@ fn main() -> ExitCode {
     #[cfg(feature = "wgpu")]
     let trials = trials.into_iter().chain(own_wgpu::trials()).collect();
     run(trials)
-}
-
-/// Without timeline semaphores, with all else.
-const NO_TIMELINES: Wishes = Wishes { timelines: false, ..ALL };
-
-/// Vulkan 1.1, with timeline semaphores by their extension.
-const BY_EXTENSION: Wishes = Wishes {
-    version: vk::API_VERSION_1_1,
-    extensions: &[exporters::vulkan::ash::khr::timeline_semaphore::NAME],
-    timelines: true,
-};
-
-/// Runs a trial on devices with all, with nothing and in between, each up to its end, where the layer counts what is
-/// left.
-fn on_each(run: fn(&Program, &Device) -> Outcome) -> Outcome {
-    for wishes in [ALL, NO_TIMELINES, BY_EXTENSION, BARE] {
-        on(wishes, run)?;
-    }
-    Ok(())
-}
-
-fn on(wishes: Wishes, run: fn(&Program, &Device) -> Outcome) -> Outcome {
-    let program = Program::open(wishes)?;
-    let outcome = program.adopt().and_then(|device| run(&program, &device));
-    let end = program.end();
-    outcome?;
-    end
 }
 
 fn whole(len: usize) -> [CopyRegion; 1] {
@@ -306,23 +275,6 @@ fn what_cannot_be_adopted_is_refused() -> Outcome {
     program.end()
 }
 
-const COPIES: vk::BufferUsageFlags = vk::BufferUsageFlags::from_raw(
-    vk::BufferUsageFlags::TRANSFER_SRC.as_raw() | vk::BufferUsageFlags::TRANSFER_DST.as_raw(),
-);
-
-/// A range of the program's buffer, as it was created.
-fn range(
-    device: &Device,
-    buffer: &ProgramBuffer,
-    (offset, len): (u64, usize),
-    handover: Handover,
-) -> Result<Arc<Buffer>, Stop> {
-    let range = BufferRange::new(buffer.raw, offset, len, COPIES).handover(handover);
-    // SAFETY: the program's buffer of this usage, at least as long, in use by nobody else.
-    #[allow(unsafe_code)]
-    Ok(unsafe { device.adopt_buffer(range) }?)
-}
-
 fn a_range_of_a_program_s_buffer_is_filled(program: &Program, device: &Device) -> Outcome {
     const LEN: usize = 100_000;
     let buffer = program.buffer(LEN, COPIES)?;
@@ -414,25 +366,6 @@ fn blocks_of(texture: &Texture, level: u32) -> [usize; 3] {
     let [width, height, depth] = level_of(texture.extent, level);
     let (_, [across, down]) = block(texture.format);
     [width.div_ceil(across), height.div_ceil(down), depth.max(texture.layers)].map(|n| n as usize)
-}
-
-fn colour(texture: &Texture, level: u32) -> vk::ImageSubresourceLayers {
-    vk::ImageSubresourceLayers::default()
-        .aspect_mask(vk::ImageAspectFlags::COLOR)
-        .mip_level(level)
-        .layer_count(texture.layers)
-}
-
-fn level(texture: &Texture, level: u32) -> Region {
-    let [width, height, depth] = level_of(texture.extent, level);
-    let extent = vk::Extent3D { width, height, depth };
-    Region::new(texture.image, texture.format, colour(texture, level), extent)
-}
-
-fn adopt(device: &Device, region: Region) -> Result<Arc<ImageRegion>, Stop> {
-    // SAFETY: the program's image, as it was created, in use by nobody else.
-    #[allow(unsafe_code)]
-    Ok(unsafe { device.adopt_region(region) }?)
 }
 
 /// Where the bytes are cut, and the order of the pieces.
@@ -710,24 +643,6 @@ fn what_is_another_family_s_passes_and_comes_back(program: &Program, device: &De
     program.free_texture(texture);
     program.free(buffer);
     Ok(())
-}
-
-/// A timeline of the program's, at zero.
-fn timeline(program: &Program) -> Result<vk::Semaphore, Stop> {
-    let mut kind =
-        vk::SemaphoreTypeCreateInfo::default().semaphore_type(vk::SemaphoreType::TIMELINE);
-    let create = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
-    // SAFETY: the device has timeline semaphores.
-    #[allow(unsafe_code)]
-    Ok(unsafe { program.device.create_semaphore(&create, None) }?)
-}
-
-fn destroy(program: &Program, semaphore: vk::Semaphore) {
-    // SAFETY: nothing uses it any more.
-    #[allow(unsafe_code)]
-    unsafe {
-        program.device.destroy_semaphore(semaphore, None);
-    }
 }
 
 /// The frame is submitted while the copies are under way, and no thread waits between.

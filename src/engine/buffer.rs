@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use exporters::dmabuf::{CpuAccess, DmaBufError};
-use exporters::vulkan::Device;
+use exporters::upload::UploadTarget;
 use exporters::{Destination, Intent};
 use iomap::BufMap;
 
@@ -139,10 +139,15 @@ impl Buffer {
         Ok(Access { told, _alone: Some(alone) })
     }
 
-    /// The device that has to copy into it, if no drive and no CPU reaches it.
-    pub(super) fn gpu(&self) -> Option<&Device> {
+    /// What a device's queue has to copy into, if no drive and no CPU reaches it.
+    pub(super) fn upload(&self) -> Option<&dyn UploadTarget> {
         let is_gpus = self.0.facts.place == Place::Gpu;
-        self.0.destination.gpu().ok().filter(|_| is_gpus).map(|buffer| buffer.device())
+        self.0.destination.upload().ok().filter(|_| is_gpus)
+    }
+
+    /// Whether both are one.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     pub(super) fn map(&self) -> BufMap<'_> {

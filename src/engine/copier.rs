@@ -1,87 +1,131 @@
-//! A GPU's own memory, filled through slots.
+//! A device's own memory, filled through slots.
 //!
-//! No drive can be given what lies behind a GPU's driver. Reads land in slots, pages of the system's that the GPU has
-//! imported. A thread takes the fingerprints of what is in a slot, and has the GPU's transfer queue copy it to where it
-//! belongs, at any alignment. Then the slot is free again. Reads and copies overlap.
+//! No drive can be given what lies behind a GPU's driver. Reads land in slots of one of its queues. A thread takes the
+//! fingerprints of what is in a slot, and has the queue copy it to where it belongs. Then the slot is free again. Reads
+//! and copies overlap. When nothing of a request is left to be done, the queue ends the copies into its target, and the
+//! request is answered.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 
-use exporters::vulkan::{self, CopyRegion, Device, Ticket, Transfer, VulkanError};
+use exporters::upload::{
+    CopyRegion, Filled, Ticket, UploadDevice, UploadError, UploadQueue, UploadTarget,
+};
 
 use super::landing::{done, fingerprint_slot};
-use super::order::Ended;
+use super::order::{Ended, Payload};
 use super::shared::{Arrived, Shared, Taken};
 use super::slots::{Slot, Slots, Staging};
 use crate::check::Part;
 use crate::plan::run::Landing;
-use crate::transfer::TransferError;
+use crate::transfer::{TransferError, Valid};
 
-/// A GPU that a loader copies by, and the slots that it has imported.
+/// A device that a loader copies by, and the slots of its queue.
 #[derive(Debug)]
 pub(super) struct Gpu {
-    device: Device,
-    pub(super) staging: Staging,
+    device: Box<dyn UploadDevice>,
+    pub(super) staging: Arc<Staging>,
 }
 
 impl Gpu {
-    /// Makes slots that a device imports, and starts the thread that has it copy.
+    /// Opens a queue of a device, and starts the thread that has it copy.
     ///
     /// # Errors
-    /// [`TransferError::Memory`], [`TransferError::Vulkan`]; [`TransferError::Engine`] if no thread can be started.
-    pub(super) fn start(shared: &Arc<Shared>, device: &Device) -> Result<Self, TransferError> {
-        let len = shared.options.slot_len();
+    /// [`TransferError::Upload`]; [`TransferError::Engine`] if no thread can be started.
+    pub(super) fn start(
+        shared: &Arc<Shared>,
+        device: Box<dyn UploadDevice>,
+    ) -> Result<Self, TransferError> {
         // Half as many again as reads are in flight: they go on while the device copies.
         let count = shared.options.depth as usize * 3 / 2 + 1;
-        let memory = Arc::new(device.memory_to_import(len.saturating_mul(count))?);
-        let imported = Arc::new(device.import_memory(Arc::clone(&memory))?);
-        let transfer = device.transfer()?;
-        let slots = Slots::in_memory(memory, len, Arc::clone(&shared.wake));
+        let mut queue = device.open(count, shared.options.slot_len()).map_err(Arc::new)?;
+        let first = queue.wait_for_slot().map_err(Arc::new)?;
+        let no_pages = first.pages().err().map(|why| why.to_string());
+        let no_dma = queue.copies_by_device().err().map(|why| why.to_string());
+        let step_downs = queue.step_downs();
+        let slots = Slots::new(Arc::clone(&shared.wake));
+        slots.add(first);
+        let own = Arc::clone(&slots);
         let copier = shared.start_copier("bufmap-copier", move |shared, number| {
-            Copier { imported, transfer, copying: VecDeque::new() }.run(shared, number);
+            Copier { queue, slots: own, under_way: VecDeque::new() }.run(shared, number);
         })?;
-        Ok(Self { device: device.clone(), staging: Staging { slots, copier } })
+        let staging = Arc::new(Staging { slots, copier, no_pages, no_dma, step_downs });
+        Ok(Self { device, staging })
     }
 
-    pub(super) fn is_of(&self, device: &Device) -> bool {
-        self.device == *device
+    pub(super) fn owns(&self, target: &dyn UploadTarget) -> bool {
+        self.device.owns(target)
     }
 }
 
-/// A read whose bytes are in its slot, and their fingerprints.
+/// What is filled by a queue, of a request that is.
+fn target_of(payload: &Payload) -> Result<&dyn UploadTarget, UploadError> {
+    let absent = |why| UploadError::new(&payload.buffer.destination().holder(), why);
+    payload.buffer.destination().upload().map_err(absent)
+}
+
+/// A read whose bytes the device copies, and their fingerprints.
 struct Shipped {
     taken: Taken,
-    slot: Slot,
     parts: Vec<Part>,
 }
 
-/// What the device has not copied yet, by one submission.
-struct Copying {
+/// What the device has not done yet, by one submission.
+struct UnderWay {
     ticket: Ticket,
-    shipped: Vec<Shipped>,
+    what: What,
+}
+
+enum What {
+    /// Copies.
+    Copies(Vec<Shipped>),
+    /// The end of the copies of a request.
+    End(Ended),
 }
 
 struct Copier {
-    imported: Arc<vulkan::Buffer>,
-    transfer: Transfer,
-    copying: VecDeque<Copying>,
+    queue: Box<dyn UploadQueue>,
+    slots: Arc<Slots>,
+    under_way: VecDeque<UnderWay>,
 }
 
 impl Copier {
     fn run(mut self, shared: &Arc<Shared>, number: usize) {
-        while let Some(arrived) = shared.take_arrived(number, self.copying.is_empty()) {
+        self.free_slots();
+        while let Some(arrived) = shared.take_arrived(number, self.under_way.is_empty()) {
             let nothing_new = arrived.is_empty();
-            let mut ended = self.begin(arrived);
-            ended.extend(self.reap(nothing_new));
-            shared.conclude_elsewhere(ended);
+            let ended = self.begin(arrived);
+            let mut answered = self.give_back(ended);
+            answered.extend(self.reap(nothing_new));
+            shared.answer_copied(answered);
+            self.free_slots();
         }
     }
 
-    /// Has the device copy what has arrived. Returns what has ended by it.
+    /// Gives the slots that nothing is copied from any more to those who read.
+    fn free_slots(&mut self) {
+        loop {
+            match self.queue.slot() {
+                Ok(Some(slot)) => self.slots.add(slot),
+                Ok(None) => return,
+                Err(error) => return self.slots.lose(error.to_string()),
+            }
+        }
+    }
+
+    /// Has the device copy what has arrived. Returns what has ended.
     fn begin(&mut self, arrived: Vec<Arrived>) -> Vec<Ended> {
         let mut ended = Vec::new();
-        let mut together: Vec<Shipped> = Vec::new();
-        for Arrived { taken, slot } in arrived {
+        let mut together: Vec<(Shipped, Arc<Slot>)> = Vec::new();
+        for arrived in arrived {
+            let (taken, slot) = match arrived {
+                Arrived::Read(taken, slot) => (taken, slot),
+                Arrived::Ended(order) => {
+                    ended.push(order);
+                    continue;
+                }
+            };
             let parts = match fingerprint_slot(&taken.payload, &taken.job, &slot.map()) {
                 Ok(parts) => parts,
                 Err(fault) => {
@@ -89,87 +133,120 @@ impl Copier {
                     continue;
                 }
             };
-            let shipped = Shipped { taken, slot, parts };
-            if together.last().is_some_and(|last| !last.is_into_the_same(&shipped)) {
+            let buffer = &taken.payload.buffer;
+            if together.last().is_some_and(|(last, _)| !last.taken.payload.buffer.is(buffer)) {
                 ended.extend(self.ship(std::mem::take(&mut together)));
             }
-            together.push(shipped);
+            together.push((Shipped { taken, parts }, slot));
         }
         ended.extend(self.ship(together));
         ended
     }
 
     /// Has the device copy reads into one buffer together. Returns what has ended by it.
-    fn ship(&mut self, shipped: Vec<Shipped>) -> Vec<Ended> {
-        let Some(first) = shipped.first() else { return Vec::new() };
-        let regions: Vec<_> = shipped.iter().flat_map(Shipped::regions).collect();
-        let copied = match first.buffer() {
-            Ok(buffer) => self.transfer.copy(&self.imported, buffer, &regions),
-            Err(error) => Err(error),
-        };
+    fn ship(&mut self, together: Vec<(Shipped, Arc<Slot>)>) -> Vec<Ended> {
+        let (mut shipped, mut filled, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+        for (one, slot) in together {
+            match slot.hand_in() {
+                Some(slot) => {
+                    filled.push(Filled { slot, regions: one.regions().collect() });
+                    shipped.push(one);
+                }
+                None => ended.extend(one.failed(still_read_into)),
+            }
+        }
+        let Some(first) = shipped.first() else { return ended };
+        let payload = &first.taken.payload;
+        let copied = target_of(payload).and_then(|target| self.queue.copy_together(filled, target));
         match copied {
             Ok(ticket) => {
-                self.copying.push_back(Copying { ticket, shipped });
-                Vec::new()
+                self.under_way.push_back(UnderWay { ticket, what: What::Copies(shipped) })
             }
-            Err(error) => match <[Shipped; 1]>::try_from(shipped) {
-                Ok([one]) => one.done(Err(error)).into_iter().collect(),
-                // Each is told what the device says about it.
-                Err(more) => more.into_iter().flat_map(|one| self.ship(vec![one])).collect(),
-            },
+            Err(error) => ended.extend(all_failed(shipped, error)),
         }
+        ended
     }
 
-    /// Answers for what the device has copied; waits for the oldest submission if `wait`.
+    /// Answers for what the device has done; waits for the oldest submission if `wait`. Returns what is to be answered.
     fn reap(&mut self, mut wait: bool) -> Vec<Ended> {
-        let mut ended = Vec::new();
-        while let Some(&Copying { ticket, .. }) = self.copying.front() {
+        let mut answered = Vec::new();
+        while let Some(&UnderWay { ticket, .. }) = self.under_way.front() {
             let done = match std::mem::take(&mut wait) {
-                true => self.transfer.wait(ticket).map(|()| true),
-                false => self.transfer.is_done(ticket),
+                true => self.queue.wait(ticket).map(|()| true),
+                false => self.queue.is_done(ticket),
             };
             if matches!(done, Ok(false)) {
                 break;
             }
-            let Some(Copying { shipped, .. }) = self.copying.pop_front() else { break };
-            for one in shipped {
-                let copied = if done.is_ok() { Ok(()) } else { self.transfer.wait(ticket) };
-                ended.extend(one.done(copied));
+            let Some(UnderWay { what, .. }) = self.under_way.pop_front() else { break };
+            match (what, done) {
+                (What::Copies(shipped), Ok(_)) => {
+                    let ended = shipped.into_iter().filter_map(Shipped::landed).collect();
+                    answered.extend(self.give_back(ended));
+                }
+                (What::Copies(shipped), Err(error)) => {
+                    let ended = all_failed(shipped, error).collect();
+                    answered.extend(self.give_back(ended));
+                }
+                (What::End(ended), Ok(_)) => answered.push(ended),
+                (What::End(ended), Err(error)) => answered.push(ended.failed(error)),
             }
         }
-        ended
+        answered
+    }
+
+    /// Ends the copies into what is handed over by its user. Returns what can be answered at once.
+    fn give_back(&mut self, ended: Vec<Ended>) -> Vec<Ended> {
+        ended.into_iter().filter_map(|ended| self.end(ended)).collect()
+    }
+
+    fn end(&mut self, ended: Ended) -> Option<Ended> {
+        let payload = ended.payload();
+        let target = payload.as_deref().and_then(|payload| target_of(payload).ok());
+        let Some(target) = target.filter(|target| target.has_end()) else { return Some(ended) };
+        match self.queue.finish(target) {
+            Ok(ticket) => {
+                self.under_way.push_back(UnderWay { ticket, what: What::End(ended) });
+                None
+            }
+            Err(error) => Some(ended.failed(error)),
+        }
     }
 }
 
+fn all_failed(shipped: Vec<Shipped>, error: UploadError) -> impl Iterator<Item = Ended> {
+    let error = Arc::new(error);
+    shipped.into_iter().filter_map(move |one| one.failed(|_| Arc::clone(&error).into()))
+}
+
+/// The ring gives a slot back before it hands the read back, so that nobody has it here.
+fn still_read_into(valid: Valid) -> TransferError {
+    let source = io::Error::other("it is still read into");
+    TransferError::Engine { step: "a slot", source, valid }
+}
+
 impl Shipped {
-    fn buffer(&self) -> Result<&Arc<vulkan::Buffer>, VulkanError> {
-        self.taken.payload.buffer.destination().gpu().map_err(VulkanError::Unavailable)
-    }
-
-    fn is_into_the_same(&self, other: &Self) -> bool {
-        let (Ok(own), Ok(other)) = (self.buffer(), other.buffer()) else { return false };
-        Arc::ptr_eq(own, other)
-    }
-
     fn regions(&self) -> impl Iterator<Item = CopyRegion> {
-        let start = self.slot.start();
         let copies = match &self.taken.job.piece.landing {
             Landing::Slot(copies) => copies.as_slice(),
             Landing::Buffer(_) => &[],
         };
-        copies.iter().map(move |copy| CopyRegion {
-            src_offset: start + copy.slot_offset as usize,
+        copies.iter().map(|copy| CopyRegion {
+            src_offset: copy.slot_offset as usize,
             dst_offset: copy.buffer_offset as usize,
             len: copy.len as usize,
         })
     }
 
-    /// The device has copied it, or has failed to.
-    fn done(self, copied: Result<(), VulkanError>) -> Option<Ended> {
-        let Self { taken: Taken { order, payload, job, .. }, parts, .. } = self;
-        match copied {
-            Ok(()) => order.landed(&job, payload, parts),
-            Err(error) => order.failed(payload, |_, _| error.into()),
-        }
+    /// The device has copied it.
+    fn landed(self) -> Option<Ended> {
+        let Self { taken: Taken { order, payload, job, .. }, parts } = self;
+        order.landed(&job, payload, parts)
+    }
+
+    /// It has not.
+    fn failed(self, error: impl FnOnce(Valid) -> TransferError) -> Option<Ended> {
+        let Taken { order, payload, .. } = self.taken;
+        order.failed(payload, |_, valid| error(valid))
     }
 }

@@ -136,10 +136,11 @@ impl Drop for Driver {
         while let Some(Driven { steps, reader }) = &mut self.ring {
             match steps.step(reader) {
                 Ok(false) => {}
-                Ok(true) => return,
+                Ok(true) => break,
                 Err(error) => self.lose(&error),
             }
         }
+        self.shared.brings_no_more();
     }
 }
 

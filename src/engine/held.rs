@@ -2,7 +2,7 @@
 //!
 //! # Safety
 //!
-//! The law of this module: a [`Held`] keeps the memory that it lent, be it a buffer or slots. It goes to the ring
+//! The law of this module: a [`Held`] keeps the memory that it lent, be it a buffer or a slot. It goes to the ring
 //! with the read, which keeps it until the kernel has completed the read (law 1 of
 //! [`ring`](crate::storage::file::ring)). Nobody else uses a map that was lent.
 #![allow(unsafe_code)]
@@ -10,7 +10,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use iomap::{BufMap, MapError, Memory};
+use iomap::{BufMap, MapError};
 
 use super::order::Payload;
 use super::slots::Slot;
@@ -21,8 +21,8 @@ use crate::transfer::DataPath;
 pub(super) struct Held {
     payload: Arc<Payload>,
     path: DataPath,
-    /// The slots, for a read that lands in one.
-    _slots: Option<Arc<Memory>>,
+    /// The slot, for a read that lands in one.
+    _slot: Option<Arc<Slot>>,
 }
 
 impl AsFd for Held {
@@ -40,22 +40,22 @@ pub(super) fn lend_buffer(
     let map = payload.buffer.map().subrange(at as usize..(at + len) as usize)?;
     // SAFETY: the buffer is in the payload, which the `Held` has.
     let lent = unsafe { outlive(&map) };
-    Ok((Held { payload: Arc::clone(payload), path, _slots: None }, lent))
+    Ok((Held { payload: Arc::clone(payload), path, _slot: None }, lent))
 }
 
 /// Lends `len` bytes of a slot, from `at` on, for a read.
 pub(super) fn lend_slot(
     payload: &Arc<Payload>,
     path: DataPath,
-    slot: &Slot,
+    slot: &Arc<Slot>,
     (at, len): (u64, u64),
 ) -> Result<(Held, BufMap<'static>), MapError> {
     let map = slot.map();
     let map = map.subrange(at as usize..(at + len) as usize)?;
-    // SAFETY: the slots are in the `Held`.
+    // SAFETY: the slot is in the `Held`, which has its memory until it is handed in by its last user.
     let lent = unsafe { outlive(&map) };
     let payload = Arc::clone(payload);
-    Ok((Held { payload, path, _slots: Some(Arc::clone(slot.memory())) }, lent))
+    Ok((Held { payload, path, _slot: Some(Arc::clone(slot)) }, lent))
 }
 
 /// The same map, for as long as somebody sees to it.

@@ -1,5 +1,7 @@
 //! Bytes that have been read, on their way to where they belong.
 
+use std::io;
+
 use exporters::DmaBufError;
 use iomap::BufMap;
 
@@ -102,7 +104,7 @@ impl Unlanded {
             Self::Touched(Fault::Gone) => check::lost(&**payload.buffer.destination()),
             // If it reaches past the end of its memory, the plan was wrong.
             Self::Touched(Fault::Map(error)) => {
-                let source = std::io::Error::other(error);
+                let source = io::Error::other(error);
                 let failure = Failure::Io { offset: job.piece.offset, source };
                 payload.file.source().failed(failure, valid)
             }
@@ -125,4 +127,13 @@ pub(super) fn done(taken: Taken, parts: Result<Vec<Part>, impl Into<Unlanded>>) 
 /// The end of a read that has to be given up, because the loader closes.
 pub(super) fn stopped(Taken { order, payload, .. }: Taken) -> Option<Ended> {
     order.failed(payload, |_, valid| TransferError::Stopped { valid })
+}
+
+/// The end of a read for which no slot can be had.
+pub(super) fn without_slot(
+    Taken { order, payload, .. }: Taken,
+    source: io::Error,
+) -> Option<Ended> {
+    let step = "memory for slots";
+    order.failed(payload, |_, valid| TransferError::Engine { step, source, valid })
 }

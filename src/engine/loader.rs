@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use exporters::vulkan::Device;
+use exporters::upload::UploadTarget;
 use rustix::fs::{Stat, fstat, stat};
 
 use super::completions::Completions;
@@ -33,8 +33,9 @@ use crate::transfer::{TransferError, Valid};
 /// Clones are the same loader. When the last is dropped, what waits is answered with
 /// [`TransferError::Stopped`], what is with the drive is waited for, and its threads end.
 ///
-/// It keeps the Vulkan devices of the buffers that it filled, each with a thread and one and a half times
-/// [`depth`](LoaderOptions::depth) slots of a [`block`](LoaderOptions::block).
+/// It keeps a handle on each device whose own memory it filled, Vulkan's or wgpu's, with a thread and one and a half times
+/// [`depth`](LoaderOptions::depth) slots of a [`block`](LoaderOptions::block). A program drops its last clone before it
+/// destroys such a device.
 #[derive(Clone, Debug)]
 pub struct Loader(Arc<Core>);
 
@@ -43,7 +44,7 @@ struct Core {
     shared: Arc<Shared>,
     /// The files that were opened, by the path.
     files: Mutex<HashMap<PathBuf, Remembered>>,
-    /// The GPUs into whose memory was loaded.
+    /// The devices into whose own memory was loaded.
     gpus: Mutex<Vec<Gpu>>,
 }
 
@@ -231,21 +232,18 @@ impl Loader {
 
     fn plan(&self, request: &Request) -> Result<Planned, TransferError> {
         let LoaderOptions { depth, block, .. } = self.0.shared.options;
-        let mut planned = Planned::of(request, depth, block)?;
-        if let Some(device) = request.buffer.gpu() {
-            planned.staging = Some(self.staging(device)?);
-        }
-        Ok(planned)
+        let staging = request.buffer.upload().map(|target| self.staging(target)).transpose()?;
+        Planned::of(request, staging, (depth, block))
     }
 
-    /// The slots out of which a GPU copies, made when they are first needed.
-    fn staging(&self, device: &Device) -> Result<Staging, TransferError> {
+    /// The slots out of which a device's queue copies, made when they are first needed.
+    fn staging(&self, target: &dyn UploadTarget) -> Result<Arc<Staging>, TransferError> {
         let mut gpus = self.0.gpus.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(gpu) = gpus.iter().find(|gpu| gpu.is_of(device)) {
-            return Ok(gpu.staging.clone());
+        if let Some(gpu) = gpus.iter().find(|gpu| gpu.owns(target)) {
+            return Ok(Arc::clone(&gpu.staging));
         }
-        let gpu = Gpu::start(&self.0.shared, device)?;
-        let staging = gpu.staging.clone();
+        let gpu = Gpu::start(&self.0.shared, target.owner())?;
+        let staging = Arc::clone(&gpu.staging);
         gpus.push(gpu);
         Ok(staging)
     }

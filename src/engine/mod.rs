@@ -8,7 +8,7 @@
 //! * `planned`: which reads a request takes, decided on the thread that submits it; `order`: the request as the loader keeps
 //!   it, and its end;
 //! * `queues`: whose read is next; `shared`: the queues and who sleeps; `loader`: the loader itself;
-//! * `reader`: the ring's thread; `driver`: a thread of the program's in its place; `worker`: the threads that copy and check; `copier`: the thread that has a GPU copy;
+//! * `reader`: the ring's thread; `driver`: a thread of the program's in its place; `worker`: the threads that copy and check; `copier`: the thread that has a device copy;
 //!   `slots`: where reads land that cannot land in their buffer; `held`: what a read keeps until it is completed;
 //!   `landing`: bytes on their way to where they belong;
 //! * `changes`: what the kernel tells of devices and mounts;
@@ -33,8 +33,24 @@
 //!
 //! Memory whose caches must be told of the CPU's accesses is filled by one read of a worker's at a time, inside such an access.
 //!
-//! A GPU's own memory, which its driver keeps to itself, is filled by the GPU: reads land in slots that it has imported, and its
-//! transfer queue copies them out. A request is answered when the copies are done.
+//! # A program's own device
+//!
+//! A GPU's own memory, which its driver keeps to itself, is filled by the GPU: reads land in slots of one of its queues
+//! ([`exporters::upload`]), which copies them to where they belong. So are filled a buffer of a [`vulkan::Device`](exporters::vulkan::Device), one
+//! that is opened here or a program's own ([`Device::adopt`](exporters::vulkan::Device::adopt)), a range of a program's buffer and a region of its
+//! image ([`adopt_buffer`](exporters::vulkan::Device::adopt_buffer), [`adopt_region`](exporters::vulkan::Device::adopt_region)), and with the feature
+//! `wgpu` a range of a buffer and a mip level of a texture of wgpu. What the device was opened without costs time, and is a step
+//! down of the outcome.
+//!
+//! A request is answered when the copies are done. What is handed over with a layout, a queue family or a value of a
+//! timeline that is to be reached (`exporters::vulkan::Handover`) is the program's again when the outcome is known, whatever the
+//! outcome: it is in its last layout, its family's, and the timeline has reached the value, so that a renderer never waits in
+//! vain. So it is filled by one request, of as many ranges as it takes, and adopted again for another. Requests end in any
+//! order, and the values of a timeline rise: what is signalled by several requests takes a timeline for each. A queue that the
+//! loader copies on carries out submissions in their order: one that waits there for such a value is submitted when the request
+//! is answered, or the copies stay behind it; on another queue it may be submitted at any time.
+//!
+//! A [`Loader`] keeps a handle on each device whose memory it filled: it is dropped before the program destroys its device.
 //!
 //! # What is not here yet
 //!

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
+use exporters::upload::UploadError;
 use smallvec::SmallVec;
 
 use super::buffer::Buffer;
@@ -36,8 +37,8 @@ pub(super) struct Payload {
     /// The ranges by their place in the buffer, if there are several.
     by_buffer: Vec<usize>,
     fingerprints: bool,
-    /// The slots that its reads land in, if a GPU copies them into the buffer.
-    pub(super) staging: Option<Staging>,
+    /// The slots that its reads land in, if a device's queue copies them into the buffer.
+    pub(super) staging: Option<Arc<Staging>>,
     /// The path is the program's choice, and no other stands in for it.
     pub(super) required: bool,
 }
@@ -47,6 +48,8 @@ pub(super) struct Payload {
 pub(super) struct Order {
     pub(super) priority: Priority,
     pub(super) tag: u64,
+    /// The number of the thread that has a device copy what is read of it, if one does.
+    copier: Option<usize>,
     to: Option<Arc<Inbox>>,
     submitted: Instant,
     traced: Traced,
@@ -91,11 +94,13 @@ impl Order {
         traced.stepped_down(&step_downs);
         let mut payload = Payload::of(request);
         payload.staging = planned.staging.take();
+        let copier = payload.staging.as_ref().map(|staging| staging.copier);
         let payload = Some(Arc::new(payload));
         let landed = Landed { step_downs, ..Landed::default() };
         Arc::new(Self {
             priority,
             tag,
+            copier,
             to,
             submitted: Instant::now(),
             traced,
@@ -217,6 +222,22 @@ impl Ended {
     /// An order that has nothing to do.
     pub(super) fn at_once(order: &Arc<Order>) -> Self {
         Self(Arc::clone(order))
+    }
+
+    /// The thread that ends it, if a device copies.
+    pub(super) fn copier(&self) -> Option<usize> {
+        self.0.copier
+    }
+
+    /// What it moves.
+    pub(super) fn payload(&self) -> Option<Arc<Payload>> {
+        self.0.state().payload.clone()
+    }
+
+    /// The device has not ended the copies. The first failure is the one that is told.
+    pub(super) fn failed(self, error: UploadError) -> Self {
+        self.0.state().end.get_or_insert_with(|| Arc::new(error).into());
+        self
     }
 
     /// Checks what landed, with what is known of the file, and answers. Returns what is for an inbox.

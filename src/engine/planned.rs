@@ -1,6 +1,7 @@
 //! The reads that a request takes.
 
 use std::iter::{FlatMap, Peekable};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::vec;
 
@@ -12,7 +13,7 @@ use crate::plan::cut::{Batch, Jobs};
 use crate::plan::job::Job;
 use crate::plan::requested::Requested;
 use crate::storage::file::SourceFile;
-use crate::transfer::{Options, StepDown, TransferError};
+use crate::transfer::{DataPath, Options, StepDown, TransferError};
 
 /// The reads that a request takes, not cut yet, and why not by better paths.
 pub(super) struct Planned {
@@ -22,13 +23,17 @@ pub(super) struct Planned {
     /// with a ring; and into memory whose caches must be told of each access.
     pub for_workers: Option<Reads>,
     pub step_downs: Vec<StepDown>,
-    /// The slots that the reads land in, if a GPU copies them into the buffer.
-    pub staging: Option<Staging>,
+    /// The slots that the reads land in, if a device's queue copies them into the buffer.
+    pub staging: Option<Arc<Staging>>,
 }
 
 impl Planned {
-    /// Decides about a request.
-    pub(super) fn of(request: &Request, depth: u32, block: u64) -> Result<Self, TransferError> {
+    /// Decides about a request, whose reads land in the slots of `staging` if a device's queue fills the buffer.
+    pub(super) fn of(
+        request: &Request,
+        staging: Option<Arc<Staging>>,
+        (depth, block): (u32, u64),
+    ) -> Result<Self, TransferError> {
         let options = Options { require: request.require, depth, block, ..Options::default() };
         let buffer = request.buffer.facts();
         let file = request.file.source();
@@ -39,12 +44,17 @@ impl Planned {
             let direct = Some(Reads::One(Some(job)));
             return Ok(Self { direct, for_workers: None, step_downs: Vec::new(), staging: None });
         }
+        let mut buffer = buffer.clone();
+        if let Some(staging) = &staging {
+            buffer.no_pages.clone_from(&staging.no_pages);
+            buffer.no_dma.clone_from(&staging.no_dma);
+        }
         let asked = Asked {
             files: std::slice::from_ref(file),
             requests: &request.ranges,
             around: request.around,
             options: &options,
-            buffer: buffer.clone(),
+            buffer,
             stop: &AtomicBool::new(false),
         };
         asked.validate()?;
@@ -60,11 +70,18 @@ impl Planned {
         if request.buffer.is_told() {
             for_workers.append(&mut direct);
         }
+        let mut step_downs = decided.step_downs;
+        for why in staging.iter().flat_map(|staging| &staging.step_downs) {
+            let (path, why, bytes) = (DataPath::Staged, why.to_string(), request.bytes());
+            if step_downs.iter().all(|known| known.why != why) {
+                step_downs.push(StepDown { path, why, bytes });
+            }
+        }
         Ok(Self {
             direct: Reads::of(direct),
             for_workers: Reads::of(for_workers),
-            step_downs: decided.step_downs,
-            staging: None,
+            step_downs,
+            staging,
         })
     }
 

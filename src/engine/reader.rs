@@ -9,9 +9,9 @@ use std::time::Duration;
 use iomap::{BufMap, MapError, Memory, PageSize};
 
 use super::held::{Held, lend_buffer, lend_slot};
-use super::landing::{done, fingerprint, land, stopped};
+use super::landing::{done, fingerprint, land, stopped, without_slot};
 use super::order::Ended;
-use super::shared::{Arrived, Found, Shared, Taken};
+use super::shared::{Found, Shared, Taken};
 use super::slots::{Slot, Slots};
 use crate::nofault::Fault;
 use crate::plan::run::Landing;
@@ -38,7 +38,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
 struct Reading {
     taken: Taken,
     partial: Partial,
-    slot: Option<Slot>,
+    slot: Option<Arc<Slot>>,
 }
 
 /// The ring's work.
@@ -131,16 +131,16 @@ impl Reader {
             (None, Some(slots)) => slots,
             (None, None) => self.slots.insert(self.make_slots()?),
         };
-        Ok(slots.take())
+        slots.take()
     }
 
     /// A read that has waited for a slot, if one is free now.
     fn unstalled(&mut self) -> Option<Taken> {
-        let has_slot = |taken: &Taken| {
+        let has_answer = |taken: &Taken| {
             let slots = taken.payload.staging.as_ref().map(|staging| &staging.slots);
-            slots.or(self.slots.as_ref()).is_none_or(|slots| slots.has_free())
+            slots.or(self.slots.as_ref()).is_none_or(|slots| slots.has_answer())
         };
-        let first = self.stalled.iter().position(has_slot)?;
+        let first = self.stalled.iter().position(has_answer)?;
         self.stalled.remove(first)
     }
 
@@ -155,10 +155,12 @@ impl Reader {
     /// As many slots as reads are in flight.
     fn make_slots(&self) -> io::Result<Arc<Slots>> {
         let options = &self.shared.options;
-        let len = options.slot_len();
-        let all = len.saturating_mul(options.depth as usize);
-        let memory = Memory::anonymous(all, PageSize::Base).map_err(io::Error::other)?;
-        Ok(Slots::in_memory(Arc::new(memory), len, Arc::clone(&self.shared.wake)))
+        let slots = Slots::new(Arc::clone(&self.shared.wake));
+        for _ in 0..options.depth {
+            let memory = Memory::anonymous(options.slot_len(), PageSize::Base);
+            slots.add(Box::new(memory.map_err(io::Error::other)?));
+        }
+        Ok(slots)
     }
 
     /// Begins what was taken. Nothing, if it needs pages, or a slot and none is free, or has failed.
@@ -176,7 +178,7 @@ impl Reader {
         let mut slot = None;
         if matches!(taken.job.piece.landing, Landing::Slot(_)) {
             slot = match self.slot_for(&taken) {
-                Ok(Some(slot)) => Some(slot),
+                Ok(Some(slot)) => Some(Arc::new(slot)),
                 Ok(None) => {
                     self.stalled.push_back(taken);
                     return None;
@@ -208,12 +210,11 @@ impl Reader {
         let copier = taken.payload.staging.as_ref().map(|staging| staging.copier);
         let slot = match (slot, copier) {
             (Some(slot), Some(copier)) => {
-                let late = self.shared.copy_out(copier, Arrived { taken, slot }).err();
-                return self.ended.extend(late.and_then(|late| stopped(late.taken)));
+                return self.ended.extend(self.shared.copy_out(copier, taken, slot));
             }
             (slot, _) => slot,
         };
-        let map = slot.as_ref().map(Slot::map);
+        let map = slot.as_ref().map(|slot| slot.map());
         let landed = land(&taken.payload, &taken.job, map.as_ref());
         drop(slot);
         let taken = match landed {
@@ -240,14 +241,8 @@ impl Reader {
 
     /// There is no memory for a slot.
     fn fail_taken(&mut self, taken: Taken, source: io::Error) {
-        let Taken { order, payload, job, .. } = taken;
-        self.done[order.priority.index()] += job.piece.len;
-        let step = "memory for slots";
-        self.ended.extend(order.failed(payload, |_, valid| TransferError::Engine {
-            step,
-            source,
-            valid,
-        }));
+        self.done[taken.order.priority.index()] += taken.job.piece.len;
+        self.ended.extend(without_slot(taken, source));
     }
 
     /// The ring itself has failed: what it has in hand fails with it.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::counters::Counters;
+use super::landing::stopped;
 use super::options::LoaderOptions;
 use super::order::{self, Ended, Order, Payload};
 use super::planned::{Planned, Reads};
@@ -33,7 +34,7 @@ pub(super) struct Shared {
     space: Condvar,
     /// There is work for a worker.
     work: Condvar,
-    /// There is something to be copied by a GPU.
+    /// There is something for a copier.
     arrived: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
     copiers: Mutex<Vec<JoinHandle<()>>>,
@@ -54,7 +55,7 @@ struct State {
     ready: VecDeque<Taken>,
     /// How many are between the two.
     preparing: usize,
-    /// What is to be copied by GPUs, by the number of their copier.
+    /// What there is for copiers, by their number.
     arrived: Vec<VecDeque<Arrived>>,
     /// The bytes that are with the drive, by priority.
     in_flight: [u64; 4],
@@ -69,8 +70,8 @@ struct State {
     /// The threads that wait to submit.
     blocked: usize,
     closing: bool,
-    /// Nothing arrives for a copier any more.
-    read: bool,
+    /// Who may still bring reads for the copiers: the loader with its threads, and its driver. They end with the last.
+    bringing: u32,
 }
 
 /// What the ring's thread does.
@@ -102,11 +103,13 @@ pub(super) struct Taken {
     pub(super) prepared: bool,
 }
 
-/// A read whose bytes are in a slot that a GPU copies out of.
+/// What a copier is given.
 #[derive(Debug)]
-pub(super) struct Arrived {
-    pub(super) taken: Taken,
-    pub(super) slot: Slot,
+pub(super) enum Arrived {
+    /// A read whose bytes are in a slot that its device copies out of.
+    Read(Taken, Arc<Slot>),
+    /// A request of which nothing is left to be done but to end the copies.
+    Ended(Ended),
 }
 
 /// What a worker does next.
@@ -196,7 +199,11 @@ impl Shared {
             options,
             counters: Counters::default(),
             wake,
-            state: Mutex::new(State { copiers: copiers(usize::MAX), ..State::default() }),
+            state: Mutex::new(State {
+                copiers: copiers(usize::MAX),
+                bringing: 1 + u32::from(is_driven),
+                ..State::default()
+            }),
             space: Condvar::new(),
             work: Condvar::new(),
             arrived: Condvar::new(),
@@ -302,7 +309,7 @@ impl Shared {
         started.map(|thread| threads.push(thread)).is_ok()
     }
 
-    /// Starts a thread that has a GPU copy what arrives for it. Returns its number.
+    /// Starts a thread that has a device copy what arrives for it. Returns its number.
     ///
     /// # Errors
     /// [`TransferError::Engine`] if no thread can be started.
@@ -322,10 +329,17 @@ impl Shared {
         Ok(number)
     }
 
-    /// Leaves it to a copier to have its GPU copy, if copiers do not end.
-    pub(super) fn copy_out(&self, copier: usize, arrived: Arrived) -> Result<(), Arrived> {
+    /// Leaves it to a copier to have its device copy a read. Returns what has ended by it, where copiers do not take more.
+    pub(super) fn copy_out(&self, copier: usize, taken: Taken, slot: Arc<Slot>) -> Option<Ended> {
+        match self.arrive(copier, Arrived::Read(taken, slot)) {
+            Err(Arrived::Read(taken, _)) => stopped(taken),
+            _ => None,
+        }
+    }
+
+    fn arrive(&self, copier: usize, arrived: Arrived) -> Result<(), Arrived> {
         let mut state = self.state();
-        let ends = state.read;
+        let ends = state.bringing == 0;
         match state.arrived.get_mut(copier).filter(|_| !ends) {
             Some(waiting) => waiting.push_back(arrived),
             None => return Err(arrived),
@@ -344,7 +358,7 @@ impl Shared {
             if !arrived.is_empty() || !wait {
                 return Some(arrived.into());
             }
-            if state.read {
+            if state.bringing == 0 {
                 return None;
             }
             state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -543,9 +557,19 @@ impl Shared {
         self.wake.wake();
         self.work.notify_all();
         join(&self.threads);
-        self.state().read = true;
-        self.arrived.notify_all();
-        join(&self.copiers);
+        self.brings_no_more();
+    }
+
+    /// The loader with its threads, or its driver, brings nothing more for the copiers. The last waits until they have ended.
+    pub(super) fn brings_no_more(&self) {
+        let mut state = self.state();
+        state.bringing -= 1;
+        let is_last = state.bringing == 0;
+        drop(state);
+        if is_last {
+            self.arrived.notify_all();
+            join(&self.copiers);
+        }
     }
 
     fn end_all(&self, orders: Vec<Arc<Order>>) -> usize {
@@ -573,16 +597,34 @@ impl Shared {
         }
     }
 
-    /// Answers orders on a thread that does not drive the ring: the one that does may wait for their outcome.
+    /// Concludes orders on a thread that does not drive the ring: the one that does may wait for their outcome.
     pub(super) fn conclude_elsewhere(&self, ended: impl IntoIterator<Item = Ended>) {
         self.conclude(ended);
+        self.wake_driver();
+    }
+
+    fn wake_driver(&self) {
         if self.is_driven {
             self.wake.wake();
         }
     }
 
-    /// Answers orders of which nothing is left to be done.
+    /// Concludes orders of which nothing is left to be done: answers them, those that a device copies for when its thread has
+    /// ended the copies.
     pub(super) fn conclude(&self, ended: impl IntoIterator<Item = Ended>) {
+        let to_answer = ended.into_iter().filter_map(|ended| match ended.copier() {
+            Some(copier) => match self.arrive(copier, Arrived::Ended(ended)) {
+                Err(Arrived::Ended(ended)) => Some(ended),
+                _ => None,
+            },
+            None => Some(ended),
+        });
+        order::conclude(to_answer, &self.counters);
+    }
+
+    /// Answers orders whose copies a copier has ended.
+    pub(super) fn answer_copied(&self, ended: impl IntoIterator<Item = Ended>) {
         order::conclude(ended, &self.counters);
+        self.wake_driver();
     }
 }

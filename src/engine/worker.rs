@@ -6,11 +6,11 @@ use std::sync::atomic::AtomicBool;
 
 use iomap::{BufMap, Memory, PageSize};
 
-use super::landing::{Unlanded, done, fingerprint, land, stopped};
+use super::landing::{Unlanded, done, fingerprint, land, stopped, without_slot};
 use super::order::{Ended, Payload};
 use super::outcome::{Landed, Outcome};
 use super::request::Request;
-use super::shared::{Arrived, Shared, Taken, Task};
+use super::shared::{Shared, Taken, Task};
 use super::slots::Staging;
 use crate::check::{Part, Parts};
 use crate::plan::job::Job;
@@ -63,16 +63,17 @@ fn read(mut taken: Taken, slot: &mut Option<Memory>) -> Option<Ended> {
     done(taken, parts)
 }
 
-/// Reads a piece into a slot, which a GPU copies out of.
+/// Reads a piece into a slot, which a device's queue copies out of.
 fn read_to_copier(shared: &Arc<Shared>, taken: Taken, staging: &Staging) -> Option<Ended> {
-    let Some(slot) = staging.slots.wait() else { return stopped(taken) };
+    let slot = match staging.slots.wait() {
+        Ok(Some(slot)) => slot,
+        Ok(None) => return stopped(taken),
+        Err(source) => return without_slot(taken, source),
+    };
     let len = taken.job.piece.len as usize;
     let into = slot.map().subrange(..len).unwrap_or(BufMap::null());
     match read_all(&taken.payload, &taken.job, &into) {
-        Ok(()) => {
-            let arrived = Arrived { taken, slot };
-            shared.copy_out(staging.copier, arrived).err().and_then(|late| stopped(late.taken))
-        }
+        Ok(()) => shared.copy_out(staging.copier, taken, Arc::new(slot)),
         Err(failure) => done(taken, Err(failure)),
     }
 }

@@ -97,7 +97,7 @@ impl Load<'_, DriveFile> {
 
     /// The buffer as this driver sees it: what the kernel's drivers may be given is not always what VFIO maps.
     fn buffer(&self, steady: &Result<&dyn Mappable, Absent>) -> Result<Buffer, TransferError> {
-        let buffer = Buffer::of(self.destination)?;
+        let buffer = Buffer::of_bytes(self.destination)?;
         Ok(match (buffer.place, steady) {
             (Place::Gpu, _) => return Err(out_of_reach(self.files)),
             (Place::System, Err(why)) => {

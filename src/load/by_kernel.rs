@@ -26,7 +26,7 @@ impl Load<'_> {
     }
 
     fn carry_out(&self, progress: &mut dyn FnMut(Progress)) -> Result<Receipt, TransferError> {
-        let buffer = Buffer::of(self.destination)?;
+        let buffer = Buffer::of_bytes(self.destination)?;
         let place = buffer.place;
         let asked = self.asked(buffer)?;
         let clock = Clock::start();

@@ -50,7 +50,7 @@ fn splits<S: Source>(
     };
     let required = asked.options.require;
     if let Some(path) = required {
-        misfit(path, asked.buffer.place).map_err(|why| refused(path, why))?;
+        misfit(path, &asked.buffer).map_err(|why| refused(path, why))?;
         if path.cpu_copies() {
             return Err(refused(path, "the kernel does not have the drive".into()));
         }

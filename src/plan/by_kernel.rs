@@ -51,9 +51,15 @@ pub(crate) fn decide_by(
             Some(may_write) => peer_paths(asked, file, runs, may_write)?,
             None => split(asked, file, runs)?,
         };
-        let splits = match (&asked.buffer.no_pages, asked.options.require) {
-            (Some(why), None) => stepped_down(splits, DataPath::Direct, why),
-            _ => splits,
+        let Buffer { place, no_pages, no_dma, .. } = &asked.buffer;
+        let why_not = match (place, asked.options.require) {
+            (_, Some(_)) => None,
+            (Place::Gpu, None) => no_dma.as_ref().map(|why| (DataPath::Staged, why)),
+            (_, None) => no_pages.as_ref().map(|why| (DataPath::Direct, why)),
+        };
+        let splits = match why_not {
+            Some((better, why)) => stepped_down(splits, better, why),
+            None => splits,
         };
         for split in splits {
             decided.take(split, requested);
@@ -91,9 +97,12 @@ pub(crate) fn one_read(
     Some(Job { path: DataPath::Direct, piece })
 }
 
-/// Whether a file can be read past the page cache at this moment, or why not: this process may have lost
-/// the right to open it, or have too many files open.
-fn past_the_cache_now(file: &SourceFile) -> Result<(), String> {
+/// Whether a file can be read past the page cache at this moment, or why not: the slots of the buffer's device may be memory
+/// that no drive is given; this process may have lost the right to open the file, or have too many files open.
+fn past_the_cache_now(asked: &Asked<'_, SourceFile>, file: &SourceFile) -> Result<(), String> {
+    if let Buffer { place: Place::Gpu, no_pages: Some(why), .. } = &asked.buffer {
+        return Err(why.clone());
+    }
     file.direct()?;
     file.open_direct().map(drop).map_err(|error| {
         let remedy = open_files::remedy(&error).map(|remedy| format!(": {remedy}"));
@@ -108,16 +117,16 @@ fn split(
 ) -> Result<Vec<Split>, TransferError> {
     let Some(path) = asked.options.require else { return Ok(best_paths(asked, file, runs)) };
     let refused = |why| TransferError::DataPath { path: file.path().into(), data_path: path, why };
-    misfit(path, asked.buffer.place).map_err(refused)?;
+    misfit(path, &asked.buffer).map_err(refused)?;
     let runs = match path {
         DataPath::Peer | DataPath::Direct | DataPath::Staged | DataPath::Bounce => {
-            match past_the_cache_now(file) {
+            match past_the_cache_now(asked, file) {
                 Ok(()) => roomy(asked, file, path, runs),
                 Err(why) => return Err(refused(why)),
             }
         }
         DataPath::Cached => {
-            let (cached, missing) = by_residency(file, &runs).map_err(refused)?;
+            let (cached, missing) = by_residency(asked, file, &runs).map_err(refused)?;
             if let Some(run) = missing.first() {
                 let from = run.offset;
                 let why = format!("the page cache does not hold all of it, from offset {from}");
@@ -133,13 +142,13 @@ fn split(
 /// What the page cache holds from there if that is faster, the rest past it if the file can be read
 /// so.
 fn best_paths(asked: &Asked<'_, SourceFile>, file: &SourceFile, runs: Vec<Run>) -> Vec<Split> {
-    let best = past_the_cache(asked.buffer.place);
-    let (runs, path, why_not) = match past_the_cache_now(file) {
+    let best = past_the_cache(&asked.buffer);
+    let (runs, path, why_not) = match past_the_cache_now(asked, file) {
         Ok(()) => (roomy(asked, file, best, runs), best, None),
         Err(why) => (runs, DataPath::Buffered, Some((best, why))),
     };
     // A kernel that does not tell what it holds is one more reason to go past the cache.
-    let (cached, rest) = by_residency(file, &runs).unwrap_or((Vec::new(), runs.clone()));
+    let (cached, rest) = by_residency(asked, file, &runs).unwrap_or((Vec::new(), runs.clone()));
     let mut why = "the bytes already sit in the page cache".to_owned();
     if let Some(rates) = contest::measure(file, &cached, asked.stop) {
         let [drive, cache] = [rates.drive, rates.cache].map(|rate| rate / (1u64 << 30) as f64);
@@ -172,7 +181,7 @@ fn peer_paths(
     let refused =
         |why| TransferError::DataPath { path: file.path().into(), data_path: DataPath::Peer, why };
     let required = asked.options.require.is_some();
-    if let Err(why) = past_the_cache_now(file) {
+    if let Err(why) = past_the_cache_now(asked, file) {
         return match required {
             true => Err(refused(why)),
             false => Ok(stepped_down(best_paths(asked, file, runs), DataPath::Peer, &why)),
@@ -188,8 +197,14 @@ fn peer_paths(
     Ok(peer.splits())
 }
 
-/// Parts runs into what the page cache holds and what it does not.
-fn by_residency(file: &SourceFile, runs: &[Run]) -> Result<(Vec<Run>, Vec<Run>), String> {
+/// Parts runs into what the page cache holds and what it does not. What a device's queue fills by more than single bytes is
+/// not parted inside of a run.
+fn by_residency(
+    asked: &Asked<'_, SourceFile>,
+    file: &SourceFile,
+    runs: &[Run],
+) -> Result<(Vec<Run>, Vec<Run>), String> {
+    let smallest = if asked.buffer.granule == 1 { WINDOW } else { u64::MAX };
     let resident = |range: &Range<u64>| {
         cache::resident(file.as_fd(), range.clone()).map_err(|error| {
             format!("the kernel does not tell what the page cache holds ({error})")
@@ -197,7 +212,8 @@ fn by_residency(file: &SourceFile, runs: &[Run]) -> Result<(Vec<Run>, Vec<Run>),
     };
     let (mut cached, mut missing) = (Vec::new(), Vec::new());
     for run in runs {
-        part_by(&resident, run, run.offset..run.end(), (&mut cached, &mut missing))?;
+        let parted = (&mut cached, &mut missing);
+        part_by(&resident, (run, run.offset..run.end()), smallest, parted)?;
     }
     Ok((cached, missing))
 }
@@ -206,21 +222,22 @@ fn by_residency(file: &SourceFile, runs: &[Run]) -> Result<(Vec<Run>, Vec<Run>),
 /// little is cached takes few questions.
 fn part_by(
     resident: &dyn Fn(&Range<u64>) -> Result<u64, String>,
-    run: &Run,
-    range: Range<u64>,
+    (run, range): (&Run, Range<u64>),
+    smallest: u64,
     (cached, missing): (&mut Vec<Run>, &mut Vec<Run>),
 ) -> Result<(), String> {
     let page = rustix::param::page_size() as u64;
     let spanned = range.end.next_multiple_of(page) - range.start / page * page;
     let found = resident(&range)?;
-    let half = (range.start / WINDOW + range.end.div_ceil(WINDOW)) / 2 * WINDOW;
+    let half = (range.start / smallest + range.end.div_ceil(smallest)) / 2 * smallest;
     if found >= spanned {
         append(cached, run.part(range));
     } else if found == 0 || half <= range.start || half >= range.end {
         append(missing, run.part(range));
     } else {
-        part_by(resident, run, range.start..half, (&mut *cached, &mut *missing))?;
-        part_by(resident, run, half..range.end, (cached, missing))?;
+        let first = (run, range.start..half);
+        part_by(resident, first, smallest, (&mut *cached, &mut *missing))?;
+        part_by(resident, (run, half..range.end), smallest, (cached, missing))?;
     }
     Ok(())
 }

@@ -28,11 +28,25 @@ pub(crate) struct Cut {
     pub base: u64,
     /// Whether every piece lands in a slot, because no drive can reach the buffer.
     pub slots_only: bool,
+    /// Of a buffer that a device's queue fills: parts begin and end at multiples of so many bytes, as runs do. With the
+    /// alignment it is no longer than a block.
+    pub granule: u64,
 }
 
 impl Cut {
     fn align(&self) -> u64 {
         self.alignment.offset.into()
+    }
+
+    /// Where the block of a run ends that begins at `start`, if the run goes on: at a multiple of the block in the file, or,
+    /// of what is copied out of slots by more than single bytes, as late as a slot allows.
+    const fn block_end(&self, run: &Run, start: u64) -> u64 {
+        if self.granule == 1 {
+            return (start / self.block + 1) * self.block;
+        }
+        let align = self.alignment.offset as u64;
+        let most = start / align * align + self.block;
+        most - (run.buffer_offset + (most - run.offset)) % self.granule
     }
 
     /// The end of the file's last block, past which no read goes: a run that was widened may reach further.
@@ -136,6 +150,9 @@ impl Batch {
     /// How much work it is: what counting its reads one by one would find.
     pub(crate) fn count(&self) -> Count {
         let Self { cut, .. } = self;
+        if cut.granule != 1 {
+            return self.count_one_by_one();
+        }
         let mut count = count_slots(&self.in_slots, cut);
         for run in &self.whole {
             let end = run.end().min(cut.last_block());
@@ -152,6 +169,20 @@ impl Batch {
                 count.out_of_slots += need;
                 let lens = [first, full.last(cut.block), last].map(|range| range.end - range.start);
                 count.longest = lens.into_iter().fold(count.longest, u64::max);
+            }
+        }
+        count
+    }
+
+    fn count_one_by_one(&self) -> Count {
+        let mut count = Count::default();
+        for Job { piece, .. } in self.jobs() {
+            count.reads += 1;
+            count.need += piece.need;
+            if let Landing::Slot(copies) = &piece.landing {
+                count.in_slots += 1;
+                count.longest = count.longest.max(piece.len);
+                count.out_of_slots += copies.iter().map(|copy| copy.len).sum::<u64>();
             }
         }
         count
@@ -280,10 +311,11 @@ impl Cursor {
             self.next += 1;
             self.left = run.offset..run.end().min(last);
         }
-        let end = ((self.left.start / cut.block + 1) * cut.block).min(self.left.end);
+        let run = runs.get(self.next - 1)?;
+        let end = cut.block_end(run, self.left.start).min(self.left.end);
         let block = self.left.start..end;
         self.left.start = end;
-        Some(runs.get(self.next - 1)?.part(block))
+        Some(run.part(block))
     }
 }
 
@@ -414,7 +446,7 @@ mod tests {
             slots_only in any::<bool>(),
         ) {
             let file_len = runs.last().map_or(0, Run::end);
-            let cut = Cut { block, alignment: Alignment { offset, memory }, file_len, base, slots_only };
+            let cut = Cut { block, alignment: Alignment { offset, memory }, file_len, base, slots_only, granule: 1 };
             let batch = Batch::new(DataPath::Direct, &runs, cut);
             for Job { piece, .. } in batch.jobs() {
                 prop_assert!(piece.len <= block && piece.need <= piece.len && piece.need > 0);
@@ -452,7 +484,7 @@ mod tests {
             let file_len = runs.last().map_or(0, Run::end);
             let wide = widen(&runs, 512, BUFFER);
             let alignment = Alignment { offset: 512, memory: 512 };
-            let cut = Cut { block: 65536, alignment, file_len, base: 0, slots_only };
+            let cut = Cut { block: 65536, alignment, file_len, base: 0, slots_only, granule: 1 };
             for Job { piece, .. } in Batch::new(DataPath::Direct, &wide, cut).jobs() {
                 prop_assert!(piece.offset + piece.need <= file_len, "{:?}", piece);
             }
@@ -462,7 +494,7 @@ mod tests {
         fn runs_that_agree_are_moved_in_the_middle_without_a_slot(runs in runs()) {
             let file_len = runs.last().map_or(0, Run::end);
             let alignment = Alignment { offset: 512, memory: 512 };
-            let cut = Cut { block: 1 << 20, alignment, file_len, base: 0, slots_only: false };
+            let cut = Cut { block: 1 << 20, alignment, file_len, base: 0, slots_only: false, granule: 1 };
             let batch = Batch::new(DataPath::Direct, &runs, cut);
             let in_slots: u64 = batch.jobs().map(|job| match &job.piece.landing {
                 Landing::Buffer(_) => 0,
@@ -491,7 +523,7 @@ mod tests {
             if bounced {
                 batch = batch.bounce_rest(|_| false).1;
             }
-            prop_assert_eq!(batch.count(), one_by_one(&batch));
+            prop_assert_eq!(batch.count(), batch.count_one_by_one());
             let landed: u64 = batch.landed().map(|range| range.end - range.start).sum();
             let moved: u64 = moves(&batch).iter().map(|(_, _, len)| len).sum();
             prop_assert_eq!(landed, moved);
@@ -515,6 +547,49 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn what_a_queue_copies_is_cut_at_its_granules(
+            runs in longer_runs(),
+            granule in prop_oneof![Just(2u64), Just(3), Just(4), Just(16), Just(1200), Just(3584)],
+            offset in prop_oneof![Just(1u32), Just(512)],
+            block in prop_oneof![Just(4096u64), Just(65536)],
+            ragged in any::<bool>(),
+        ) {
+            let mut runs: Vec<_> = runs.into_iter().map(|run| Run {
+                len: run.len.next_multiple_of(granule),
+                ..run
+            }).collect();
+            let mut place = 0;
+            for run in &mut runs {
+                run.buffer_offset = place;
+                place = run.buffer_offset + run.len + granule;
+            }
+            // The last may end with the buffer.
+            let last = runs.last_mut().expect("one at least");
+            last.len -= u64::from(ragged && last.len > 1);
+            let end = last.buffer_offset + last.len;
+            let file_len = runs.iter().map(Run::end).max().unwrap_or(0);
+            let alignment = Alignment { offset, memory: 1 };
+            let cut = Cut { block, alignment, file_len, base: 0, slots_only: true, granule };
+            let batch = Batch::new(DataPath::Staged, &runs, cut);
+            let mut filled: Vec<Run> = Vec::new();
+            let mut moves = moves(&batch);
+            moves.sort_unstable_by_key(|&(_, buffer_offset, _)| buffer_offset);
+            for (offset, buffer_offset, len) in moves {
+                for at in [buffer_offset, buffer_offset + len] {
+                    prop_assert!(at % granule == 0 || at == end, "{} of {}", at, granule);
+                }
+                append(&mut filled, Run { file: 0, offset, len, buffer_offset });
+            }
+            prop_assert_eq!(filled, runs);
+            for Job { piece, .. } in batch.jobs() {
+                prop_assert!(piece.len <= block && piece.offset % u64::from(offset) == 0);
+            }
+            prop_assert_eq!(batch.count(), batch.count_one_by_one());
+        }
+    }
+
     fn cuts() -> impl Strategy<Value = Cut> {
         let offset = prop_oneof![Just(1u32), Just(512), Just(4096)];
         let memory = prop_oneof![Just(1u32), Just(4), Just(512)];
@@ -526,6 +601,7 @@ mod tests {
                 alignment: Alignment { offset, memory },
                 file_len: 0,
                 slots_only,
+                granule: 1,
             },
         )
     }
@@ -544,19 +620,5 @@ mod tests {
             });
             runs.collect()
         })
-    }
-
-    fn one_by_one(batch: &Batch) -> Count {
-        let mut count = Count::default();
-        for Job { piece, .. } in batch.jobs() {
-            count.reads += 1;
-            count.need += piece.need;
-            if let Landing::Slot(copies) = &piece.landing {
-                count.in_slots += 1;
-                count.longest = count.longest.max(piece.len);
-                count.out_of_slots += copies.iter().map(|copy| copy.len).sum::<u64>();
-            }
-        }
-        count
     }
 }

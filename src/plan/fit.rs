@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::asked::Asked;
+use super::asked::{Asked, Buffer};
 use super::cut::{Batch, COPY_BLOCK, Cut};
 use super::decided::Split;
 use super::place::Place;
@@ -19,17 +19,21 @@ pub(super) fn by_file<S: Source>(asked: &Asked<'_, S>) -> BTreeMap<usize, Vec<Ru
 }
 
 /// The path past the page cache that a buffer allows whatever the drive.
-pub(super) fn past_the_cache(place: Place) -> DataPath {
-    match place {
+pub(super) fn past_the_cache(buffer: &Buffer) -> DataPath {
+    match buffer.place {
         Place::System => DataPath::Direct,
-        Place::Gpu => DataPath::Staged,
+        Place::Gpu if buffer.no_dma.is_none() => DataPath::Staged,
+        Place::Gpu => DataPath::Bounce,
         Place::Peer | Place::Bar | Place::Cpu => DataPath::Bounce,
     }
 }
 
 /// Why a buffer cannot be reached by a path at all.
-pub(super) fn misfit(path: DataPath, place: Place) -> Result<(), String> {
-    let (best, words) = match place {
+pub(super) fn misfit(path: DataPath, buffer: &Buffer) -> Result<(), String> {
+    if let (DataPath::Staged, Some(why)) = (path, &buffer.no_dma) {
+        return Err(format!("{why}: take `{}`", DataPath::Bounce));
+    }
+    let (best, words) = match buffer.place {
         Place::System => (DataPath::Direct, "in system memory, which the drive reaches itself"),
         Place::Gpu => (DataPath::Staged, "in a GPU's memory, which the drive cannot reach"),
         Place::Peer | Place::Bar => (DataPath::Peer, "in another device's memory"),
@@ -37,7 +41,7 @@ pub(super) fn misfit(path: DataPath, place: Place) -> Result<(), String> {
             (DataPath::Bounce, "in memory that the CPU reaches and no drive may be given")
         }
     };
-    let fits = path.cpu_copies() || path == best || path == past_the_cache(place);
+    let fits = path.cpu_copies() || path == best || path == past_the_cache(buffer);
     if fits { Ok(()) } else { Err(format!("the buffer is {words}: take `{best}`")) }
 }
 
@@ -59,10 +63,11 @@ pub(super) fn batch<S: Source>(
         true => COPY_BLOCK,
         false => asked.options.block.max(alignment.offset.into()),
     };
+    let Buffer { base, granule, .. } = asked.buffer;
     Batch::new(
         path,
         runs,
-        Cut { block, alignment, file_len: file.len(), base: asked.buffer.base, slots_only },
+        Cut { block, alignment, file_len: file.len(), base, slots_only, granule },
     )
 }
 

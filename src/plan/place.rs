@@ -12,7 +12,7 @@ pub enum Place {
     System,
     /// In memory that the CPU reaches and no drive may be given: that of most drivers.
     Cpu,
-    /// In a GPU's own memory, which its driver keeps to itself.
+    /// In a GPU's own memory, which its driver keeps to itself: a queue of the GPU fills it.
     Gpu,
     /// In memory that a PCI function has for peers.
     Peer,
@@ -38,7 +38,7 @@ pub(crate) fn place_of(buffer: &dyn Destination) -> Result<(Place, Option<Absent
             PeerAccess::Vfio => (Place::Bar, None),
         });
     }
-    match (buffer.cpu_map(), buffer.gpu()) {
+    match (buffer.cpu_map(), buffer.upload()) {
         (Ok(_), _) => Ok(match buffer.pages() {
             Ok(()) => (Place::System, None),
             Err(why) => (Place::Cpu, Some(why)),

@@ -112,7 +112,7 @@ impl Save<'_> {
 
     fn carry_out(&self, progress: &mut dyn FnMut(Progress)) -> Result<Receipt, SaveError> {
         let clock = Clock::start();
-        let buffer = Buffer::of(self.source)?;
+        let buffer = Buffer::of_bytes(self.source)?;
         let place = buffer.place;
         let file = File::open(self.to)?;
         let outward = Outward {

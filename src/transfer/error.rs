@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::data_path::DataPath;
 use super::valid::Valid;
@@ -66,6 +67,26 @@ pub enum TransferError {
     Overlap {
         /// The first such byte.
         at: u64,
+    },
+    /// A request begins or ends inside of what the buffer's device copies as one: a texel, a block of a compressed format.
+    #[error(
+        "byte {at} of the buffer lies inside of one of its blocks of {granule} bytes, which its device copies whole; let ranges begin and end with a block"
+    )]
+    Granule {
+        /// The byte of the buffer at which the range begins or ends.
+        at: u64,
+        /// How long a block is, in bytes.
+        granule: u64,
+    },
+    /// The buffer's device copies more at once than one read brings.
+    #[error(
+        "the buffer's device copies blocks of {granule} bytes whole, and reads have no more than {block}; allow longer reads (LoaderOptions::block)"
+    )]
+    Block {
+        /// How long a block is, in bytes.
+        granule: u64,
+        /// The most bytes of a read.
+        block: u64,
     },
     /// The path that the caller requires cannot be had.
     #[error("{}: the path {data_path} is required and cannot be had: {why}", outside(path))]
@@ -200,6 +221,9 @@ pub enum TransferError {
     /// The GPU refused.
     #[error(transparent)]
     Vulkan(#[from] exporters::vulkan::VulkanError),
+    /// The queue of a device did not copy: the error of every request of which it copied something just then.
+    #[error(transparent)]
+    Upload(#[from] Arc<exporters::upload::UploadError>),
 }
 
 impl TransferError {

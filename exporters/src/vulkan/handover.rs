@@ -129,6 +129,11 @@ impl Holding {
         self.give
     }
 
+    /// Whether its end is more than that of the copies: it changes its layout or family, or something is signalled.
+    pub(super) fn has_end(&self) -> bool {
+        self.give.is_some() || self.end.is_some()
+    }
+
     /// What takes it was submitted.
     pub(super) fn taken(&self) {
         self.set(Stage::Ours);
@@ -159,6 +164,7 @@ mod tests {
         let handover = Handover::default().acquired_from(1).released_to(2);
         let holding = Holding::new(handover, 7, Some(layouts));
         let take = Step { families: Some((1, 7)), layouts: Some((layouts.from, during)) };
+        assert!(holding.has_end());
         assert_eq!(holding.take().ok(), Some(Some(take)));
         // As long as no copy was submitted, the next is the first.
         assert_eq!(holding.take().ok(), Some(Some(take)));
@@ -176,6 +182,7 @@ mod tests {
         for layout in [ImageLayout::GENERAL, ImageLayout::TRANSFER_DST_OPTIMAL] {
             let holding = Holding::new(own.clone(), 7, Some(Layouts::new(layout, layout)));
             assert_eq!((holding.take().ok(), holding.give()), (Some(None), None));
+            assert!(!holding.has_end());
             holding.given();
             assert_eq!(holding.take().ok(), Some(None), "it may come again");
         }

@@ -10,11 +10,14 @@ use iomap::{BufMap, PageSize};
 use super::buffer::Buffer;
 use super::device::Device;
 use super::error::VulkanError;
+use super::handover::Holding;
 use super::region::ImageRegion;
 use super::staging::Staging;
 use super::transfer::{self, Transfer, When};
 use crate::Absent;
-use crate::upload::{self, CopyRegion, UploadError, UploadQueue, UploadTarget};
+use crate::upload::{
+    self, CopyRegion, Filled, UploadDevice, UploadError, UploadQueue, UploadTarget,
+};
 
 /// The transfer queue of a device with slots of staging memory ([`Device::staging`]): fills buffers and image regions.
 #[derive(Debug)]
@@ -24,8 +27,8 @@ pub struct Uploads {
     slot_len: usize,
     slots: usize,
     free: Arc<Free>,
-    /// Submitted, in order: the number, and the slot that is kept until it is done.
-    copying: VecDeque<(u64, transfer::Ticket, Option<Slot>)>,
+    /// Submitted, in order: the number, and the slots that are kept until it is done.
+    copying: VecDeque<(u64, transfer::Ticket, Vec<Slot>)>,
     last: u64,
 }
 
@@ -98,9 +101,9 @@ impl Uploads {
         failed(self.device())
     }
 
-    fn submitted(&mut self, ticket: transfer::Ticket, slot: Option<Slot>) -> upload::Ticket {
+    fn submitted(&mut self, ticket: transfer::Ticket, slots: Vec<Slot>) -> upload::Ticket {
         self.last += 1;
-        self.copying.push_back((self.last, ticket, slot));
+        self.copying.push_back((self.last, ticket, slots));
         upload::Ticket(self.last)
     }
 
@@ -124,7 +127,7 @@ impl Uploads {
 
     /// What of this device it is, if it is.
     fn target<'a>(&self, target: &'a dyn UploadTarget) -> Option<Target<'a>> {
-        Target::of(target).filter(|target| target.device() == self.device())
+        Target::of(target, self.device())
     }
 
     /// The slot, if it is one of these.
@@ -133,36 +136,38 @@ impl Uploads {
         Arc::ptr_eq(&slot.free, &self.free).then_some(*slot)
     }
 
-    fn copy_to(
-        &mut self,
-        slot: usize,
-        target: Target<'_>,
-        regions: &[CopyRegion],
-    ) -> Result<transfer::Ticket, VulkanError> {
-        let start = slot * self.slot_len;
-        let mut here = Vec::with_capacity(regions.len());
-        for region in regions {
-            let (offset, len, buffer_len) = (region.src_offset, region.len, self.slot_len);
+    /// Regions of a slot, by their place in the memory of all.
+    fn here<'r>(
+        &self,
+        slot: &Slot,
+        regions: &'r [CopyRegion],
+    ) -> impl Iterator<Item = Result<CopyRegion, VulkanError>> + use<'r> {
+        let (start, buffer_len) = (slot.index * self.slot_len, self.slot_len);
+        regions.iter().map(move |region| {
+            let (offset, len) = (region.src_offset, region.len);
             if offset > buffer_len || len > buffer_len - offset {
                 return Err(VulkanError::OutOfBounds { side: "slot", offset, len, buffer_len });
             }
-            here.push(CopyRegion { src_offset: start + offset, ..*region });
-        }
+            Ok(CopyRegion { src_offset: start + offset, ..*region })
+        })
+    }
+
+    fn copy_to(
+        &mut self,
+        target: Target<'_>,
+        regions: &[CopyRegion],
+    ) -> Result<transfer::Ticket, VulkanError> {
         let from = self.staging.buffer();
         match target {
-            Target::Buffer(buffer) => self.transfer.copy(from, buffer, &here),
+            Target::Buffer(buffer) => self.transfer.copy(from, buffer, regions),
             Target::Region(region) => {
-                self.transfer.copy_to_region(from, region, &here, When::AtOnce)
+                self.transfer.copy_to_region(from, region, regions, When::AtOnce)
             }
         }
     }
 }
 
 impl UploadQueue for Uploads {
-    fn takes(&self, target: &dyn UploadTarget) -> bool {
-        self.target(target).is_some()
-    }
-
     fn slot_len(&self) -> usize {
         self.slot_len
     }
@@ -182,22 +187,28 @@ impl UploadQueue for Uploads {
         if let Some(slot) = self.slot()? {
             return Ok(slot);
         }
-        let oldest = self.copying.iter().find(|(.., slot)| slot.is_some());
+        let oldest = self.copying.iter().find(|(.., slots)| !slots.is_empty());
         let oldest = oldest.map(|&(number, ..)| upload::Ticket(number));
         self.wait(oldest.ok_or(UploadError::AllTaken { slots: self.slots })?)?;
         self.slot()?.ok_or(UploadError::AllTaken { slots: self.slots })
     }
 
-    fn copy(
+    fn copy_together(
         &mut self,
-        slot: Box<dyn upload::Slot>,
+        filled: Vec<Filled>,
         target: &dyn UploadTarget,
-        regions: &[CopyRegion],
     ) -> Result<upload::Ticket, UploadError> {
-        let slot = self.ours(slot).ok_or(UploadError::OtherQueue)?;
         let target = self.target(target).ok_or(UploadError::OtherQueue)?;
-        let ticket = self.copy_to(slot.index, target, regions).map_err(self.failed())?;
-        Ok(self.submitted(ticket, Some(slot)))
+        let (mut slots, mut here) = (Vec::with_capacity(filled.len()), Vec::new());
+        for Filled { slot, regions } in filled {
+            let slot = self.ours(slot).ok_or(UploadError::OtherQueue)?;
+            for region in self.here(&slot, &regions) {
+                here.push(region.map_err(self.failed())?);
+            }
+            slots.push(slot);
+        }
+        let ticket = self.copy_to(target, &here).map_err(self.failed())?;
+        Ok(self.submitted(ticket, slots))
     }
 
     fn finish(&mut self, target: &dyn UploadTarget) -> Result<upload::Ticket, UploadError> {
@@ -206,7 +217,7 @@ impl UploadQueue for Uploads {
             Target::Region(region) => self.transfer.finish_region(region),
         };
         let ticket = ended.map_err(self.failed())?;
-        Ok(self.submitted(ticket, None))
+        Ok(self.submitted(ticket, Vec::new()))
     }
 
     fn is_done(&mut self, ticket: upload::Ticket) -> Result<bool, UploadError> {
@@ -241,17 +252,26 @@ enum Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    fn of(target: &'a dyn UploadTarget) -> Option<Self> {
+    /// One of these of a device, if it is one.
+    fn of(target: &'a dyn UploadTarget, device: &Device) -> Option<Self> {
         let target: &dyn Any = target;
         let region = || target.downcast_ref().map(Self::Region);
-        target.downcast_ref().map(Self::Buffer).or_else(region)
-    }
-
-    fn device(self) -> &'a Device {
-        match self {
+        let found = target.downcast_ref().map(Self::Buffer).or_else(region)?;
+        let theirs = match found {
             Self::Buffer(buffer) => buffer.device(),
             Self::Region(region) => region.device(),
-        }
+        };
+        (theirs == device).then_some(found)
+    }
+}
+
+impl UploadDevice for Device {
+    fn owns(&self, target: &dyn UploadTarget) -> bool {
+        Target::of(target, self).is_some()
+    }
+
+    fn open(&self, slots: usize, len: usize) -> Result<Box<dyn UploadQueue>, UploadError> {
+        Ok(Box::new(self.uploads(slots, len).map_err(failed(self))?))
     }
 }
 
@@ -265,8 +285,12 @@ impl UploadTarget for Arc<Buffer> {
         1
     }
 
-    fn open(&self, slots: usize, len: usize) -> Result<Box<dyn UploadQueue>, UploadError> {
-        open(self.device(), slots, len)
+    fn has_end(&self) -> bool {
+        self.holding().is_some_and(Holding::has_end)
+    }
+
+    fn owner(&self) -> Box<dyn UploadDevice> {
+        Box::new(self.device().clone())
     }
 }
 
@@ -279,13 +303,13 @@ impl UploadTarget for Arc<ImageRegion> {
         ImageRegion::granule(self)
     }
 
-    fn open(&self, slots: usize, len: usize) -> Result<Box<dyn UploadQueue>, UploadError> {
-        open(self.device(), slots, len)
+    fn has_end(&self) -> bool {
+        self.holding.has_end()
     }
-}
 
-fn open(device: &Device, slots: usize, len: usize) -> Result<Box<dyn UploadQueue>, UploadError> {
-    Ok(Box::new(device.uploads(slots, len).map_err(failed(device))?))
+    fn owner(&self) -> Box<dyn UploadDevice> {
+        Box::new(self.device().clone())
+    }
 }
 
 fn failed(device: &Device) -> impl Fn(VulkanError) -> UploadError + use<> {

@@ -17,7 +17,9 @@ use iomap::{BufMap, Memory, PageSize};
 use super::caught::caught;
 use super::error::{WgpuError, lacks};
 use super::target::{BufferRange, OwnDevice, Target, TextureLevel};
-use crate::upload::{self, CopyRegion, Ticket, UploadError, UploadQueue, UploadTarget};
+use crate::upload::{
+    self, CopyRegion, Filled, Ticket, UploadDevice, UploadError, UploadQueue, UploadTarget,
+};
 use crate::vfio::Mappable;
 use crate::{Absent, Destination};
 
@@ -38,13 +40,13 @@ pub struct Uploads {
 /// The slots' memory that nobody has.
 type Free = Mutex<Vec<Memory>>;
 
-/// A copy that wgpu has, and the slot that is free again when it is done: what wgpu holds of staging memory is no more
+/// A copy that wgpu has, and the slots that are free again when it is done: what wgpu holds of staging memory is no more
 /// than the slots are.
 #[derive(Debug)]
 struct InFlight {
     number: u64,
     submission: wgpu::SubmissionIndex,
-    _slot: Slot,
+    _slots: Vec<Slot>,
 }
 
 /// Pages of this process, which are there until it is dropped.
@@ -99,15 +101,15 @@ impl Uploads {
         move |error| UploadError::new(&name, error)
     }
 
-    /// Submits what was written out of a slot.
-    fn submit(&mut self, slot: Slot) -> Ticket {
+    /// Submits what was written out of slots.
+    fn submit(&mut self, slots: Vec<Slot>) -> Ticket {
         self.last += 1;
         let (number, done) = (self.last, self.done.clone());
         let submission = self.owner.queue().submit([]);
         self.owner.queue().on_submitted_work_done(move || {
             done.fetch_max(number, Ordering::AcqRel);
         });
-        self.in_flight.push_back(InFlight { number, submission, _slot: slot });
+        self.in_flight.push_back(InFlight { number, submission, _slots: slots });
         Ticket(number)
     }
 
@@ -215,11 +217,18 @@ fn write_level(
 /// The bytes that belong together in a buffer.
 const GRANULE: usize = wgpu::COPY_BUFFER_ALIGNMENT as usize;
 
-impl UploadQueue for Uploads {
-    fn takes(&self, target: &dyn UploadTarget) -> bool {
-        Target::of(target, &self.owner).is_some()
+impl UploadDevice for OwnDevice {
+    fn owns(&self, target: &dyn UploadTarget) -> bool {
+        Target::of(target, self).is_some()
     }
 
+    fn open(&self, slots: usize, len: usize) -> Result<Box<dyn UploadQueue>, UploadError> {
+        let uploads = self.uploads(slots, len);
+        Ok(Box::new(uploads.map_err(|error| UploadError::new(&self.name(), error))?))
+    }
+}
+
+impl UploadQueue for Uploads {
     fn slot_len(&self) -> usize {
         self.slot_len
     }
@@ -241,21 +250,24 @@ impl UploadQueue for Uploads {
         self.slot()?.ok_or(UploadError::AllTaken { slots: self.slots })
     }
 
-    fn copy(
+    fn copy_together(
         &mut self,
-        slot: Box<dyn upload::Slot>,
+        filled: Vec<Filled>,
         target: &dyn UploadTarget,
-        regions: &[CopyRegion],
     ) -> Result<Ticket, UploadError> {
-        let mut slot = self.ours(slot).ok_or(UploadError::OtherQueue)?;
         let target = Target::of(target, &self.owner).ok_or(UploadError::OtherQueue)?;
-        self.copy_from(&mut slot, target, regions).map_err(self.failed())?;
-        Ok(self.submit(slot))
+        let mut slots = Vec::with_capacity(filled.len());
+        for Filled { slot, regions } in filled {
+            let mut slot = self.ours(slot).ok_or(UploadError::OtherQueue)?;
+            self.copy_from(&mut slot, target, &regions).map_err(self.failed())?;
+            slots.push(slot);
+        }
+        Ok(self.submit(slots))
     }
 
     /// wgpu knows itself in which state its resources are.
     fn finish(&mut self, target: &dyn UploadTarget) -> Result<Ticket, UploadError> {
-        match self.takes(target) {
+        match self.owner.owns(target) {
             true => Ok(Ticket(self.last)),
             false => Err(UploadError::OtherQueue),
         }
@@ -286,11 +298,15 @@ impl UploadQueue for Uploads {
         )))
     }
 
-    fn step_downs(&self) -> Vec<Absent> {
-        vec![Absent::new(
+    fn copies_by_device(&self) -> Result<(), Absent> {
+        Err(Absent::new(
             "wgpu has no staging memory that a drive can be given, so the CPU copies each byte into it",
             "take the Vulkan device beneath (vulkan::Device::adopt), which imports pages",
-        )]
+        ))
+    }
+
+    fn step_downs(&self) -> Vec<Absent> {
+        self.copies_by_device().err().into_iter().collect()
     }
 }
 
@@ -303,8 +319,8 @@ impl UploadTarget for BufferRange {
         GRANULE
     }
 
-    fn open(&self, slots: usize, len: usize) -> Result<Box<dyn UploadQueue>, UploadError> {
-        open(&self.owner, slots, len)
+    fn owner(&self) -> Box<dyn UploadDevice> {
+        Box::new(self.owner.clone())
     }
 }
 
@@ -317,14 +333,9 @@ impl UploadTarget for TextureLevel {
         self.block()
     }
 
-    fn open(&self, slots: usize, len: usize) -> Result<Box<dyn UploadQueue>, UploadError> {
-        open(&self.owner, slots, len)
+    fn owner(&self) -> Box<dyn UploadDevice> {
+        Box::new(self.owner.clone())
     }
-}
-
-fn open(owner: &OwnDevice, slots: usize, len: usize) -> Result<Box<dyn UploadQueue>, UploadError> {
-    let uploads = owner.uploads(slots, len);
-    Ok(Box::new(uploads.map_err(|error| UploadError::new(&owner.name(), error))?))
 }
 
 /// Neither the CPU nor a drive reaches what wgpu keeps to itself: its queue fills it.

@@ -36,6 +36,33 @@ pub const ALL: Wishes = Wishes {
 /// Nothing that Vulkan 1.1 does not have by itself.
 pub const BARE: Wishes = Wishes { version: vk::API_VERSION_1_1, extensions: &[], timelines: false };
 
+/// Without timeline semaphores, with all else.
+pub const NO_TIMELINES: Wishes = Wishes { timelines: false, ..ALL };
+
+/// Vulkan 1.1, with timeline semaphores by their extension.
+pub const BY_EXTENSION: Wishes = Wishes {
+    version: vk::API_VERSION_1_1,
+    extensions: &[khr::timeline_semaphore::NAME],
+    timelines: true,
+};
+
+/// Runs a trial on devices with all, with nothing and in between, each up to its end, where the layer counts what is
+/// left.
+pub fn on_each(run: fn(&Program, &Device) -> Outcome) -> Outcome {
+    for wishes in [ALL, NO_TIMELINES, BY_EXTENSION, BARE] {
+        on(wishes, run)?;
+    }
+    Ok(())
+}
+
+pub fn on(wishes: Wishes, run: fn(&Program, &Device) -> Outcome) -> Outcome {
+    let program = Program::open(wishes)?;
+    let outcome = program.adopt().and_then(|device| run(&program, &device));
+    let end = program.end();
+    outcome?;
+    end
+}
+
 /// The lock of the program's queue, which counts.
 #[derive(Default)]
 pub struct Lock {

@@ -1,17 +1,18 @@
 //! Queues that copy, whichever device they are of.
 
-use exporters::upload::{CopyRegion, UploadError, UploadQueue, UploadTarget};
+use exporters::upload::{CopyRegion, Filled, UploadError, UploadQueue, UploadTarget};
 
 use super::common::{Outcome, check};
 
-/// Fills a target out of three slots, several pieces each, and the last bytes of a slot first.
+/// Fills a target out of three slots, two together, several pieces each, and the last bytes of a slot first.
 pub fn fill(queue: &mut dyn UploadQueue, target: &dyn UploadTarget, bytes: &[u8]) -> Outcome {
-    check(target.len() == bytes.len() && queue.takes(target), "another target")?;
+    check(target.len() == bytes.len() && target.owner().owns(target), "another target")?;
     let granule = target.granule();
     // Where they begin in a slot, and behind one another with as much between.
     let (first, gap) = (3, 5);
     let piece = (queue.slot_len() - first - gap) / 2 / granule * granule;
     check(piece > 0, "a slot is shorter than two granules")?;
+    let mut together = Vec::new();
     for (index, both) in bytes.chunks(2 * piece).enumerate() {
         let slot = queue.wait_for_slot()?;
         let mut regions = Vec::new();
@@ -22,6 +23,12 @@ pub fn fill(queue: &mut dyn UploadQueue, target: &dyn UploadTarget, bytes: &[u8]
             regions.push(CopyRegion { src_offset, dst_offset, len: bytes.len() });
         }
         regions.reverse();
+        together.push(Filled { slot, regions });
+        if together.len() == 2 {
+            let _ = queue.copy_together(std::mem::take(&mut together), target)?;
+        }
+    }
+    for Filled { slot, regions } in together {
         let _ = queue.copy(slot, target, &regions)?;
     }
     let done = queue.finish(target)?;
@@ -36,7 +43,7 @@ pub fn refusals(
     foreign: &dyn UploadTarget,
 ) -> Outcome {
     let (granule, slot_len) = (target.granule(), queue.slot_len());
-    check(!queue.takes(foreign), "another device's")?;
+    check(!target.owner().owns(foreign), "another device's")?;
     // All slots and no more, which are free again when they are handed in or dropped.
     let mut slots = Vec::new();
     while let Some(slot) = queue.slot()? {
@@ -70,7 +77,7 @@ pub fn refusals(
     check(matches!(refused, Err(UploadError::OtherQueue)), format!("{refused:?}"))?;
     let refused = queue.finish(foreign);
     check(refused.is_err(), format!("{refused:?}"))?;
-    let mut other = target.open(1, 4096)?;
+    let mut other = target.owner().open(1, 4096)?;
     let refused = queue.copy(other.wait_for_slot()?, target, &[region]);
     check(matches!(refused, Err(UploadError::OtherQueue)), format!("{refused:?}"))?;
     check(other.slot()?.is_some(), "the other queue has lost its slot")?;
