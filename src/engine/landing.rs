@@ -1,12 +1,14 @@
 //! Bytes that have been read, on their way to where they belong.
 
 use std::io;
+use std::sync::Arc;
 
 use exporters::DmaBufError;
 use iomap::BufMap;
 
 use super::order::{Ended, Payload};
-use super::shared::Taken;
+use super::shared::{Arrived, Shared, Taken};
+use super::slots::Slot;
 use crate::check::{self, Part};
 use crate::nofault::{self, Fault};
 use crate::plan::job::Job;
@@ -136,4 +138,18 @@ pub(super) fn without_slot(
 ) -> Option<Ended> {
     let step = "memory for slots";
     order.failed(payload, |_, valid| TransferError::Engine { step, source, valid })
+}
+
+/// Leaves it to a copier to have its device copy a read out of its slot. Returns what has ended by it, where copiers do not
+/// take more.
+pub(super) fn copy_out(
+    shared: &Shared,
+    copier: usize,
+    taken: Taken,
+    slot: Arc<Slot>,
+) -> Option<Ended> {
+    match shared.arrive(copier, Arrived::Read(taken, slot)) {
+        Err(Arrived::Read(taken, _)) => stopped(taken),
+        _ => None,
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use iomap::{BufMap, MapError, Memory, PageSize};
 
 use super::held::{Held, lend_buffer, lend_slot};
-use super::landing::{done, fingerprint, land, stopped, without_slot};
+use super::landing::{copy_out, done, fingerprint, land, stopped, without_slot};
 use super::order::Ended;
 use super::shared::{Found, Shared, Taken};
 use super::slots::{Slot, Slots};
@@ -210,7 +210,7 @@ impl Reader {
         let copier = taken.payload.staging.as_ref().map(|staging| staging.copier);
         let slot = match (slot, copier) {
             (Some(slot), Some(copier)) => {
-                return self.ended.extend(self.shared.copy_out(copier, taken, slot));
+                return self.ended.extend(copy_out(&self.shared, copier, taken, slot));
             }
             (slot, _) => slot,
         };

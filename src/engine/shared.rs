@@ -5,7 +5,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::counters::Counters;
-use super::landing::stopped;
 use super::options::LoaderOptions;
 use super::order::{self, Ended, Order, Payload};
 use super::planned::{Planned, Reads};
@@ -329,15 +328,8 @@ impl Shared {
         Ok(number)
     }
 
-    /// Leaves it to a copier to have its device copy a read. Returns what has ended by it, where copiers do not take more.
-    pub(super) fn copy_out(&self, copier: usize, taken: Taken, slot: Arc<Slot>) -> Option<Ended> {
-        match self.arrive(copier, Arrived::Read(taken, slot)) {
-            Err(Arrived::Read(taken, _)) => stopped(taken),
-            _ => None,
-        }
-    }
-
-    fn arrive(&self, copier: usize, arrived: Arrived) -> Result<(), Arrived> {
+    /// Leaves something to a copier, if copiers take more.
+    pub(super) fn arrive(&self, copier: usize, arrived: Arrived) -> Result<(), Arrived> {
         let mut state = self.state();
         let ends = state.bringing == 0;
         match state.arrived.get_mut(copier).filter(|_| !ends) {

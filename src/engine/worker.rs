@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use iomap::{BufMap, Memory, PageSize};
 
-use super::landing::{Unlanded, done, fingerprint, land, stopped, without_slot};
+use super::landing::{Unlanded, copy_out, done, fingerprint, land, stopped, without_slot};
 use super::order::{Ended, Payload};
 use super::outcome::{Landed, Outcome};
 use super::request::Request;
@@ -73,7 +73,7 @@ fn read_to_copier(shared: &Arc<Shared>, taken: Taken, staging: &Staging) -> Opti
     let len = taken.job.piece.len as usize;
     let into = slot.map().subrange(..len).unwrap_or(BufMap::null());
     match read_all(&taken.payload, &taken.job, &into) {
-        Ok(()) => shared.copy_out(staging.copier, taken, Arc::new(slot)),
+        Ok(()) => copy_out(shared, staging.copier, taken, Arc::new(slot)),
         Err(failure) => done(taken, Err(failure)),
     }
 }
