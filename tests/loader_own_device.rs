@@ -20,20 +20,23 @@ mod texture;
 #[allow(dead_code)]
 mod wgpu_program;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use adopted::{COPIES, adopt, destroy, level, range, timeline};
-use bufmap::engine::{Buffer, File, Loader, LoaderOptions, Outcome as Answer, Request};
-use bufmap::transfer::{DataPath, TransferError};
+use bufmap::engine::{
+    Buffer, Completions, File, Loader, LoaderOptions, Outcome as Answer, Request,
+};
+use bufmap::transfer::{DataPath, Priority, TransferError};
 use common::{Outcome, Stop, check, run, trial};
 use exporters::Destination;
 use exporters::vulkan::ash::vk;
 use exporters::vulkan::{Device, Handover, VulkanError};
 use program::{ALL, BARE, Program, on, on_each};
-use support::{bytes_of, drop_cache, file_of, fill_cache};
+use support::{Numbers, bytes_of, drop_cache, file_of, fill_cache};
 
 const MIB: usize = 1 << 20;
 const SHOWN: vk::ImageLayout = vk::ImageLayout::SHADER_READ_ONLY_OPTIMAL;
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         trial("a_driver_gives_back_what_its_loader_left", || {
             on(ALL, a_driver_gives_back_what_its_loader_left)
         }),
+        trial("a_storm_into_any_destination", || on(ALL, a_storm_into_any_destination)),
         trial("what_was_not_enabled_is_a_step_down", || {
             on(BARE, what_was_not_enabled_is_a_step_down)
         }),
@@ -350,6 +354,102 @@ fn a_driver_gives_back_what_its_loader_left(program: &Program, device: &Device) 
     drop((buffer, loader, driver));
     program.free_texture(texture);
     Ok(())
+}
+
+/// Threads submit and cancel requests into the host's memory, the program's buffers and its images, of any priority, by one
+/// loader; each is answered once, and what has landed is right. `BUFMAP_STORM` says how many for each thread.
+fn a_storm_into_any_destination(program: &Program, device: &Device) -> Outcome {
+    let file = file_of(MIB);
+    let expected = bytes_of(MIB);
+    let options = LoaderOptions::default().depth(8).block(16_384).waiting(32);
+    let loader = Loader::with(options)?;
+    let asked = std::env::var("BUFMAP_STORM").ok().and_then(|count| count.parse().ok());
+    let count: u64 = asked.unwrap_or(60);
+    let outcomes = thread::scope(|scope| {
+        let storms = (0..4).map(|own| {
+            let (loader, path, expected) = (loader.clone(), file.path(), expected.as_slice());
+            scope.spawn(move || {
+                Storm { program, device, loader, expected, numbers: Numbers(own + 3) }.blow(
+                    path,
+                    own << 32,
+                    count,
+                )
+            })
+        });
+        let storms: Vec<_> = storms.collect();
+        storms.into_iter().map(|storm| storm.join().expect("no panic")).collect::<Vec<_>>()
+    });
+    outcomes.into_iter().collect::<Result<(), Stop>>()?;
+    let counts = loader.counts();
+    let all = (counts.submitted, counts.failed, counts.under_way()) == (4 * count, 0, 0);
+    check(all && counts.stopped > 0 && counts.landed > counts.stopped, format!("{counts:?}"))
+}
+
+/// One thread of a storm.
+struct Storm<'s> {
+    program: &'s Program,
+    device: &'s Device,
+    loader: Loader,
+    expected: &'s [u8],
+    numbers: Numbers,
+}
+
+impl Storm<'_> {
+    fn blow(mut self, path: &Path, tags: u64, count: u64) -> Outcome {
+        let open = self.loader.open(path)?;
+        let theirs = self.program.buffer(50_000, COPIES)?;
+        let texture = self.program.texture(vk::Format::R8G8B8A8_UNORM, [100, 61, 1], 2, 1)?;
+        for i in 0..count {
+            let memory = Arc::new(iomap::Memory::anonymous(50_000, iomap::PageSize::Base)?);
+            let (kind, index) = (self.numbers.below(4), self.numbers.below(2) as u32);
+            let buffer = match kind {
+                0 => buffer_of(range(self.device, &theirs, (3, 49_001), Handover::default())?)?,
+                1 => Buffer::new(memory.clone())?,
+                _ => buffer_of(adopt(self.device, level(&texture, index))?)?,
+            };
+            let len = buffer.len();
+            let offset = self.numbers.below(self.expected.len() as u64 - len);
+            let mut request = whole(&open, offset, &buffer)
+                .priority(Priority::ALL[self.numbers.below(4) as usize])
+                .tag(tags | i);
+            drop(buffer);
+            if self.numbers.below(3) == 0 {
+                request = request.fingerprints();
+            }
+            let answer = match self.numbers.below(4) {
+                0 => self.loader.load(request),
+                1 => {
+                    let completions = Completions::new();
+                    self.loader.submit_to(request, &completions)?;
+                    self.loader.cancel(tags | i);
+                    completions.wait().outcome
+                }
+                cancelled => {
+                    let ticket = self.loader.submit(request)?;
+                    if cancelled == 2 {
+                        thread::sleep(Duration::from_micros(self.numbers.below(300)));
+                        ticket.cancel();
+                    }
+                    ticket.wait()
+                }
+            };
+            let wanted = &self.expected[offset as usize..(offset + len) as usize];
+            // What is given back can be used, whatever came of it.
+            let found = match kind {
+                0 => self.program.read(&theirs)?[3..49_004].to_vec(),
+                1 => support::contents(&memory),
+                _ => seen(self.program, &texture, index, len as usize, None)?,
+            };
+            match answer {
+                Ok(_) => check(found[..wanted.len()] == *wanted, format!("{i}: other bytes"))?,
+                Err(TransferError::Stopped { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.program.free_texture(texture);
+        self.program.free(theirs);
+        Ok(())
+    }
 }
 
 /// Without the import of pages and without timelines: what a drive may not be given goes through the page cache, and the
