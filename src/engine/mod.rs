@@ -12,7 +12,7 @@
 //!   `slots`: where reads land that cannot land in their buffer; `held`: what a read keeps until it is completed;
 //!   `landing`: bytes on their way to where they belong;
 //! * `changes`: what the kernel tells of devices and mounts;
-//! * `clock`, `crew`, `flight`: what one-shot loads and saves share beside it;
+//! * `threads`: those of a loader; `clock`, `crew`, `flight`: what one-shot loads and saves share beside it;
 //! * `ticket`, `completions`, `outcome`: how a program learns what came of it; `counters`: what the loader did so far.
 //!
 //! # Priorities
@@ -98,6 +98,7 @@ mod reader;
 mod request;
 mod shared;
 mod slots;
+mod threads;
 mod ticket;
 mod worker;
 

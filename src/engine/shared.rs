@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
 
 use super::counters::Counters;
 use super::options::LoaderOptions;
@@ -10,6 +9,7 @@ use super::order::{self, Ended, Order, Payload};
 use super::planned::{Planned, Reads};
 use super::queues::Queues;
 use super::slots::Slot;
+use super::threads::Threads;
 use crate::plan::job::Job;
 use crate::storage::file::pread::copiers;
 use crate::storage::file::wake::WakeFd;
@@ -35,8 +35,8 @@ pub(super) struct Shared {
     work: Condvar,
     /// There is something for a copier.
     arrived: Condvar,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    copiers: Mutex<Vec<JoinHandle<()>>>,
+    threads: Threads,
+    copiers: Threads,
     /// What a worker does.
     worker: fn(&Arc<Self>),
     /// A thread of the program's drives the ring.
@@ -157,16 +157,6 @@ impl State {
     }
 }
 
-/// Waits until threads have ended, but for the one that asks.
-fn join(threads: &Mutex<Vec<JoinHandle<()>>>) {
-    let threads = std::mem::take(&mut *threads.lock().unwrap_or_else(PoisonError::into_inner));
-    let own = thread::current().id();
-    for thread in threads.into_iter().filter(|thread| thread.thread().id() != own) {
-        // A thread that panicked has left its requests unanswered, and nobody to tell it to.
-        let _ = thread.join();
-    }
-}
-
 /// Takes the next read whose priority and length `may` go.
 fn take(queues: &mut Queues<Waiting>, may: impl Fn(Priority, u64) -> bool) -> Option<Taken> {
     loop {
@@ -206,8 +196,8 @@ impl Shared {
             space: Condvar::new(),
             work: Condvar::new(),
             arrived: Condvar::new(),
-            threads: Mutex::default(),
-            copiers: Mutex::default(),
+            threads: Threads::default(),
+            copiers: Threads::default(),
             worker,
             is_driven,
         }
@@ -303,9 +293,7 @@ impl Shared {
     /// Starts a thread of the loader's.
     pub(super) fn start(self: &Arc<Self>, name: &str, work: fn(&Arc<Self>)) -> bool {
         let shared = Arc::clone(self);
-        let started = thread::Builder::new().name(name.into()).spawn(move || work(&shared));
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        started.map(|thread| threads.push(thread)).is_ok()
+        self.threads.start(name, move |_| work(&shared)).is_ok()
     }
 
     /// Starts a thread that has a device copy what arrives for it. Returns its number.
@@ -317,13 +305,11 @@ impl Shared {
         name: &str,
         work: impl FnOnce(&Arc<Self>, usize) + Send + 'static,
     ) -> Result<usize, TransferError> {
-        let mut copiers = self.copiers.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = copiers.len();
         let shared = Arc::clone(self);
-        let thread = thread::Builder::new().name(name.into()).spawn(move || work(&shared, number));
         let step = "starting a thread of the loader";
         let failed = |source| TransferError::Engine { step, source, valid: Valid::default() };
-        copiers.push(thread.map_err(failed)?);
+        let started = self.copiers.start(name, move |number| work(&shared, number));
+        let number = started.map_err(failed)?;
         self.state().arrived.resize_with(number + 1, VecDeque::new);
         Ok(number)
     }
@@ -548,7 +534,7 @@ impl Shared {
         self.end_all(orders);
         self.wake.wake();
         self.work.notify_all();
-        join(&self.threads);
+        self.threads.join();
         self.brings_no_more();
     }
 
@@ -560,7 +546,7 @@ impl Shared {
         drop(state);
         if is_last {
             self.arrived.notify_all();
-            join(&self.copiers);
+            self.copiers.join();
         }
     }
 

@@ -1,4 +1,4 @@
-//! The developer commands: `cargo xtask demo`, `test`, `bench`, `fuzz`, `hardware`, `matrix` and `vm`.
+//! The developer commands: `cargo xtask demo`, `test`, `bench`, `fuzz`, `races`, `hardware`, `matrix` and `vm`.
 //!
 //! Each command is one file and reads from top to bottom as what it does. They share the running of children
 //! ([`child`]), the list of steps with its summary ([`steps`]), the packages of the system ([`packages`]) and the
@@ -20,6 +20,7 @@ mod inputs;
 mod matrix;
 mod packaged;
 mod packages;
+mod races;
 mod steps;
 mod tally;
 mod test;
@@ -47,6 +48,8 @@ enum Command {
     Bench(bench::Options),
     /// Run every fuzz target for a while
     Fuzz(fuzz::Options),
+    /// Run the loader's tests under ThreadSanitizer
+    Races(races::Options),
     /// Try every source of frames against every importer, and write docs/matrix.md
     Matrix,
     /// Make a directory that finds out what a real machine does, and runs where nothing is installed
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Races(options) => races::run(&options),
         Command::Matrix => matrix::run(),
         Command::Hardware(options) => hardware::run(&options),
         Command::Vm(options) => match vm::run(&options) {
