@@ -20,6 +20,7 @@ mod texture;
 #[allow(dead_code)]
 mod wgpu_program;
 
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,13 +29,13 @@ use std::time::{Duration, Instant};
 
 use adopted::{COPIES, adopt, destroy, level, range, timeline};
 use bufmap::engine::{
-    Buffer, Completions, File, Loader, LoaderOptions, Outcome as Answer, Request,
+    Buffer, Completions, File, Landed, Loader, LoaderOptions, Outcome as Answer, Request,
 };
 use bufmap::transfer::{DataPath, Priority, TransferError};
 use common::{Outcome, Stop, check, run, trial};
-use exporters::Destination;
 use exporters::vulkan::ash::vk;
 use exporters::vulkan::{Device, Handover, VulkanError};
+use exporters::{Destination, SyncFile};
 use program::{ALL, BARE, Program, on, on_each};
 use support::{Numbers, bytes_of, drop_cache, file_of, fill_cache};
 
@@ -60,6 +61,9 @@ fn main() -> ExitCode {
         }),
         trial("a_driver_gives_back_what_its_loader_left", || {
             on(ALL, a_driver_gives_back_what_its_loader_left)
+        }),
+        trial("a_fence_is_signalled_when_it_has_landed", || {
+            on_each(a_fence_is_signalled_when_it_has_landed)
         }),
         trial("a_storm_into_any_destination", || on(ALL, a_storm_into_any_destination)),
         trial("what_was_not_enabled_is_a_step_down", || {
@@ -356,6 +360,51 @@ fn a_driver_gives_back_what_its_loader_left(program: &Program, device: &Device) 
     Ok(())
 }
 
+/// Where the device has sync files; elsewhere the outcome waits.
+fn a_fence_is_signalled_when_it_has_landed(program: &Program, device: &Device) -> Outcome {
+    if let Err(absent) = device.sync_files() {
+        println!("without sync files: {absent}");
+    }
+    let (file, bytes) = (file_of(MIB), bytes_of(MIB));
+    let loader = Loader::with(LoaderOptions::default().depth(2).block(65_536))?;
+    let open = loader.open(file.path())?;
+    let wait = |landed: &Landed| -> Outcome {
+        let fenced = landed.fence.is_some();
+        check(fenced == device.sync_files().is_ok(), format!("{:?}", landed.fence))?;
+        let Some(fence) = &landed.fence else { return Ok(()) };
+        let fence = SyncFile::new(fence.as_fd().try_clone_to_owned()?)?;
+        Ok(fence.wait(Duration::from_secs(60))?)
+    };
+    let theirs = program.buffer(700_000, COPIES)?;
+    let texture = program.texture(vk::Format::R8G8B8A8_UNORM, [256, 256, 1], 1, 1)?;
+    for round in 0..4 {
+        // Many reads through few slots, and from the page cache.
+        match round % 2 {
+            0 => drop_cache(file.as_file()),
+            _ => drop(fill_cache(file.path())),
+        }
+        let buffer = buffer_of(range(device, &theirs, (1, 699_999), Handover::default())?)?;
+        let landed = loader.load(whole(&open, 3 + round, &buffer).fenced())?;
+        wait(&landed)?;
+        let wanted = &bytes[3 + round as usize..][..699_999];
+        check(program.read(&theirs)?[1..] == *wanted, "other bytes")?;
+        let region = buffer_of(adopt(device, level(&texture, 0))?)?;
+        let landed = loader.load(whole(&open, 7 + round, &region).fenced().fingerprints())?;
+        wait(&landed)?;
+        let wanted = &bytes[7 + round as usize..][..256 * 1024];
+        check(landed.fingerprints == [crc32fast::hash(wanted)], "another fingerprint")?;
+        check(seen(program, &texture, 0, 256 * 1024, None)? == wanted, "other texels")?;
+    }
+    // What is in the host's memory has landed with the outcome.
+    let memory = Arc::new(iomap::Memory::anonymous(4096, iomap::PageSize::Base)?);
+    let landed = loader.load(whole(&open, 9, &Buffer::new(memory)?).fenced())?;
+    check(landed.fence.is_none(), "a fence of no device")?;
+    drop((open, loader));
+    program.free_texture(texture);
+    program.free(theirs);
+    Ok(())
+}
+
 /// Threads submit and cancel requests into the host's memory, the program's buffers and its images, of any priority, by one
 /// loader; each is answered once, and what has landed is right. `BUFMAP_STORM` says how many for each thread.
 fn a_storm_into_any_destination(program: &Program, device: &Device) -> Outcome {
@@ -413,8 +462,10 @@ impl Storm<'_> {
                 .priority(Priority::ALL[self.numbers.below(4) as usize])
                 .tag(tags | i);
             drop(buffer);
-            if self.numbers.below(3) == 0 {
-                request = request.fingerprints();
+            match self.numbers.below(4) {
+                0 => request = request.fingerprints(),
+                1 => request = request.fenced(),
+                _ => {}
             }
             let answer = match self.numbers.below(4) {
                 0 => self.loader.load(request),
@@ -433,6 +484,10 @@ impl Storm<'_> {
                     ticket.wait()
                 }
             };
+            if let Ok(Landed { fence: Some(fence), .. }) = &answer {
+                let fence = SyncFile::new(fence.as_fd().try_clone_to_owned()?)?;
+                fence.wait(Duration::from_secs(60))?;
+            }
             let wanted = &self.expected[offset as usize..(offset + len) as usize];
             // What is given back can be used, whatever came of it.
             let found = match kind {

@@ -44,11 +44,13 @@ impl Gpu {
         let no_pages = first.pages().err().map(|why| why.to_string());
         let no_dma = queue.copies_by_device().err().map(|why| why.to_string());
         let step_downs = queue.step_downs();
+        let has_fences = queue.sync_file().is_ok();
         let slots = Slots::new(Arc::clone(&shared.wake));
         slots.add(first);
         let own = Arc::clone(&slots);
         let copier = shared.start_copier("bufmap-copier", move |shared, number| {
-            Copier { queue, slots: own, under_way: VecDeque::new() }.run(shared, number);
+            let under_way = VecDeque::new();
+            Copier { queue, has_fences, slots: own, under_way }.run(shared, number);
         })?;
         let staging = Arc::new(Staging { slots, copier, no_pages, no_dma, step_downs });
         Ok(Self { device, staging })
@@ -86,6 +88,8 @@ enum What {
 
 struct Copier {
     queue: Box<dyn UploadQueue>,
+    /// Whether its device has sync files.
+    has_fences: bool,
     slots: Arc<Slots>,
     under_way: VecDeque<UnderWay>,
 }
@@ -160,7 +164,11 @@ impl Copier {
         let copied = target_of(payload).and_then(|target| self.queue.copy_together(filled, target));
         match copied {
             Ok(ticket) => {
-                self.under_way.push_back(UnderWay { ticket, what: What::Copies(shipped) })
+                let is_fenced = |one: &Shipped| self.has_fences && one.taken.payload.fenced;
+                let (fenced, waiting): (Vec<_>, _) = shipped.into_iter().partition(is_fenced);
+                // Also where nobody waits for the answer, the slots are wanted.
+                self.under_way.push_back(UnderWay { ticket, what: What::Copies(waiting) });
+                ended.extend(fenced.into_iter().filter_map(Shipped::landed));
             }
             Err(error) => ended.extend(all_failed(shipped, error)),
         }
@@ -195,22 +203,31 @@ impl Copier {
         answered
     }
 
-    /// Ends the copies into what is handed over by its user. Returns what can be answered at once.
+    /// Ends the copies into what is handed over by its user, or has them fenced. Returns what can be answered at once.
     fn give_back(&mut self, ended: Vec<Ended>) -> Vec<Ended> {
         ended.into_iter().filter_map(|ended| self.end(ended)).collect()
     }
 
     fn end(&mut self, ended: Ended) -> Option<Ended> {
         let payload = ended.payload();
+        let is_fenced = payload.as_ref().is_some_and(|payload| self.has_fences && payload.fenced);
         let target = payload.as_deref().and_then(|payload| target_of(payload).ok());
-        let Some(target) = target.filter(|target| target.has_end()) else { return Some(ended) };
-        match self.queue.finish(target) {
-            Ok(ticket) => {
-                self.under_way.push_back(UnderWay { ticket, what: What::End(ended) });
-                None
-            }
-            Err(error) => Some(ended.failed(error)),
+        let Some(target) = target.filter(|target| is_fenced || target.has_end()) else {
+            return Some(ended);
+        };
+        let ticket = match self.queue.finish(target) {
+            Ok(ticket) => ticket,
+            Err(error) => return Some(ended.failed(error)),
+        };
+        // What was ended early has no outcome that a fence could come with.
+        if is_fenced && !ended.is_early() {
+            return Some(match self.queue.sync_file() {
+                Ok(fence) => ended.after(fence),
+                Err(error) => ended.failed(error),
+            });
         }
+        self.under_way.push_back(UnderWay { ticket, what: What::End(ended) });
+        None
     }
 }
 

@@ -50,6 +50,8 @@
 //! loader copies on carries out submissions in their order: one that waits there for such a value is submitted when the request
 //! is answered, or the copies stay behind it; on another queue it may be submitted at any time.
 //!
+//! Who hands the buffer on to others asks for a sync file instead of an answer that waits ([`Request::fenced`]).
+//!
 //! A [`Loader`] keeps a handle on each device whose memory it filled: it is dropped before the program destroys its device.
 //!
 //! # What is not here yet
@@ -109,6 +111,6 @@ pub use driver::Driver;
 pub use file::File;
 pub use loader::{Loader, Refused};
 pub use options::LoaderOptions;
-pub use outcome::{Landed, Outcome, Shares};
+pub use outcome::{Fence, Landed, Outcome, Shares};
 pub use request::Request;
 pub use ticket::Ticket;

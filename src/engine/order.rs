@@ -6,6 +6,7 @@
 
 use std::error::Error;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -18,7 +19,7 @@ use super::buffer::Buffer;
 use super::completions::{Completed, Inbox};
 use super::counters::Counters;
 use super::file::File;
-use super::outcome::{Landed, Outcome};
+use super::outcome::{Fence, Landed, Outcome};
 use super::planned::Planned;
 use super::request::Request;
 use super::slots::Staging;
@@ -37,6 +38,8 @@ pub(super) struct Payload {
     /// The ranges by their place in the buffer, if there are several.
     by_buffer: Vec<usize>,
     fingerprints: bool,
+    /// The outcome need not wait for a device's copies.
+    pub(super) fenced: bool,
     /// The slots that its reads land in, if a device's queue copies them into the buffer.
     pub(super) staging: Option<Arc<Staging>>,
     /// The path is the program's choice, and no other stands in for it.
@@ -234,6 +237,17 @@ impl Ended {
         self.0.state().payload.clone()
     }
 
+    /// Whether something has ended it early.
+    pub(super) fn is_early(&self) -> bool {
+        self.0.has_ended()
+    }
+
+    /// The bytes are in the buffer when this is signalled.
+    pub(super) fn after(self, fence: Option<OwnedFd>) -> Self {
+        self.0.state().landed.fence = fence.map(Fence::of);
+        self
+    }
+
     /// The device has not ended the copies. The first failure is the one that is told.
     pub(super) fn failed(self, error: UploadError) -> Self {
         self.0.state().end.get_or_insert_with(|| Arc::new(error).into());
@@ -332,13 +346,13 @@ pub(super) fn conclude(ended: impl IntoIterator<Item = Ended>, counters: &Counte
 
 impl Payload {
     pub(super) fn of(request: Request) -> Self {
-        let Request { file, buffer, ranges, fingerprints, require, .. } = request;
+        let Request { file, buffer, ranges, fingerprints, fenced, require, .. } = request;
         let by_buffer = match ranges.len() {
             1 => Vec::new(),
             _ => Requested::by_buffer(&ranges),
         };
         let required = require.is_some();
-        Self { file, buffer, ranges, by_buffer, fingerprints, staging: None, required }
+        Self { file, buffer, ranges, by_buffer, fingerprints, fenced, staging: None, required }
     }
 
     fn requested(&self) -> Requested<'_> {

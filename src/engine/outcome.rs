@@ -1,5 +1,8 @@
 //! What came of a request.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
 use crate::transfer::{DataPath, Share, StepDown, TransferError};
 
 /// What came of a request: its bytes are in the buffer, or the error says which are.
@@ -17,7 +20,51 @@ pub struct Landed {
     pub step_downs: Vec<StepDown>,
     /// The CRC-32 of each range, in the order of the ranges, where the request asked for it.
     pub fingerprints: Vec<u32>,
+    /// What the bytes are in the buffer after, where the request asked for it ([`Request::fenced`](super::Request::fenced)); none
+    /// if they are in it already.
+    #[serde(skip)]
+    pub fence: Option<Fence>,
 }
+
+/// A sync file that is signalled when a device's copies are done. Until then the device writes into the buffer, and nobody else
+/// uses or destroys it without waiting. If the device is lost it may be signalled with an error, which is the only word of it.
+///
+/// ```no_run
+/// use std::os::fd::AsFd;
+/// use bufmap::engine::Landed;
+/// use exporters::{DmaBuf, DmaBufError, Intent};
+///
+/// /// Everybody who uses the buffer as a dma-buf waits for the copies.
+/// fn publish(landed: &Landed, buffer: &DmaBuf) -> Result<(), DmaBufError> {
+///     match &landed.fence {
+///         Some(fence) => buffer.import_sync_file(fence.as_fd(), Intent::Write),
+///         None => Ok(()),
+///     }
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Fence(Arc<OwnedFd>);
+
+impl Fence {
+    pub(super) fn of(sync_file: OwnedFd) -> Self {
+        Self(Arc::new(sync_file))
+    }
+}
+
+impl AsFd for Fence {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Whether they are one.
+impl PartialEq for Fence {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Fence {}
 
 /// Bytes by path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

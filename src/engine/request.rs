@@ -32,6 +32,7 @@ pub struct Request {
     pub(super) around: Around,
     pub(super) require: Option<DataPath>,
     pub(super) fingerprints: bool,
+    pub(super) fenced: bool,
     pub(super) priority: Priority,
     pub(super) tag: u64,
 }
@@ -47,6 +48,7 @@ impl Request {
             around: Around::default(),
             require: None,
             fingerprints: false,
+            fenced: false,
             priority: Priority::default(),
             tag: 0,
         }
@@ -82,6 +84,14 @@ impl Request {
             last.crc32 = Some(crc32);
         }
         self.fingerprints = true;
+        self
+    }
+
+    /// Asks for the outcome as soon as a device's queue has all copies into the buffer, with a sync file that is signalled when
+    /// they are done: [`Landed::fence`](super::Landed::fence). It goes to others with the buffer, and nobody's CPU waits. Where no
+    /// queue copies, or its device has no sync files, the outcome comes when the bytes are in the buffer, as without this.
+    pub const fn fenced(mut self) -> Self {
+        self.fenced = true;
         self
     }
 

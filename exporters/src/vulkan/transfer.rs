@@ -340,18 +340,12 @@ impl Transfer {
     pub fn sync_file(&mut self) -> Result<Option<OwnedFd>, VulkanError> {
         self.device.sync_files().map_err(VulkanError::Unavailable)?;
         self.retire()?;
-        let signal = self.take_semaphore()?;
+        // A new one each time: of one that is used again, validation layers from before 2026 say that it is still signalled
+        // (KhronosGroup/Vulkan-ValidationLayers issue 11493).
+        let signal = Semaphore::new(&self.device)?;
         let _ = self.submit(Work { signals: vec![signal], ..<_>::default() })?;
-        let Some(InFlight { work, .. }) = self.in_flight.back_mut() else { return Ok(None) };
-        let Some(signal) = work.signals.pop() else { return Ok(None) };
-        let exported = signal.export();
-        // With its fence it has lost all that it was told; without, it is of no use any more.
-        if exported.is_ok() {
-            work.waits.push(signal)
-        } else {
-            work.signals.push(signal)
-        };
-        exported
+        let signal = self.in_flight.back().and_then(|last| last.work.signals.first());
+        signal.map_or(Ok(None), Semaphore::export)
     }
 
     /// Waits until a copy is done.

@@ -45,6 +45,7 @@ const GUESTS: &[(&str, &str, &str)] = &[
     ("gpu", "bufmap-exporters", "socket"),
     ("gpu", "bufmap-exporters", "vulkan"),
     ("gpu", "bufmap", "load_vulkan"),
+    ("gpu", "bufmap", "loader_own_device"),
     ("gpu", "bufmap", "cgroup"),
 ];
 
