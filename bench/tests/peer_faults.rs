@@ -110,6 +110,10 @@ fn main() -> ExitCode {
             ("peer_memory_is_taken_from_who_holds_it", revoked),
             ("a_provider_that_is_unbound_ends_the_load", provider_unbound),
             ("a_drive_that_is_unbound_in_the_check_ends_it", unbound_in_the_check),
+            ("a_loader_outlives_a_provider_that_is_unbound", || {
+                peer::losses::of_the_provider(unbind_provider)
+            }),
+            ("a_loader_outlives_a_drive_that_is_unbound", peer::losses::of_the_drive),
             // What these do cannot be undone.
             ("a_provider_that_is_pulled_out_ends_the_load", provider_pulled),
             ("a_drive_whose_link_is_down_ends_the_load", cut_off),

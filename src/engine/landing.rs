@@ -102,7 +102,11 @@ impl Unlanded {
     /// The end of a request with such a read.
     pub(super) fn explain(self, payload: &Payload, job: &Job, valid: Valid) -> TransferError {
         match self {
-            Self::Read(failure) => payload.file.source().failed(failure, valid),
+            // Into memory that has gone away the kernel reads nothing (EFAULT).
+            Self::Read(failure) => match check::present(&**payload.buffer.destination()) {
+                Ok(()) => payload.file.source().failed(failure, valid),
+                Err(lost) => lost,
+            },
             Self::Touched(Fault::Gone) => check::lost(&**payload.buffer.destination()),
             // If it reaches past the end of its memory, the plan was wrong.
             Self::Touched(Fault::Map(error)) => {

@@ -4,6 +4,8 @@
 pub mod loader;
 #[allow(dead_code)] // Each machine uses its part.
 pub mod loads;
+#[allow(dead_code)] // Not in every program.
+pub mod losses;
 #[allow(dead_code)] // Each machine uses its part.
 pub mod saves;
 
