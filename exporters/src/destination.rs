@@ -115,15 +115,13 @@ pub trait Destination: fmt::Debug + Send + Sync {
         Err(Absent::new("no GPU has this buffer", "import it into a Vulkan device"))
     }
 
-    /// What a queue of its device copies into, out of slots that a drive or the CPU fills.
+    /// What a queue of its device copies into, out of slots that a drive or the CPU fills: the buffer of a GPU that it is, if it
+    /// is no other.
     ///
     /// # Errors
     /// Absent for memory that no such queue is needed for.
     fn upload(&self) -> Result<&dyn UploadTarget, Absent> {
-        Err(Absent::new(
-            "no device's queue copies into it",
-            "take a buffer or a texture of Vulkan's or wgpu's",
-        ))
+        Ok(self.gpu()?)
     }
 
     /// Where the memory claims to lie on the memory bus, if it is a device's own and this user may know.

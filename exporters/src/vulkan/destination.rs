@@ -39,10 +39,6 @@ impl Destination for Arc<Buffer> {
         Ok(self)
     }
 
-    fn upload(&self) -> Result<&dyn UploadTarget, Absent> {
-        Ok(self)
-    }
-
     fn holder(&self) -> String {
         name(self)
     }
@@ -92,10 +88,6 @@ impl Destination for SteadyBuffer {
     }
 
     fn gpu(&self) -> Result<&Arc<Buffer>, Absent> {
-        Ok(self.buffer())
-    }
-
-    fn upload(&self) -> Result<&dyn UploadTarget, Absent> {
         Ok(self.buffer())
     }
 
