@@ -395,6 +395,13 @@ fn a_fence_is_signalled_when_it_has_landed(program: &Program, device: &Device) -
         check(landed.fingerprints == [crc32fast::hash(wanted)], "another fingerprint")?;
         check(seen(program, &texture, 0, 256 * 1024, None)? == wanted, "other texels")?;
     }
+    // An error has no fence with it: nothing is under way any more, and the texture can go.
+    let gone = program.texture(vk::Format::R8G8B8A8_UNORM, [256, 256, 1], 1, 1)?;
+    let region = buffer_of(adopt(device, level(&gone, 0))?)?;
+    let wrong = loader.load(whole(&open, 7, &region).crc32(1).fenced());
+    check(matches!(wrong, Err(TransferError::Mismatch { .. })), format!("{wrong:?}"))?;
+    drop(region);
+    program.free_texture(gone);
     // What is in the host's memory has landed with the outcome.
     let memory = Arc::new(iomap::Memory::anonymous(4096, iomap::PageSize::Base)?);
     let landed = loader.load(whole(&open, 9, &Buffer::new(memory)?).fenced())?;

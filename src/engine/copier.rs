@@ -217,17 +217,28 @@ impl Copier {
         };
         let ticket = match self.queue.finish(target) {
             Ok(ticket) => ticket,
-            Err(error) => return Some(ended.failed(error)),
+            Err(error) => {
+                self.wait_for_copies(is_fenced);
+                return Some(ended.failed(error));
+            }
         };
-        // What was ended early has no outcome that a fence could come with.
-        if is_fenced && !ended.is_early() {
-            return Some(match self.queue.sync_file() {
-                Ok(fence) => ended.after(fence),
-                Err(error) => ended.failed(error),
-            });
+        // What was ended early has no outcome that a fence could come with, and copies that nobody has waited for.
+        if is_fenced
+            && !ended.is_early()
+            && let Ok(fence) = self.queue.sync_file()
+        {
+            return Some(ended.after(fence));
         }
         self.under_way.push_back(UnderWay { ticket, what: What::End(ended) });
         None
+    }
+
+    /// Of a request that was to be fenced nobody has waited for the copies, and the error comes without a fence.
+    fn wait_for_copies(&mut self, is_fenced: bool) {
+        if let Some(last) = self.under_way.back().filter(|_| is_fenced) {
+            // Of a device that is lost nothing is under way.
+            let _ = self.queue.wait(last.ticket);
+        }
     }
 }
 

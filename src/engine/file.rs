@@ -1,6 +1,7 @@
 //! A file that a loader has open.
 
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -21,9 +22,13 @@ struct Open {
 }
 
 impl File {
-    pub(super) fn of(source: SourceFile) -> Self {
-        let direct = source.open_direct().ok();
-        Self(Arc::new(Open { source, direct }))
+    /// Opens it past the page cache too, where the file system can.
+    ///
+    /// # Errors
+    /// The kernel's answer: `EMFILE` at the process's limit on open files.
+    pub(super) fn of(source: SourceFile) -> io::Result<Self> {
+        let direct = source.direct().is_ok().then(|| source.open_direct()).transpose()?;
+        Ok(Self(Arc::new(Open { source, direct })))
     }
 
     /// The path it was opened by.

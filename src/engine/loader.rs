@@ -125,9 +125,8 @@ impl Loader {
         {
             return Ok(file);
         }
-        let source = SourceFile::open(path)
-            .map_err(|source| TransferError::Open { path: path.into(), source })?;
-        let file = File::of(source);
+        let file = SourceFile::open(path).and_then(File::of);
+        let file = file.map_err(|source| TransferError::Open { path: path.into(), source })?;
         files.retain(|_, remembered| remembered.get().is_some());
         files.insert(path.into(), file.downgrade());
         Ok(file)

@@ -276,7 +276,7 @@ impl Ended {
             _ => Ok(Vec::new()),
         };
         landed.bytes = valid.wanted();
-        let paths = landed.paths;
+        let (paths, fence) = (landed.paths, landed.fence.clone());
         let outcome = match (end, checked) {
             (Some(TransferError::Stopped { .. }), _) => Err(TransferError::Stopped { valid }),
             (Some(error), _) | (None, Err(error)) => Err(error),
@@ -287,6 +287,10 @@ impl Ended {
             }),
             (None, Ok(fingerprints)) => Ok(Landed { fingerprints, ..landed }),
         };
+        if let (Err(_), Some(fence)) = (&outcome, fence) {
+            // The error has no fence with it.
+            fence.wait();
+        }
         let elapsed = order.submitted.elapsed();
         counters.ended(&outcome, &paths, elapsed);
         order.traced.ended(bytes_of(&outcome), elapsed);

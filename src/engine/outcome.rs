@@ -3,6 +3,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
 use crate::transfer::{DataPath, Share, StepDown, TransferError};
 
 /// What came of a request: its bytes are in the buffer, or the error says which are.
@@ -48,6 +51,12 @@ pub struct Fence(Arc<OwnedFd>);
 impl Fence {
     pub(super) fn of(sync_file: OwnedFd) -> Self {
         Self(Arc::new(sync_file))
+    }
+
+    /// Waits until it is signalled, as the kernel promises that every fence is.
+    pub(super) fn wait(&self) {
+        let mut polled = [PollFd::new(&self.0, PollFlags::IN)];
+        while let Err(Errno::INTR) = poll(&mut polled, None) {}
     }
 }
 
