@@ -8,13 +8,13 @@ mod median;
 #[path = "support/random.rs"]
 mod random;
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bufmap::engine::{Buffer, Completed, Completions, Loader, LoaderOptions, Request};
@@ -155,16 +155,18 @@ fn fio(path: &Path, len: u64, count: u64, more: &[&str]) -> f64 {
     1e6 / json["jobs"][0]["read"]["iops"].as_f64().expect("a number of fio's")
 }
 
+/// The file past the page cache.
+fn direct(path: &Path) -> File {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_DIRECT).open(path).expect("the file")
+}
+
 fn one_at_a_time(path: &Path, len: u64) {
     let count = 5_000;
     let loader = Loader::new().expect("a loader");
     let file = loader.open(path).expect("the file");
     let buffer = buffer(len);
-    let direct = std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(path)
-        .expect("the file");
+    let direct = direct(path);
     let mut pages = Memory::anonymous(len as usize, PageSize::Base).expect("memory");
     let bytes = pages.as_mut_slice().expect("nobody else's");
     let mut random = Random(88_172_645_463_325_252);
@@ -207,7 +209,7 @@ fn one_at_a_time(path: &Path, len: u64) {
 }
 
 /// The latency of an urgent request while a file is loaded in the background. A drive that is shared with others has
-/// pauses of its own: the first line has those of an idle one.
+/// pauses of its own: the first line has those of an idle one, and one with `pread` those that nobody's queue makes.
 fn urgent_beside_background(path: &Path) {
     let loader = Loader::with(LoaderOptions::default()).expect("a loader");
     let file = loader.open(path).expect("the file");
@@ -217,12 +219,32 @@ fn urgent_beside_background(path: &Path) {
     let load = |priority| {
         Request::new(&file, 0..FILE, &background, 0).require(DataPath::Direct).priority(priority)
     };
-    for (name, back, front) in [
-        ("nothing in the background", None, Some(Priority::Normal)),
+    let by_loader = |priority| {
+        let (loader, file, urgent) = (&loader, &file, &urgent);
+        move |at: u64| {
+            let request = Request::new(file, at..at + (64 << 10), urgent, 0)
+                .require(DataPath::Direct)
+                .priority(priority);
+            loader.submit(request).expect("a request").wait().expect("its bytes");
+        }
+    };
+    let direct = direct(path);
+    let pages = Mutex::new(Memory::anonymous(64 << 10, PageSize::Base).expect("memory"));
+    let pread = |at: u64| {
+        let mut pages = pages.lock().expect("no panic");
+        let bytes = pages.as_mut_slice().expect("nobody else's");
+        direct.read_exact_at(bytes, at).expect("its bytes");
+    };
+    let (normal, realtime) = (by_loader(Priority::Normal), by_loader(Priority::Realtime));
+    type Ask<'f> = &'f dyn Fn(u64);
+    let rows: [(_, _, Option<Ask<'_>>); 5] = [
+        ("nothing in the background", None, Some(&normal)),
         ("nothing urgent", Some(Priority::Low), None),
-        ("all Normal", Some(Priority::Normal), Some(Priority::Normal)),
-        ("background Low, the request Realtime", Some(Priority::Low), Some(Priority::Realtime)),
-    ] {
+        ("all Normal", Some(Priority::Normal), Some(&normal)),
+        ("background Low, the request Realtime", Some(Priority::Low), Some(&realtime)),
+        ("background Low, a pread beside the loader", Some(Priority::Low), Some(&pread)),
+    ];
+    for (name, back, front) in rows {
         let stop = AtomicBool::new(false);
         let (loader, load, stopped) = (&loader, &load, &stop);
         let (speed, mut latencies) = std::thread::scope(|scope| {
@@ -241,11 +263,8 @@ fn urgent_beside_background(path: &Path) {
                 std::thread::sleep(Duration::from_millis(5));
                 let Some(front) = front else { continue };
                 let at = random.below(FILE >> 16) << 16;
-                let request = Request::new(&file, at..at + (64 << 10), &urgent, 0)
-                    .require(DataPath::Direct)
-                    .priority(front);
                 let asked = Instant::now();
-                loader.submit(request).expect("a request").wait().expect("its bytes");
+                front(at);
                 latencies.push(asked.elapsed().as_secs_f64() * 1e3);
             }
             stop.store(true, Ordering::Relaxed);
