@@ -5,8 +5,10 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use bufmap::engine::{Buffer, Completions, Loader, Request};
 use bufmap::format::{Manifest, Selection};
 use bufmap::load::Load;
 use bufmap::transfer::{Around, DataPath, Options};
@@ -20,6 +22,9 @@ const MANY: usize = 10_000;
 fn main() -> ExitCode {
     run(vec![
         trial("ten_thousand_shards_are_loaded", hard_limit(MANY as u64 + 100), |()| all_loaded()),
+        trial("ten_thousand_files_are_read_by_one_loader", hard_limit(MANY as u64 + 100), |()| {
+            all_by_a_loader()
+        }),
         trial("too_many_files_are_said", Ok(()), |()| too_many()),
         trial("a_file_that_nobody_reads_takes_one_descriptor", Ok(()), |()| one_descriptor()),
     ])
@@ -76,6 +81,44 @@ fn all_loaded() {
         let crc32 = crc32fast::hash(&shard.to_le_bytes());
         assert_eq!(item["crc32"], format!("{crc32:08x}"), "{item}");
     }
+}
+
+/// As many at a time as two descriptors each allow, and none is left open.
+fn all_by_a_loader() {
+    const TOGETHER: usize = 400;
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let path = |number: usize| dir.path().join(format!("{number:05}"));
+    let bytes = |number: usize| vec![number as u8 ^ (number >> 8) as u8; 1 + number % 5000];
+    (0..MANY).for_each(|number| fs::write(path(number), bytes(number)).expect("a file"));
+    let loader = Loader::new().expect("a loader");
+    let completions = Completions::new();
+    // The ring's thread makes its ring when it begins.
+    let mut before = None;
+    for first in (0..MANY).step_by(TOGETHER) {
+        let numbers = first..first + TOGETHER;
+        let memory = Arc::new(memory_of(TOGETHER * 5000));
+        let buffer = Buffer::new(memory.clone()).expect("memory");
+        let place = |number: usize| (number - first) * 5000;
+        let requests = numbers.clone().map(|number| {
+            let file = loader.open(path(number)).expect("a file");
+            let (len, at) = (file.len(), place(number) as u64);
+            Request::new(&file, 0..len, &buffer, at).tag(number as u64)
+        });
+        loader.submit_all(requests, &completions).expect("a plan");
+        for _ in numbers.clone() {
+            let done = completions.wait();
+            let landed = done.outcome.expect("its bytes");
+            assert_eq!(landed.bytes, bytes(done.tag as usize).len() as u64);
+        }
+        let found = contents(&memory);
+        for number in numbers {
+            let wanted = bytes(number);
+            assert_same(&found[place(number)..][..wanted.len()], &wanted);
+        }
+        assert_eq!(open_now(), *before.get_or_insert_with(open_now), "a file is left open");
+    }
+    let counts = loader.counts();
+    assert_eq!((counts.landed, counts.under_way()), (MANY as u64, 0));
 }
 
 fn too_many() {

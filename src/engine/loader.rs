@@ -113,7 +113,9 @@ impl Loader {
         }
     }
 
-    /// Opens a file, or gives the one that is open already if the path still names it and nothing has changed it.
+    /// Opens a file, or gives the one that is open already if the path still names it and nothing has changed it. It takes two
+    /// descriptors until its last [`File`] and its last request are gone, one where its file system has no reads past the page
+    /// cache: for thousands of files at a time see [`raise_limit`](crate::storage::file::open_files::raise_limit).
     ///
     /// # Errors
     /// [`TransferError::Open`].

@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use super::buffer::Buffer;
 use super::completions::{Completed, Inbox};
 use super::counters::Counters;
-use super::file::File;
+use super::file::{File, Remembered};
 use super::outcome::{Fence, Landed, Outcome};
 use super::planned::Planned;
 use super::request::Request;
@@ -316,13 +316,13 @@ pub(super) fn bytes_of(outcome: &Outcome) -> Result<u64, &dyn Error> {
 
 /// The file that was found unchanged last, of orders that are concluded together: it is asked for once.
 #[derive(Default)]
-struct Unchanged(Option<File>);
+struct Unchanged(Option<Remembered>);
 
 impl Unchanged {
     fn check(&mut self, file: &File) -> Result<(), TransferError> {
         if self.0.as_ref().is_none_or(|known| !known.is(file)) {
             Readable::check_unchanged(file.source())?;
-            self.0 = Some(file.clone());
+            self.0 = Some(file.downgrade());
         }
         Ok(())
     }
