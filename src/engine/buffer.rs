@@ -141,8 +141,10 @@ impl Buffer {
 
     /// What a device's queue has to copy into, if no drive and no CPU reaches it.
     pub(super) fn upload(&self) -> Option<&dyn UploadTarget> {
-        let is_gpus = self.0.facts.place == Place::Gpu;
-        self.0.destination.upload().ok().filter(|_| is_gpus)
+        match self.0.facts.place {
+            Place::Gpu => self.0.destination.upload().ok(),
+            _ => None,
+        }
     }
 
     /// Whether both are one.

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+use exporters::SyncFile;
 use exporters::upload::{
     CopyRegion, Filled, Ticket, UploadDevice, UploadError, UploadQueue, UploadTarget,
 };
@@ -188,12 +189,11 @@ impl Copier {
             }
             let Some(UnderWay { what, .. }) = self.under_way.pop_front() else { break };
             match (what, done) {
-                (What::Copies(shipped), Ok(_)) => {
-                    let ended = shipped.into_iter().filter_map(Shipped::landed).collect();
-                    answered.extend(self.give_back(ended));
-                }
-                (What::Copies(shipped), Err(error)) => {
-                    let ended = all_failed(shipped, error).collect();
+                (What::Copies(shipped), done) => {
+                    let ended = match done {
+                        Ok(_) => shipped.into_iter().filter_map(Shipped::landed).collect(),
+                        Err(error) => all_failed(shipped, error).collect(),
+                    };
                     answered.extend(self.give_back(ended));
                 }
                 (What::End(ended), Ok(_)) => answered.push(ended),
@@ -226,6 +226,7 @@ impl Copier {
         if is_fenced
             && !ended.is_early()
             && let Ok(fence) = self.queue.sync_file()
+            && let Ok(fence) = fence.map(SyncFile::new).transpose()
         {
             return Some(ended.after(fence));
         }

@@ -6,12 +6,12 @@
 
 use std::error::Error;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
+use exporters::SyncFile;
 use exporters::upload::UploadError;
 use smallvec::SmallVec;
 
@@ -243,7 +243,7 @@ impl Ended {
     }
 
     /// The bytes are in the buffer when this is signalled.
-    pub(super) fn after(self, fence: Option<OwnedFd>) -> Self {
+    pub(super) fn after(self, fence: Option<SyncFile>) -> Self {
         self.0.state().landed.fence = fence.map(Fence::of);
         self
     }

@@ -1,10 +1,10 @@
 //! What came of a request.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use exporters::SyncFile;
 
 use crate::transfer::{DataPath, Share, StepDown, TransferError};
 
@@ -46,17 +46,16 @@ pub struct Landed {
 /// }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Fence(Arc<OwnedFd>);
+pub struct Fence(Arc<SyncFile>);
 
 impl Fence {
-    pub(super) fn of(sync_file: OwnedFd) -> Self {
+    pub(super) fn of(sync_file: SyncFile) -> Self {
         Self(Arc::new(sync_file))
     }
 
-    /// Waits until it is signalled, as the kernel promises that every fence is.
+    /// Waits until it is signalled, as the kernel promises that every fence is, with an error or without.
     pub(super) fn wait(&self) {
-        let mut polled = [PollFd::new(&self.0, PollFlags::IN)];
-        while let Err(Errno::INTR) = poll(&mut polled, None) {}
+        let _ = self.0.wait(Duration::MAX);
     }
 }
 
