@@ -7,13 +7,14 @@ use std::os::unix::fs::FileExt;
 use bufmap::format::placement;
 use bufmap::transfer::{Around, DataPath, Options, Request, TransferError, Verify};
 use proptest::prelude::*;
+use support::random::Random;
 use support::*;
 
 const MIB: usize = 1 << 20;
 
 /// Requests of random place and length with random gaps in the buffer, in random order.
 fn random_requests(count: usize, file_len: u64, seed: u64) -> (Vec<Request>, usize) {
-    let mut numbers = Numbers(seed | 1);
+    let mut numbers = Random(seed | 1);
     let mut at = 0;
     let mut requests: Vec<_> = (0..count)
         .map(|_| {

@@ -14,6 +14,7 @@ use bufmap::load::{Load, Target};
 use bufmap::transfer::{Around, Check, DataPath, Options, Receipt, Request, TransferError, Verify};
 use exporters::vulkan::{CopyRegion, Device};
 use iomap::{Memory, PageSize};
+use support::random::Random;
 use support::*;
 
 const MIB: usize = 1 << 20;
@@ -161,7 +162,7 @@ fn any_requests_arrive_in_device_memory(device: Device) {
     let file = file_of(9 * MIB + 1);
     drop_cache(file.as_file());
     let source = source(file.path());
-    let mut numbers = Numbers(99);
+    let mut numbers = Random(99);
     let mut at = 0;
     let requests: Vec<_> = (0..1000)
         .map(|_| {

@@ -19,6 +19,7 @@ use exporters::Destination;
 use iomap::{Memory, PageSize};
 use proptest::prelude::*;
 use rustix::event::{PollFd, PollFlags, poll};
+use support::random::Random;
 use support::*;
 
 const MIB: usize = 1 << 20;
@@ -480,7 +481,7 @@ fn forbid_io_uring() {
 fn a_loader_that_is_dropped_answers_everything() {
     let file = file_of(4 * MIB);
     drop_cache(file.as_file());
-    let mut numbers = Numbers(7);
+    let mut numbers = Random(7);
     let (mut landed, mut stopped) = (0, 0);
     for round in 0..200u64 {
         let loader = Loader::with(LoaderOptions::default().depth(4)).expect("a loader");
@@ -550,7 +551,7 @@ fn a_storm_of_requests() {
 }
 
 fn storm(loader: &Loader, path: &Path, expected: &[u8], own: u64, count: u64) {
-    let mut numbers = Numbers(own + 1);
+    let mut numbers = Random(own + 1);
     let open = loader.open(path).expect("the file");
     let completions = Completions::new();
     let mut under_way = Vec::new();

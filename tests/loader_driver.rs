@@ -12,6 +12,7 @@ use bufmap::engine::{Buffer, Completions, Loader, LoaderOptions, Request};
 use bufmap::transfer::{self, DataPath, Priority, TransferError};
 use iomap::{Memory, PageSize};
 use proptest::prelude::*;
+use support::random::Random;
 use support::*;
 
 const MIB: usize = 1 << 20;
@@ -101,7 +102,7 @@ fn other_threads_use_the_loader_meanwhile() {
         for own in 0..THREADS {
             let (loader, path, expected, done) = (loader.clone(), file.path(), &expected, &done);
             scope.spawn(move || {
-                let mut numbers = Numbers(own + 1);
+                let mut numbers = Random(own + 1);
                 for i in 0..500u64 {
                     let at = numbers.below(MIB as u64 - 8192) / 512 * 512;
                     let range = transfer::Request::new(0, at, 1 + numbers.below(8192), 0);
@@ -159,7 +160,7 @@ fn a_loop_of_the_program_s_own_polls() {
 fn everything_is_answered_when_either_goes() {
     let file = file_of(4 * MIB);
     drop_cache(file.as_file());
-    let mut numbers = Numbers(7);
+    let mut numbers = Random(7);
     let (mut landed, mut stopped) = (0, 0);
     for round in 0..120u64 {
         let options = LoaderOptions::default().depth(4).block(16 << 10);

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use adopted::{COPIES, adopt, destroy, level, range, timeline};
+use adopted::{COPIES, adopt, adopt_timeline, destroy, level, range, timeline};
 use bufmap::engine::{
     Buffer, Completions, File, Landed, Loader, LoaderOptions, Outcome as Answer, Request,
 };
@@ -37,7 +37,8 @@ use exporters::vulkan::ash::vk;
 use exporters::vulkan::{Device, Handover, VulkanError};
 use exporters::{Destination, SyncFile};
 use program::{ALL, BARE, Program, on, on_each};
-use support::{Numbers, bytes_of, drop_cache, file_of, fill_cache};
+use support::random::Random;
+use support::{bytes_of, drop_cache, file_of, fill_cache};
 
 const MIB: usize = 1 << 20;
 const SHOWN: vk::ImageLayout = vk::ImageLayout::SHADER_READ_ONLY_OPTIMAL;
@@ -195,9 +196,7 @@ fn ranges_end_with_a_block(program: &Program, device: &Device) -> Outcome {
 fn a_value_says_that_it_has_landed(program: &Program, device: &Device) -> Outcome {
     let (file, bytes) = (file_of(2 * MIB), bytes_of(2 * MIB));
     let semaphore = timeline(program)?;
-    // SAFETY: a timeline of the program's, which signals it nowhere.
-    #[allow(unsafe_code)]
-    let adopted = unsafe { device.adopt_timeline(semaphore) }?;
+    let adopted = adopt_timeline(device, semaphore)?;
     let texture = program.texture(vk::Format::R8G8B8A8_UNORM, [256, 256, 1], 1, 1)?;
     let loader = Loader::new()?;
     let open = loader.open(file.path())?;
@@ -227,9 +226,7 @@ fn a_value_says_that_it_has_landed(program: &Program, device: &Device) -> Outcom
 /// A renderer that waits for the value does not wait in vain, and the level is in its last layout.
 fn what_failed_is_given_back_too(program: &Program, device: &Device) -> Outcome {
     let semaphore = timeline(program)?;
-    // SAFETY: as above.
-    #[allow(unsafe_code)]
-    let adopted = unsafe { device.adopt_timeline(semaphore) }?;
+    let adopted = adopt_timeline(device, semaphore)?;
     let texture = program.texture(vk::Format::R8G8B8A8_UNORM, [512, 512, 1], 1, 1)?;
     let mut value = 0;
     let mut into = |loader: &Loader, file: &File| -> Result<(Answer, u64), Stop> {
@@ -425,7 +422,7 @@ fn a_storm_into_any_destination(program: &Program, device: &Device) -> Outcome {
         let storms = (0..4).map(|own| {
             let (loader, path, expected) = (loader.clone(), file.path(), expected.as_slice());
             scope.spawn(move || {
-                Storm { program, device, loader, expected, numbers: Numbers(own + 3) }.blow(
+                Storm { program, device, loader, expected, numbers: Random(own + 3) }.blow(
                     path,
                     own << 32,
                     count,
@@ -447,7 +444,7 @@ struct Storm<'s> {
     device: &'s Device,
     loader: Loader,
     expected: &'s [u8],
-    numbers: Numbers,
+    numbers: Random,
 }
 
 impl Storm<'_> {

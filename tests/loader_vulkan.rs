@@ -13,6 +13,7 @@ use std::time::Duration;
 use bufmap::engine::{Buffer, Landed, Loader, LoaderOptions, Request};
 use bufmap::transfer::{self, DataPath, Priority, TransferError};
 use exporters::vulkan::{self, Device};
+use support::random::Random;
 use support::*;
 
 const MIB: usize = 1 << 20;
@@ -52,7 +53,7 @@ fn read_back(device: &Device, memory: &Arc<vulkan::Buffer>) -> Vec<u8> {
 
 /// Ranges that agree with no block, apart from each other in the buffer, and how long that is.
 fn ranges(count: usize, file_len: u64, seed: u64) -> (Vec<transfer::Request>, u64) {
-    let mut numbers = Numbers(seed);
+    let mut numbers = Random(seed);
     let mut at = 0;
     let ranges = (0..count).map(|_| {
         let offset = numbers.below(file_len);

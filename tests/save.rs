@@ -21,6 +21,7 @@ use exporters::vulkan::CopyRegion;
 use iomap::{Borrowed, Memory, PageSize};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
+use support::random::Random;
 use support::*;
 
 const MIB: usize = 1 << 20;
@@ -634,7 +635,7 @@ fn killed() {
     let path = dir.path().join("file");
     let own = std::env::current_exe().expect("this program");
     let (one, other) = (bytes_of(4 * MIB), vec![UNTOUCHED; 4 * MIB]);
-    let mut numbers = Numbers(0x5eed);
+    let mut numbers = Random(0x5eed);
     let mut left = 0;
     for round in 0..40 {
         let mut child = Command::new(&own)

@@ -158,7 +158,6 @@ impl Line {
         let best = rivals.map(|(_, costs)| median(speeds(costs))).fold(0.0, f64::max);
         let line = |(loader, costs): &(Loader, Vec<Cost>)| {
             let speeds = speeds(costs);
-
             let slowest = speeds.iter().copied().fold(f64::INFINITY, f64::min);
             let fastest = speeds.iter().copied().fold(0.0, f64::max);
             let cpu = costs.iter().map(|cost| cost.cpu / gib).collect();

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use adopted::{COPIES, adopt, colour, destroy, level, range, timeline};
+use adopted::{COPIES, adopt, adopt_timeline, colour, destroy, level, range, timeline};
 use common::{Outcome, Stop, check, noise, open_fds, run, trial};
 use exporters::Destination;
 use exporters::upload::UploadQueue;
@@ -650,9 +650,7 @@ fn a_renderer_waits_for_a_value() -> Outcome {
     for wishes in [ALL, BY_EXTENSION] {
         on(wishes, |program, device| {
             let semaphore = timeline(program)?;
-            // SAFETY: a timeline of the program's, which signals it nowhere.
-            #[allow(unsafe_code)]
-            let adopted = unsafe { device.adopt_timeline(semaphore) }?;
+            let adopted = adopt_timeline(device, semaphore)?;
             let texture = program.texture(vk::Format::R8G8B8A8_UNORM, [512, 512, 1], 1, 1)?;
             let mut transfer = device.transfer()?;
             for round in 0..5 {
@@ -692,9 +690,7 @@ fn a_renderer_waits_for_a_value() -> Outcome {
 fn a_copy_waits_for_a_renderer() -> Outcome {
     on(ALL, |program, device| {
         let semaphore = timeline(program)?;
-        // SAFETY: a timeline of the program's, which alone signals it.
-        #[allow(unsafe_code)]
-        let adopted = unsafe { device.adopt_timeline(semaphore) }?;
+        let adopted = adopt_timeline(device, semaphore)?;
         let texture = program.texture(vk::Format::R8G8B8A8_UNORM, [64, 64, 1], 1, 1)?;
         let region = adopt(device, level(&texture, 0))?;
         let src = filled(device, &noise(region.len(), 3))?;
@@ -721,9 +717,7 @@ fn a_copy_waits_for_a_renderer() -> Outcome {
 
 fn values_only_rise(program: &Program, device: &Device) -> Outcome {
     let semaphore = timeline(program)?;
-    // SAFETY: a timeline of the program's, which signals it nowhere.
-    #[allow(unsafe_code)]
-    let adopted = unsafe { device.adopt_timeline(semaphore) }?;
+    let adopted = adopt_timeline(device, semaphore)?;
     let mut transfer = device.transfer()?;
     let refused = transfer.signal(&adopted, 0);
     check(matches!(refused, Err(VulkanError::Value { .. })), format!("{refused:?}"))?;

@@ -1,6 +1,9 @@
 //! What the load tests share: real files on the disk that the build lies on, and loads into memory.
 #![allow(dead_code)] // Each test program uses its part.
 
+#[path = "../../benches/support/random.rs"]
+pub mod random;
+
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -105,19 +108,6 @@ pub fn assert_same(found: &[u8], expected: &[u8]) {
     assert_eq!(found.len(), expected.len(), "lengths differ");
     if let Some(at) = found.iter().zip(expected).position(|(a, b)| a != b) {
         panic!("byte {at} is {:#04x} and should be {:#04x}", found[at], expected[at]);
-    }
-}
-
-/// A small generator of test numbers, the same on every run.
-pub struct Numbers(pub u64);
-
-impl Numbers {
-    /// A number below `end`.
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
     }
 }
 

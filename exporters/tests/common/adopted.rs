@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use exporters::vulkan::ash::vk;
-use exporters::vulkan::{Buffer, BufferRange, Device, Handover, ImageRegion, Region};
+use exporters::vulkan::{Buffer, BufferRange, Device, Handover, ImageRegion, Region, Timeline};
 
 use super::common::Stop;
 use super::program::Program;
@@ -61,4 +61,11 @@ pub fn destroy(program: &Program, semaphore: vk::Semaphore) {
     unsafe {
         program.device.destroy_semaphore(semaphore, None);
     }
+}
+
+/// A timeline of the program's, for its adopted device to signal or to wait for.
+pub fn adopt_timeline(device: &Device, semaphore: vk::Semaphore) -> Result<Arc<Timeline>, Stop> {
+    // SAFETY: a timeline of the program's, which destroys it after all transfers, and signals it nowhere where it is signalled here.
+    #[allow(unsafe_code)]
+    Ok(unsafe { device.adopt_timeline(semaphore) }?)
 }
